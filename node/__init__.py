@@ -1,0 +1,1 @@
+"""The daemon and its command line: every effect on this machine happens here."""

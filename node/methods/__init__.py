@@ -1,0 +1,1 @@
+"""How a round turns local work into an update and an aggregate into the next state."""

@@ -1,0 +1,1 @@
+"""Whom to believe: robust aggregation now, audits and reputation next. Pure arithmetic."""
