@@ -1,0 +1,80 @@
+"""Errors that a person or a peer can be told about.
+
+    TalkootError                  code, message, hint: what the CLI and the API show
+    ├── ProtocolError             a peer broke a rule: refused, counted under its code
+    │   ├── CodecError            bytes that are not the canonical form of the expected message
+    │   ├── FrameError            a frame above its limit, or cut short
+    │   ├── SignatureError        not signed by whom it claims, or for another run or kind
+    │   ├── ChunkError            a chunk or leaf list that doesn't match its Merkle root
+    │   ├── RecordError           a DHT record outside its owner's place, size or lifetime
+    │   └── RoundError            a message for another round, state or roll call
+    ├── LinkError                 a join link that is truncated, altered or of a later version
+    └── ManifestError             a manifest that its host did not sign or that makes no sense
+
+Other packages add their own subclasses of `TalkootError` beside the code that raises them.
+"""
+
+
+class TalkootError(Exception):
+    """Base of all errors with a stable `code`, a message that says why, and a hint what to do."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ProtocolError(TalkootError):
+    """A peer sent something that the protocol does not allow."""
+
+    code = "protocol_error"
+
+
+class CodecError(ProtocolError):
+    """Bytes that are not the canonical encoding of the expected message."""
+
+    code = "malformed_message"
+
+
+class FrameError(ProtocolError):
+    """A frame above the size limit or cut short."""
+
+    code = "bad_frame"
+
+
+class SignatureError(ProtocolError):
+    """A signature that doesn't verify for this signer, run and kind."""
+
+    code = "bad_signature"
+
+
+class ChunkError(ProtocolError):
+    """A chunk or leaf list that doesn't match its Merkle root."""
+
+    code = "chunk_mismatch"
+
+
+class RecordError(ProtocolError):
+    """A DHT record outside its owner's place, size or lifetime."""
+
+    code = "bad_record"
+
+
+class RoundError(ProtocolError):
+    """A message that belongs to another round, state or roll call."""
+
+    code = "wrong_round"
+
+
+class LinkError(TalkootError):
+    """A join link that can't be used."""
+
+    code = "bad_link"
+
+
+class ManifestError(TalkootError):
+    """A manifest that can't be trusted or understood."""
+
+    code = "bad_manifest"
