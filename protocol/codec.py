@@ -17,9 +17,7 @@ MAX_MESSAGE_BYTES = 1 << 20
 """Largest message outside bulk frames; those state their own limit."""
 
 
-class Message(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag=True, tag_field="is"
-):
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, tag_field="is"):
     """Base of all messages. The type's name travels with it, so one kind can't pass for another."""
 
 

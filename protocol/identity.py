@@ -80,7 +80,7 @@ class Identity:
         if not data.startswith(_PRIVATE_KEY_PREFIX) or len(body) != 64:
             raise IdentityFileError("the identity file does not hold an Ed25519 key")
         identity = cls.from_seed(body[:32])
-        if identity._key.public_key().public_bytes_raw() != body[32:]:
+        if identity.to_libp2p() != data:
             raise IdentityFileError("the identity file is damaged: its two halves differ")
         return identity
 

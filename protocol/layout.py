@@ -4,6 +4,7 @@ The cuts depend on the tensors alone, never on the group, so every peer in every
 same thing by "chunk 7". Small neighbouring tensors share a chunk; a large one is cut evenly.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -22,9 +23,7 @@ class TensorSpec(Message):
     """Name and shape of one tensor; every tensor is float32 in the agreed state."""
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]
-    shape: Annotated[
-        tuple[Annotated[int, Meta(ge=1, le=MAX_PARAMETERS)], ...], Meta(max_length=8)
-    ]
+    shape: Annotated[tuple[Annotated[int, Meta(ge=1, le=MAX_PARAMETERS)], ...], Meta(max_length=8)]
 
     @property
     def size(self) -> int:
@@ -72,7 +71,7 @@ def _cut(sizes: list[int]) -> list[tuple[int, int]]:
         if size > CHUNK_FLOATS:
             parts = -(-size // CHUNK_FLOATS)
             edges = [start + size * part // parts for part in range(parts + 1)]
-            chunks.extend(zip(edges, edges[1:], strict=False))
+            chunks.extend(itertools.pairwise(edges))
             start = stop = edges[-1]
         else:
             stop += size

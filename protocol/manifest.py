@@ -1,0 +1,140 @@
+"""The manifest: what a run trains and by which rules, signed once by its host.
+
+The SHA-256 of its canonical bytes is the run id. Its rules can't change afterwards: a run with
+other rules is another run.
+"""
+
+from hashlib import sha256
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from protocol.codec import Message, decode, encode
+from protocol.errors import CodecError, ManifestError, SignatureError
+from protocol.identity import Identity
+from protocol.layout import MAX_PARAMETERS
+from protocol.signing import Bytes32, Digest, Envelope, PeerIdField, RunId, Signed, seal, unseal
+
+PROTOCOL_VERSION = 1
+MANIFEST_BYTES = 64 << 10
+NO_RUN = bytes(32)
+"""The run in a manifest's own envelope: the manifest is what defines the run."""
+
+Scalar = bool | int | float | Annotated[str, Meta(max_length=1024)]
+Settings = Annotated[
+    dict[Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,39}$")], Scalar], Meta(max_length=64)
+]
+Text = Annotated[str, Meta(max_length=2000)]
+Rule = Literal["clip", "mean", "median", "trimmed_mean"]
+
+
+class TaskSpec(Message):
+    """What is trained: an installed task kind, its settings, and the Merkle root of its data."""
+
+    kind: Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,39}$")]
+    version: Annotated[int, Meta(ge=1, le=1 << 20)]
+    config: Settings
+    data_root: Bytes32
+    data_bytes: Annotated[int, Meta(ge=1, le=1 << 36)]
+    parameters: Annotated[int, Meta(ge=1, le=MAX_PARAMETERS)]
+
+
+class MethodSpec(Message):
+    """How it is trained, with the method's own settings."""
+
+    kind: Literal["local"]
+    settings: Settings
+
+
+class RoundSpec(Message, kw_only=True):
+    """When a round ends: after `local_steps` at each peer, or `target_samples` in the swarm."""
+
+    local_steps: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
+    target_samples: Annotated[int, Meta(ge=1, le=1 << 40)] | None = None
+    max_seconds: Annotated[float, Meta(ge=1, le=86_400)]
+    min_peers: Annotated[int, Meta(ge=1, le=256)]
+    total: Annotated[int, Meta(ge=1, le=1 << 40)] | None = None
+    """Rounds until the run is finished; none = it goes on."""
+
+
+class TrustSpec(Message):
+    """Whom the reducers believe: the aggregation rule (trust.rules)."""
+
+    rule: Rule
+
+
+class Manifest(Message, kw_only=True):
+    """One run."""
+
+    protocol: Annotated[int, Meta(ge=1)] = PROTOCOL_VERSION
+    name: Annotated[str, Meta(min_length=1, max_length=80)]
+    description: Text
+    licence: Annotated[str, Meta(max_length=200)]
+    host: PeerIdField
+    created: Annotated[float, Meta(ge=0)]
+    """DHT time; makes every run another one, even with the same rules."""
+    task: TaskSpec
+    method: MethodSpec
+    round: RoundSpec
+    trust: TrustSpec
+    admission: Literal["open"]
+    stewards: Annotated[tuple[PeerIdField, ...], Meta(max_length=64)]
+    genesis_root: Bytes32
+
+    def __post_init__(self) -> None:
+        if (self.round.local_steps is None) == (self.round.target_samples is None):
+            raise ValueError("a round ends by local_steps or by target_samples, one of the two")
+
+
+def run_id_of(manifest: Manifest) -> RunId:
+    """Return the run's id: the SHA-256 of the manifest's canonical bytes."""
+    return _digest(encode(manifest))
+
+
+def sign_manifest(identity: Identity, manifest: Manifest) -> Signed[Manifest]:
+    """Sign as the host that the manifest names.
+
+    Raises:
+        ManifestError: it names another host.
+    """
+    if manifest.host != identity.peer_id:
+        raise ManifestError("only the host that a manifest names can sign it")
+    return seal(identity, NO_RUN, manifest)
+
+
+def open_manifest(data: bytes, run: bytes | None = None) -> tuple[RunId, Manifest]:
+    """Check a manifest's envelope and return the run's id and the manifest.
+
+    Args:
+        data: the envelope, as a peer or a file gave it.
+        run: the expected id, if one is known.
+
+    Raises:
+        ManifestError: malformed, of another run, not signed by its host, or of a later protocol.
+    """
+    try:
+        envelope = decode(data, Envelope, limit=MANIFEST_BYTES)
+        found = _digest(envelope.payload)
+        if run is not None and found != run:
+            raise ManifestError(
+                f"this is the manifest of run {found.hex()[:12]}, not of {run.hex()[:12]}",
+                hint="The peer that sent it is wrong or lying; try the link's other peers.",
+            )
+        manifest = unseal(data, NO_RUN, Manifest).message
+    except (CodecError, SignatureError) as error:
+        raise ManifestError(
+            f"the manifest is not valid: {error}",
+            hint="Ask the host for a fresh link; an older talkoot can't read newer manifests.",
+        ) from error
+    if manifest.host != envelope.signer:
+        raise ManifestError("the manifest is not signed by the host it names")
+    if manifest.protocol != PROTOCOL_VERSION:
+        raise ManifestError(
+            f"the run speaks protocol {manifest.protocol}, this talkoot {PROTOCOL_VERSION}",
+            hint="Install the talkoot version that the host uses.",
+        )
+    return found, manifest
+
+
+def _digest(payload: bytes) -> RunId:
+    return RunId(Digest(sha256(payload).digest()))
