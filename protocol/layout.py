@@ -19,7 +19,7 @@ MAX_PARAMETERS = 1 << 33
 MAX_TENSORS = 1 << 14
 
 
-class TensorSpec(Message):
+class TensorSpec(Message, frozen=True):
     """Name and shape of one tensor; every tensor is float32 in the agreed state."""
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]

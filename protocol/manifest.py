@@ -28,7 +28,7 @@ Text = Annotated[str, Meta(max_length=2000)]
 Rule = Literal["clip", "mean", "median", "trimmed_mean"]
 
 
-class TaskSpec(Message):
+class TaskSpec(Message, frozen=True):
     """What is trained: an installed task kind, its settings, and the Merkle root of its data."""
 
     kind: Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,39}$")]
@@ -39,14 +39,14 @@ class TaskSpec(Message):
     parameters: Annotated[int, Meta(ge=1, le=MAX_PARAMETERS)]
 
 
-class MethodSpec(Message):
+class MethodSpec(Message, frozen=True):
     """How it is trained, with the method's own settings."""
 
     kind: Literal["local"]
     settings: Settings
 
 
-class RoundSpec(Message, kw_only=True):
+class RoundSpec(Message, frozen=True, kw_only=True):
     """When a round ends: after `local_steps` at each peer, or `target_samples` in the swarm."""
 
     local_steps: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
@@ -57,13 +57,13 @@ class RoundSpec(Message, kw_only=True):
     """Rounds until the run is finished; none = it goes on."""
 
 
-class TrustSpec(Message):
+class TrustSpec(Message, frozen=True):
     """Whom the reducers believe: the aggregation rule (trust.rules)."""
 
     rule: Rule
 
 
-class Manifest(Message, kw_only=True):
+class Manifest(Message, frozen=True, kw_only=True):
     """One run."""
 
     protocol: Annotated[int, Meta(ge=1)] = PROTOCOL_VERSION

@@ -26,7 +26,7 @@ class RecordKey:
     round: int = 0
 
 
-class Record(Message):
+class Record(Message, frozen=True):
     """What is stored under a `RecordKey` with the owner's PeerID as subkey, sealed for the run."""
 
     run: Bytes32

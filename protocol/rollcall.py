@@ -25,7 +25,7 @@ CAPACITY_CAP = 2
 RoundField = Annotated[int, Meta(ge=0, le=MAX_ROUND)]
 
 
-class Commitment(Message):
+class Commitment(Message, frozen=True):
     """What a peer will send in this round, said before it sends anything."""
 
     round: RoundField
@@ -41,7 +41,7 @@ class Commitment(Message):
     """Merkle root over the serialized chunks of its update."""
 
 
-class RollCall(Message):
+class RollCall(Message, frozen=True):
     """The closed list of a round's commitments (their envelopes), in order of PeerID."""
 
     round: RoundField

@@ -27,7 +27,7 @@ MessageT_co = TypeVar("MessageT_co", bound=Message, covariant=True)
 MessageT = TypeVar("MessageT", bound=Message)
 
 
-class Envelope(Message):
+class Envelope(Message, frozen=True):
     """A payload (the canonical bytes of a message) and the signature over domain and payload."""
 
     signer: PeerIdField
