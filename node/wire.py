@@ -1,0 +1,29 @@
+"""How numbers travel: chunks of an update as little-endian float16, states as float32.
+
+float16 was lossless for pseudo-gradients (OpenDiLoCo, Jaghouar et al. 2024). A value beyond its
+range becomes infinite, and an infinite row counts for nothing (trust.rules).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.errors import CodecError
+
+Floats = NDArray[np.float32]
+
+
+def pack_update(values: Floats) -> bytes:
+    """Return one chunk of an update, float32 (n,), as n little-endian float16."""
+    with np.errstate(over="ignore"):
+        return values.astype("<f2").tobytes()
+
+
+def unpack_update(data: bytes, size: int) -> Floats:
+    """Return a chunk as float32 (size,).
+
+    Raises:
+        CodecError: not exactly `size` values.
+    """
+    if len(data) != 2 * size:
+        raise CodecError(f"a chunk of {size} values has {2 * size} bytes, not {len(data)}")
+    return np.frombuffer(data, dtype="<f2").astype(np.float32)

@@ -1,0 +1,274 @@
+"""The control API's vocabulary: what the node tells the command line and the window, as JSON.
+
+Requests come from programs of this user and refuse unknown fields; replies may grow fields, so that
+an older window still reads a newer node. Text in replies may be a stranger's choice (names,
+descriptions, reasons): `printable` makes it safe to show.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from protocol.errors import TalkootError
+from protocol.manifest import MethodSpec, RoundSpec, Settings, Text, TrustSpec
+
+API_PREFIX = "/v1"
+API_HOST, API_PORT = "127.0.0.1", 7717
+"""Where the node serves the API unless the configuration says otherwise."""
+
+Role = Literal["host", "member"]
+RunState = Literal[
+    "starting",
+    "catching_up",
+    "training",
+    "exchanging",
+    "waiting",
+    "paused",
+    "finished",
+    "stopped",
+]
+NetworkState = Literal["starting", "online", "alone", "offline"]
+AddressKind = Literal["direct", "relayed", "local", "unknown"]
+
+
+class NoSuchRunError(TalkootError):
+    """No run of this node goes by that id or name."""
+
+    code = "no_such_run"
+
+
+class AmbiguousRunError(TalkootError):
+    """More than one run goes by that id prefix or name."""
+
+    code = "ambiguous_run"
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of what clients send."""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what the node answers."""
+
+
+class NodeFile(Reply, frozen=True, kw_only=True):
+    """`node.json` in the state folder: where clients find a running node."""
+
+    url: str
+    pid: int
+    token_path: str
+
+
+class Failure(Reply, frozen=True, kw_only=True):
+    """Every answer that is not a success."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class Health(Reply, frozen=True, kw_only=True):
+    """The answer of /healthz, the only one that needs no token."""
+
+    version: str
+    pid: int
+
+
+class LinkRequest(Request, frozen=True, kw_only=True):
+    """A join link to preview or to join."""
+
+    link: Annotated[str, Meta(min_length=1, max_length=16_384)]
+
+
+class ExportRequest(Request, frozen=True, kw_only=True):
+    """Where to write a run's model: an absolute path on this machine."""
+
+    path: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class TaskSource(Request, frozen=True, kw_only=True):
+    """What a host wants trained: an installed task kind, its settings, and its data."""
+
+    kind: Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,39}$")]
+    data: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    """A file or folder (absolute once it reaches the node); none = the task's own default."""
+    config: Settings = {}
+
+
+class HostSpec(Request, frozen=True, kw_only=True):
+    """A run to start, as `spec.toml` states it; the node makes the signed manifest of it."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=80)]
+    description: Text = ""
+    licence: Annotated[str, Meta(max_length=200)] = ""
+    task: TaskSource
+    method: MethodSpec
+    round: RoundSpec
+    trust: TrustSpec
+
+    def __post_init__(self) -> None:
+        if (self.round.local_steps is None) == (self.round.target_samples is None):
+            raise ValueError("a round ends by local_steps or by target_samples: give one of them")
+
+
+class PeerShare(Reply, frozen=True, kw_only=True):
+    """What became of one peer's update in a round."""
+
+    id: str
+    name: str = ""
+    share: float
+    """Its part of the aggregate, 0 to 1."""
+    clipped: bool = False
+    dropped: bool = False
+
+
+class RoundReport(Reply, frozen=True, kw_only=True):
+    """How the last finished round was aggregated."""
+
+    round: int
+    peers: tuple[PeerShare, ...]
+
+
+class RunStatus(Reply, frozen=True, kw_only=True):
+    """One run of this node."""
+
+    run: str
+    """The run id in hex (64 characters)."""
+    name: str
+    role: Role
+    state: RunState
+    reason: str = ""
+    """Why it is in this state, and until when, in a plain sentence."""
+    round: int = 0
+    rounds_total: int | None = None
+    progress: float = 0.0
+    """Within the round (or the catching up), 0 to 1."""
+    root: str | None = None
+    """The agreed state's Merkle root in hex."""
+    loss: float | None = None
+    samples_mine: int = 0
+    """Trained here, since this node joined."""
+    samples_accepted: int = 0
+    """Of those, the samples whose update went into an agreed state."""
+    samples_per_second: float = 0.0
+    peers: int = 0
+    """Live peers, this one among them."""
+    link: str | None = None
+    last_round: RoundReport | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Peer(Reply, frozen=True, kw_only=True):
+    """Another peer, or this one, in a run."""
+
+    id: str
+    name: str
+    run: str
+    """The run id in hex."""
+    me: bool = False
+    round: int | None = None
+    root: str | None = None
+    state: str = ""
+    """What the peer says that it does."""
+    samples_per_second: float = 0.0
+    address: AddressKind = "unknown"
+    share: float | None = None
+    """Its part of the last aggregate, 0 to 1."""
+    dropped: bool = False
+    last_seen_seconds: float | None = None
+    """How long ago anything was heard of it."""
+
+
+class Preview(Reply, frozen=True, kw_only=True):
+    """What a person sees before anything of a run starts."""
+
+    run: str
+    name: str
+    description: str
+    licence: str
+    host: str
+    """The host's PeerID."""
+    task: str
+    method: str
+    parameters: int
+    download_bytes: int
+    """State and data together: all that joining fetches."""
+    data_bytes: int
+    peers: int
+    rule: str
+    admission: str
+    what_others_see: tuple[str, ...]
+    fits: bool
+    reason: str = ""
+    """Why it doesn't fit this machine, or what is tight."""
+
+
+class Exported(Reply, frozen=True, kw_only=True):
+    """A model that was written as safetensors."""
+
+    run: str
+    path: str
+    round: int
+    root: str
+    size_bytes: int
+
+
+class Status(Reply, frozen=True, kw_only=True):
+    """The node as a whole."""
+
+    version: str
+    peer_id: str
+    name: str
+    pid: int
+    uptime_seconds: float
+    api: str
+    """The API's URL."""
+    addresses: tuple[str, ...] = ()
+    """Multiaddrs under which others may reach this node."""
+    network: NetworkState
+    network_reason: str = ""
+    runs: tuple[RunStatus, ...] = ()
+    refused: dict[str, int] = {}
+    """Messages refused since the start, by error code."""
+
+
+def find_run(runs: Sequence[RunStatus], reference: str) -> RunStatus:
+    """Return the run that a person means by its id, the start of its id, or its name.
+
+    Raises:
+        NoSuchRunError: none.
+        AmbiguousRunError: several; a full id never is.
+    """
+    for status in runs:
+        if status.run == reference:
+            return status
+    found = [
+        status
+        for status in runs
+        if reference and (status.name == reference or status.run.startswith(reference.lower()))
+    ]
+    if not found:
+        raise NoSuchRunError(
+            f"no run here is called {printable(reference, 64)!r}",
+            hint="Show them with: talkoot runs",
+        )
+    if len(found) > 1:
+        raise AmbiguousRunError(
+            f"{printable(reference, 64)!r} can mean {len(found)} runs",
+            hint="Give more of the run's id; show them with: talkoot runs",
+        )
+    return found[0]
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """Return `text` on one line, without control or direction characters, at most `limit` long."""
+    kept = "".join(
+        " " if character in "\t\n\r\u2028\u2029" else character
+        for character in text[: 8 * limit]
+        if character in "\t\n\r" or unicodedata.category(character)[0] != "C"
+    )
+    line = " ".join(kept.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

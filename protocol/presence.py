@@ -1,0 +1,125 @@
+"""Who is here and where they stand: liveness, and the head that most peers stand on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+from protocol.codec import Message
+from protocol.identity import PeerId
+from protocol.rollcall import RoundField
+from protocol.signing import Bytes32
+
+MAX_LIVE_PEERS = 1024
+WORKING_STATES = frozenset({"training", "committed", "exchanging", "agreeing"})
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """An agreed state: its round, its root and the root it grew from."""
+
+    round: int
+    root: bytes
+    prev_root: bytes
+
+
+class Presence(Message, frozen=True):
+    """A peer says that it is here, where it stands, and how it can be reached."""
+
+    at: Annotated[float, Meta(ge=0)]
+    """DHT time; an old presence can't be replayed."""
+    name: Annotated[str, Meta(max_length=40)]
+    round: RoundField
+    root: Bytes32
+    prev_root: Bytes32
+    samples: Annotated[int, Meta(ge=0, le=1 << 40)]
+    """Trained in this round so far."""
+    samples_per_second: Annotated[float, Meta(ge=0, le=1e12)]
+    capacity: Annotated[int, Meta(ge=0, le=1 << 40)]
+    addresses: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=16)]
+    state: Annotated[str, Meta(max_length=20)]
+    """The phase's name, "paused", "finished", or "leaving" as the last word of a peer that goes."""
+
+    @property
+    def head(self) -> Head:
+        """Where it stands."""
+        return Head(self.round, self.root, self.prev_root)
+
+
+@dataclass(frozen=True, slots=True)
+class LivePeer:
+    """The last word of a peer and when we heard it."""
+
+    presence: Presence
+    heard_at: float
+
+
+class LivePeers:
+    """The peers heard of lately, ourselves not among them."""
+
+    def __init__(self, me: PeerId, stewards: frozenset[PeerId], silence_seconds: float) -> None:
+        self._me = me
+        self._stewards = stewards
+        self._silence_seconds = silence_seconds
+        self._peers: dict[PeerId, LivePeer] = {}
+
+    def __getitem__(self, peer: PeerId) -> LivePeer:
+        return self._peers[peer]
+
+    def peers(self) -> Mapping[PeerId, LivePeer]:
+        """Return everybody who is live."""
+        return self._peers
+
+    def hear(self, peer: PeerId, presence: Presence, now: float) -> None:
+        """Take in a presence; an older one than the last known is a replay and changes nothing."""
+        known = self._peers.get(peer)
+        if peer == self._me or (known and presence.at <= known.presence.at):
+            return
+        if presence.state == "leaving":
+            self._peers.pop(peer, None)
+        elif known or len(self._peers) < MAX_LIVE_PEERS:
+            self._peers[peer] = LivePeer(presence, now)
+
+    def forget_silent(self, now: float) -> None:
+        """Drop who has not been heard of for `silence_seconds`."""
+        since = now - self._silence_seconds
+        self._peers = {peer: live for peer, live in self._peers.items() if live.heard_at >= since}
+
+    def alongside(self, head: Head) -> dict[PeerId, Presence]:
+        """Return the peers that work on the round after `head`: not who is paused or finished."""
+        return {
+            peer: live.presence
+            for peer, live in self._peers.items()
+            if live.presence.head == head and live.presence.state in WORKING_STATES
+        }
+
+    def heaviest_head(self, own: Head | None) -> tuple[Head | None, tuple[PeerId, ...]]:
+        """Return the head that most peers stand on and who does; we count once, on `own`.
+
+        Heads one round apart on the same lineage support each other. Ties go to the stewards' word,
+        then to the later round, then to the lower root: the same at every peer. A head is never
+        chosen for its round number: a single peer can claim any.
+        """
+        groups: dict[Head, list[PeerId]] = {own: [self._me]} if own else {}
+        for peer, live in self._peers.items():
+            groups.setdefault(live.presence.head, []).append(peer)
+        if not groups:
+            return None, ()
+
+        def order(head: Head) -> tuple[int, int, bool, int, bytes]:
+            peers = groups[head]
+            unvouched = self._stewards.isdisjoint(peers)
+            return -_lineage_weight(head, groups), -len(peers), unvouched, -head.round, head.root
+
+        best = min(groups, key=order)
+        return best, tuple(peer for peer in groups[best] if peer != self._me)
+
+
+def _lineage_weight(head: Head, groups: Mapping[Head, list[PeerId]]) -> int:
+    def is_kin(other: Head) -> bool:
+        child = other.round == head.round + 1 and other.prev_root == head.root
+        parent = other.round == head.round - 1 and other.root == head.prev_root
+        return other == head or child or parent
+
+    return sum(len(peers) for other, peers in groups.items() if is_kin(other))

@@ -1,0 +1,83 @@
+"""The agreed state of a run as a Merkle tree: what every honest peer holds after a round.
+
+Leaf 0 is the canonical `StateHeader`; then one leaf for each chunk of the parameters θ, then one
+for each chunk of the outer momentum m, all little-endian float32 cut by the layout. The root names
+everything: run, round, predecessor, tensors and both vectors.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from protocol.codec import Message, decode
+from protocol.errors import CodecError
+from protocol.layout import MAX_TENSORS, Layout, TensorSpec
+from protocol.signing import Bytes32
+
+FLOAT_BYTES = 4
+GENESIS_PREVIOUS = bytes(32)
+"""`prev_root` of round 0, which has no predecessor."""
+MAX_HEADER_BYTES = 1 << 19
+"""A header fits into one chunk of the transfer protocol, like every other leaf."""
+MOMENTUM_PREFIX = "outer_momentum."
+"""In files, the momentum of tensor `x` is called `outer_momentum.x`."""
+_RESERVED_NAME = "__metadata__"  # safetensors keeps its metadata under this name
+
+
+class StateHeader(Message):
+    """What a state belongs to, and how its vectors are divided into tensors."""
+
+    run: Bytes32
+    round: Annotated[int, Meta(ge=0, le=1 << 53)]
+    prev_root: Bytes32
+    tensors: Annotated[tuple[TensorSpec, ...], Meta(min_length=1, max_length=MAX_TENSORS)]
+
+    def __post_init__(self) -> None:
+        for tensor in self.tensors:
+            if tensor.name == _RESERVED_NAME or tensor.name.startswith(MOMENTUM_PREFIX):
+                raise ValueError(f"no tensor may be called {tensor.name!r}")
+
+
+def read_header(data: bytes, run: bytes) -> tuple[StateHeader, Layout]:
+    """Return the header in leaf 0 of a state of `run`, and the layout that it describes.
+
+    Raises:
+        CodecError: malformed, above `MAX_HEADER_BYTES`, of another run, or an impossible layout.
+    """
+    header = decode(data, StateHeader, limit=MAX_HEADER_BYTES)
+    if header.run != run:
+        raise CodecError(f"a state of run {header.run.hex()[:16]}, not of {run.hex()[:16]}")
+    return header, Layout(header.tensors)
+
+
+def leaf_count(layout: Layout) -> int:
+    """Return how many leaves the tree of a state with this layout has."""
+    return 1 + 2 * len(layout.chunks)
+
+
+def state_bytes(layout: Layout) -> int:
+    """Return the size in bytes of both vectors of a state, its header left out."""
+    return 2 * FLOAT_BYTES * layout.size
+
+
+def most_leaves(max_bytes: int) -> int:
+    """Return an upper bound on the leaves of any state whose vectors have up to `max_bytes` bytes.
+
+    Of two neighbouring chunks at least one is half full or more, or the layout would have joined
+    them.
+    """
+    half_chunk_bytes = 1 << 18
+    return 3 + 2 * -(-max_bytes // half_chunk_bytes)
+
+
+def element_range(layout: Layout, index: int) -> tuple[int, int]:
+    """Return the (start, stop) elements of leaf `index` ≥ 1 within the vector θ ‖ m.
+
+    Raises:
+        IndexError: the tree has no such leaf with elements.
+    """
+    vector, chunk = divmod(index - 1, len(layout.chunks))
+    if vector not in (0, 1):
+        raise IndexError(f"leaf {index} holds no elements")
+    start, stop = layout.chunks[chunk]
+    return vector * layout.size + start, vector * layout.size + stop
