@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 MAX_STREAMS_PER_MEMBER = 4
 SLOWEST_BYTES_PER_SECOND = 1_000_000
+OPEN_SECONDS = 5.0
 
 
 def exchange_protocol(run: bytes) -> str:
@@ -43,7 +44,7 @@ def exchange_protocol(run: bytes) -> str:
 class ExchangeTiming:
     """How long to wait for whom, in seconds."""
 
-    open: float = 5.0
+    open: float = OPEN_SECONDS
     """For a connection, and for members that have not opened a stream at all."""
     stall: float = 5.0
     """For the next frame of a stream under way."""
@@ -53,7 +54,7 @@ class ExchangeTiming:
     @classmethod
     def for_bytes(cls, update_bytes: int) -> "ExchangeTiming":
         """Return limits under which a peer at `SLOWEST_BYTES_PER_SECOND` can take part."""
-        return cls(inputs=cls.open + update_bytes / SLOWEST_BYTES_PER_SECOND)
+        return cls(inputs=OPEN_SECONDS + update_bytes / SLOWEST_BYTES_PER_SECOND)
 
     @property
     def answer(self) -> float:

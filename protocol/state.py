@@ -3,6 +3,8 @@
 Leaf 0 is the canonical `StateHeader`; then one leaf for each chunk of the parameters θ, then one
 for each chunk of the outer momentum m, all little-endian float32 cut by the layout. The root names
 everything: run, round, predecessor, tensors and both vectors.
+
+Round 0 is outside of any run: the manifest names its root, and the run id is the manifest's hash.
 """
 
 from typing import Annotated
@@ -12,11 +14,11 @@ from msgspec import Meta
 from protocol.codec import Message, decode
 from protocol.errors import CodecError
 from protocol.layout import MAX_TENSORS, Layout, TensorSpec
+from protocol.manifest import NO_RUN
 from protocol.signing import Bytes32
 
 FLOAT_BYTES = 4
 GENESIS_PREVIOUS = bytes(32)
-"""`prev_root` of round 0, which has no predecessor."""
 MAX_HEADER_BYTES = 1 << 19
 """A header fits into one chunk of the transfer protocol, like every other leaf."""
 MOMENTUM_PREFIX = "outer_momentum."
@@ -24,15 +26,19 @@ MOMENTUM_PREFIX = "outer_momentum."
 _RESERVED_NAME = "__metadata__"  # safetensors keeps its metadata under this name
 
 
-class StateHeader(Message):
+class StateHeader(Message, frozen=True):
     """What a state belongs to, and how its vectors are divided into tensors."""
 
     run: Bytes32
+    """`NO_RUN` in round 0."""
     round: Annotated[int, Meta(ge=0, le=1 << 53)]
     prev_root: Bytes32
+    """Root of the state that this one was made from; `GENESIS_PREVIOUS` in round 0."""
     tensors: Annotated[tuple[TensorSpec, ...], Meta(min_length=1, max_length=MAX_TENSORS)]
 
     def __post_init__(self) -> None:
+        if self.round == 0 and (self.run, self.prev_root) != (NO_RUN, GENESIS_PREVIOUS):
+            raise ValueError("the state of round 0 has neither run nor predecessor")
         for tensor in self.tensors:
             if tensor.name == _RESERVED_NAME or tensor.name.startswith(MOMENTUM_PREFIX):
                 raise ValueError(f"no tensor may be called {tensor.name!r}")
@@ -45,8 +51,8 @@ def read_header(data: bytes, run: bytes) -> tuple[StateHeader, Layout]:
         CodecError: malformed, above `MAX_HEADER_BYTES`, of another run, or an impossible layout.
     """
     header = decode(data, StateHeader, limit=MAX_HEADER_BYTES)
-    if header.run != run:
-        raise CodecError(f"a state of run {header.run.hex()[:16]}, not of {run.hex()[:16]}")
+    if header.round > 0 and header.run != run:
+        raise CodecError(f"a state of run {header.run.hex()[:12]}, not of {run.hex()[:12]}")
     return header, Layout(header.tensors)
 
 
