@@ -44,7 +44,7 @@ class StateHeader(Message, frozen=True):
                 raise ValueError(f"no tensor may be called {tensor.name!r}")
 
 
-def read_header(data: bytes, run: bytes) -> tuple[StateHeader, Layout]:
+def read_state_header(data: bytes, run: bytes) -> tuple[StateHeader, Layout]:
     """Return the header in leaf 0 of a state of `run`, and the layout that it describes.
 
     Raises:
@@ -76,14 +76,13 @@ def most_leaves(max_bytes: int) -> int:
     return 3 + 2 * -(-max_bytes // half_chunk_bytes)
 
 
-def element_range(layout: Layout, index: int) -> tuple[int, int]:
-    """Return the (start, stop) elements of leaf `index` ≥ 1 within the vector θ ‖ m.
+def chunk_range(layout: Layout, index: int) -> tuple[int, int, int]:
+    """Return which vector leaf `index` ≥ 1 is cut from (0 = θ, 1 = m), and its (start, stop) there.
 
     Raises:
-        IndexError: the tree has no such leaf with elements.
+        IndexError: the tree has no such leaf, or it is the header.
     """
     vector, chunk = divmod(index - 1, len(layout.chunks))
     if vector not in (0, 1):
-        raise IndexError(f"leaf {index} holds no elements")
-    start, stop = layout.chunks[chunk]
-    return vector * layout.size + start, vector * layout.size + stop
+        raise IndexError(f"leaf {index} holds no part of a vector")
+    return vector, *layout.chunks[chunk]
