@@ -19,6 +19,7 @@ from node.storage import (
     StateError,
     remove_temporary,
     set_aside,
+    telling,
 )
 from node.tensor_file import (
     TensorFileHeader,
@@ -176,13 +177,18 @@ class CheckpointStore:
         return state
 
     def load_newest(self) -> State | None:
-        """Return the newest good checkpoint, if any, and set damaged newer ones aside."""
+        """Return the newest good checkpoint, if any, and set damaged newer ones aside.
+
+        Raises:
+            WriteError: a damaged one can't be set aside.
+        """
         remove_temporary(self._folder)
         for round_ in reversed(self.rounds()):
             try:
                 return self.load(round_)
             except DamagedFileError as error:
-                damaged = set_aside(self._path(round_))
+                with telling(self._folder, 0):
+                    damaged = set_aside(self._path(round_))
                 log.error("checkpoint set aside as %s: %s", damaged, error)  # noqa: TRY400
             except StateError as error:
                 log.error("checkpoint left out: %s", error)  # noqa: TRY400

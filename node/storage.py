@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from node.files import sync_folder
 from protocol.errors import TalkootError
 
 Buffer: TypeAlias = bytes | memoryview
@@ -115,7 +114,11 @@ def sync(file: BinaryIO) -> None:
 def move(source: Path, target: Path) -> None:
     """Rename a synced file so that a power cut leaves either the old `target` or the new one."""
     source.replace(target)
-    sync_folder(target.parent)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def set_aside(path: Path) -> Path:
