@@ -7,7 +7,8 @@ Canonical means that a value has exactly one encoding: what does not encode back
 """
 
 import math
-from typing import TypeVar
+from types import UnionType
+from typing import TypeVar, cast, overload
 
 import msgspec
 
@@ -37,7 +38,11 @@ def encode(message: Message) -> bytes:
     return data
 
 
-def decode(data: bytes, kind: type[MessageT], limit: int = MAX_MESSAGE_BYTES) -> MessageT:
+@overload
+def decode(data: bytes, kind: type[MessageT], limit: int = ...) -> MessageT: ...
+@overload
+def decode(data: bytes, kind: UnionType, limit: int = ...) -> Message: ...
+def decode(data: bytes, kind: type[Message] | UnionType, limit: int = MAX_MESSAGE_BYTES) -> Message:
     """Return the message of type (or union of types) `kind` whose canonical bytes are `data`.
 
     Raises:
@@ -47,7 +52,7 @@ def decode(data: bytes, kind: type[MessageT], limit: int = MAX_MESSAGE_BYTES) ->
     if len(data) > limit:
         raise CodecError(f"message of {len(data)} bytes is above the limit of {limit}")
     try:
-        message = msgspec.msgpack.decode(data, type=kind)
+        message = msgspec.msgpack.decode(data, type=cast("type[Message]", kind))
     except (msgspec.MsgspecError, RecursionError, ValueError, UnicodeDecodeError) as error:
         name = getattr(kind, "__name__", "message")
         raise CodecError(f"not a {name}: {error}") from error

@@ -5,7 +5,8 @@ own type (protocol.codec). So an envelope can't be replayed into another run or 
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Generic, NewType, TypeVar
+from types import UnionType
+from typing import Annotated, Generic, NewType, TypeVar, overload
 
 from msgspec import Meta
 
@@ -52,7 +53,11 @@ def seal(identity: Identity, run: bytes, message: MessageT) -> Signed[MessageT]:
     return Signed(identity.peer_id, message, encode(envelope))
 
 
-def unseal(data: bytes, run: bytes, kind: type[MessageT]) -> Signed[MessageT]:
+@overload
+def unseal(data: bytes, run: bytes, kind: type[MessageT]) -> Signed[MessageT]: ...
+@overload
+def unseal(data: bytes, run: bytes, kind: UnionType) -> Signed[Message]: ...
+def unseal(data: bytes, run: bytes, kind: type[Message] | UnionType) -> Signed[Message]:
     """Check the envelope `data` and return its message, of type (or union of types) `kind`.
 
     Raises:

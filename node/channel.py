@@ -1,0 +1,175 @@
+"""What a peer says to all others of its run, and hears from them.
+
+Everything is said twice: broadcast at once, and stored in the DHT as the record of truth for who
+missed it. Both ways in lead through the same checks to the same events.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dht.swarm import NetworkError, Swarm
+from protocol.codec import Message
+from protocol.errors import ProtocolError, RecordError
+from protocol.events import (
+    Announcement,
+    CommitmentHeard,
+    Event,
+    PresenceHeard,
+    Result,
+    ResultHeard,
+    RollHeard,
+)
+from protocol.identity import Identity, PeerId
+from protocol.presence import Presence
+from protocol.records import Record, RecordKey, Topic
+from protocol.rollcall import Commitment, RollCall, open_roll
+from protocol.signing import Signed, seal, unseal
+
+log = logging.getLogger(__name__)
+
+RECORD_SECONDS = 120.0
+PRESENCE_SKEW_SECONDS = 60.0
+"""A presence older than this, or as far in the future, is not believed."""
+MESSAGES_PER_SECOND = 20
+"""Of one author; a burst of three seconds is allowed."""
+MAX_AUTHORS = 4096
+MAX_OUTBOX = 64
+
+
+@dataclass(slots=True)
+class _Allowance:
+    left: float
+    at: float
+
+
+class RunChannel:
+    """The broadcasts and records of one run.
+
+    Args:
+        swarm: the network.
+        identity: who we are.
+        run: the run's 32-byte id.
+        post: takes each event that was heard and checked.
+        refused: counts refused messages by error code.
+    """
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        identity: Identity,
+        run: bytes,
+        post: Callable[[Event], None],
+        refused: Counter[str],
+    ) -> None:
+        self._swarm = swarm
+        self._identity = identity
+        self._run = run
+        self._post = post
+        self._refused = refused
+        self._topic = f"talkoot/1/{run.hex()}"
+        self._outbox: asyncio.Queue[tuple[RecordKey, bytes]] = asyncio.Queue(MAX_OUTBOX)
+        self._allowances: dict[PeerId, _Allowance] = {}
+
+    def sign(self, message: Announcement) -> Signed[Announcement]:
+        """Sign a message for this run."""
+        return seal(self._identity, self._run, message)
+
+    async def say(self, signed: Signed[Announcement], topic: Topic | None = None) -> None:
+        """Broadcast a message; with a topic, also leave it in the DHT. Best effort, never raises.
+
+        Args:
+            signed: our own message.
+            topic: where its record belongs.
+        """
+        if topic is not None and not self._outbox.full():
+            round_ = 0 if topic == "presence" else signed.message.round
+            self._outbox.put_nowait((RecordKey(self._run, topic, round_), signed.envelope))
+        try:
+            await self._swarm.publish(self._topic, signed.envelope)
+        except NetworkError as error:
+            log.debug("broadcast failed: %s", error)
+
+    async def listen(self) -> None:
+        """Hear broadcasts until the network ends."""
+        async with self._swarm.subscribe(self._topic) as broadcasts:
+            async for author, data in broadcasts:
+                self._hear(author, data)
+
+    async def keep_records(self) -> None:
+        """Store what was said in the DHT, one record after the other, for ever."""
+        while True:
+            key, envelope = await self._outbox.get()
+            record = Record(
+                run=key.run,
+                topic=key.topic,
+                round=key.round,
+                expires=self._swarm.time() + RECORD_SECONDS,
+                body=envelope,
+            )
+            sealed = seal(self._identity, self._run, record)
+            try:
+                await self._swarm.store(key, sealed.envelope, RECORD_SECONDS)
+            except NetworkError as error:
+                log.debug("record not stored: %s", error)
+
+    async def look_up(self, topic: Topic, round_: int = 0) -> None:
+        """Read the records of a topic as if they had been broadcast."""
+        try:
+            found = await self._swarm.fetch(RecordKey(self._run, topic, round_))
+        except NetworkError as error:
+            log.debug("records not read: %s", error)
+            return
+        for data in found:
+            try:
+                record = unseal(data, self._run, Record)
+            except ProtocolError as error:
+                self._refuse(None, error)
+            else:
+                self._hear(record.signer, record.message.body)
+
+    def _hear(self, author: PeerId, data: bytes) -> None:
+        if author == self._identity.peer_id:
+            return
+        try:
+            self._spend_allowance(author)
+            signed = unseal(data, self._run, Announcement)
+            if signed.signer != author:
+                raise RecordError("it speaks with somebody else's words")
+            self._post(self._to_event(signed))
+        except ProtocolError as error:
+            self._refuse(author, error)
+
+    def _to_event(self, signed: Signed[Message]) -> Event:
+        signer, envelope = signed.signer, signed.envelope
+        match signed.message:
+            case Presence() as presence:
+                if abs(presence.at - self._swarm.time()) > PRESENCE_SKEW_SECONDS:
+                    raise RecordError("its clock differs by more than a minute, or it is a replay")
+                return PresenceHeard(signer, presence)
+            case Commitment() as commitment:
+                return CommitmentHeard(Signed(signer, commitment, envelope))
+            case RollCall() as call:
+                return RollHeard(open_roll(Signed(signer, call, envelope), self._run))
+            case Result() as result:
+                return ResultHeard(Signed(signer, result, envelope))
+            case other:
+                raise RecordError(f"a {type(other).__name__} is no announcement")
+
+    def _spend_allowance(self, author: PeerId) -> None:
+        now = self._swarm.time()
+        burst = 3.0 * MESSAGES_PER_SECOND
+        if author not in self._allowances and len(self._allowances) >= MAX_AUTHORS:
+            self._allowances.clear()
+        allowance = self._allowances.setdefault(author, _Allowance(burst, now))
+        earned = (now - allowance.at) * MESSAGES_PER_SECOND
+        allowance.left, allowance.at = min(burst, allowance.left + earned), now
+        if allowance.left < 1:
+            raise RecordError("it says too much at once")
+        allowance.left -= 1
+
+    def _refuse(self, author: PeerId | None, error: ProtocolError) -> None:
+        self._refused[error.code] += 1
+        log.info("refused a message of %s: %s", author, error)
