@@ -79,7 +79,7 @@ def inner_round(
 
 def _add_gradient(task: Task, flat: FlatModel, batch: Batch, step: int) -> float:
     loss = task.loss(flat.model, batch)
-    value = float(loss)
+    value = float(loss.detach())
     if not math.isfinite(value):
         raise _diverged("loss", step)
     torch.autograd.backward(loss)

@@ -1,4 +1,4 @@
-"""Task `image`: handwritten digits, 8 × 8 pixels (scikit-learn's, Alpaydin & Kaynak 1998).
+"""Task `image`: handwritten digits, 8 by 8 pixels (scikit-learn's, Alpaydin & Kaynak 1998).
 
 The data set is one record of 65 bytes per image: 64 pixels of 0..16, row by row, then the digit.
 Every fifth record is held out. scikit-learn is needed at the host only.
@@ -87,9 +87,8 @@ class ImageTask:
         with torch.inference_mode():
             return float(self.loss(model, _tensors(self._held_out)))
 
-    def sample(self, model: nn.Module, prompt: str, length: int, seed: int) -> str | None:
+    def sample(self, model: nn.Module, prompt: str, length: int, seed: int) -> None:
         """Return None: a classifier generates nothing."""
-        del model, prompt, length, seed
 
 
 def _records(data: Data) -> "np.ndarray[tuple[int, int], np.dtype[np.uint8]]":

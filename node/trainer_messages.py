@@ -1,0 +1,131 @@
+"""What daemon and trainer say to each other: framed messages, and vectors in shared memory.
+
+Load and Train go to the trainer, Ready and Trained come back; every command has one final answer.
+Frames are a length (4 bytes, big-endian) and a `Command` or an `Answer`. Parameters don't travel
+in them: both sides map one unlinked file, θ in its first half, the update in its second.
+"""
+
+import mmap
+from typing import Annotated
+
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from node.methods.local import TrainPlan
+from protocol.codec import MAX_MESSAGE_BYTES, Message, encode
+from protocol.layout import MAX_TENSORS, TensorSpec
+from protocol.manifest import Settings
+
+HEADER_BYTES = 4
+MAX_FRAME_BYTES = 4 * MAX_MESSAGE_BYTES
+"""A layout with the most tensors and long names fits."""
+MAX_SAMPLE_LENGTH = 4096
+
+Count = Annotated[int, Meta(ge=0)]
+Text = Annotated[str, Meta(max_length=16 << 10)]
+
+
+class Load(Message, frozen=True):
+    """Build the model and map the data file; once in a trainer's life. Answer: Ready."""
+
+    kind: Text
+    version: int
+    config: Settings
+    data: Text
+    device: Text
+
+
+class Train(Message, frozen=True):
+    """Train from the shared θ. Answer: Trained; before it, Progress."""
+
+    plan: TrainPlan
+
+
+class Stop(Message, frozen=True):
+    """Finish the training step in progress and answer with the work done so far."""
+
+
+class Evaluate(Message, frozen=True):
+    """Evaluate the shared θ on held-out data. Answer: Evaluated."""
+
+
+class Sample(Message, frozen=True):
+    """Generate from the shared θ. Answer: Sampled."""
+
+    prompt: Text
+    length: Annotated[int, Meta(ge=1, le=MAX_SAMPLE_LENGTH)]
+    seed: Annotated[int, Meta(ge=0)]
+
+
+class Ready(Message, frozen=True):
+    """The model is built; the shared θ holds its parameters at the start."""
+
+    tensors: Annotated[tuple[TensorSpec, ...], Meta(max_length=MAX_TENSORS)]
+    device: Text
+
+
+class Progress(Message, frozen=True):
+    """Where the round's training stands, at most four times a second."""
+
+    steps: Count
+    samples: Count
+    loss: float
+    """Mean over the round's steps so far."""
+    samples_per_second: float
+
+
+class Trained(Message, frozen=True):
+    """The shared update is complete."""
+
+    steps: Count
+    samples: Count
+    loss: float
+    seconds: float
+
+
+class Evaluated(Message, frozen=True):
+    """The held-out loss; none = it is not a finite number."""
+
+    loss: float | None
+
+
+class Sampled(Message, frozen=True):
+    """The generated text; none = this task generates nothing."""
+
+    text: str | None
+
+
+class Failed(Message, frozen=True):
+    """The command failed; the trainer lives on."""
+
+    code: Text
+    message: Text
+    hint: Text
+
+
+class Command(Message, frozen=True):
+    """Frame to the trainer."""
+
+    body: Load | Train | Stop | Evaluate | Sample
+
+
+class Answer(Message, frozen=True):
+    """Frame from the trainer."""
+
+    body: Ready | Progress | Trained | Evaluated | Sampled | Failed
+
+
+def frame(message: Command | Answer) -> bytes:
+    """Return the message with its length before it."""
+    data = encode(message)
+    return len(data).to_bytes(HEADER_BYTES, "big") + data
+
+
+class SharedVectors:
+    """θ and the update, each float32 (size,), in the file `descriptor` of 8·size bytes."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        memory = mmap.mmap(descriptor, 8 * size)
+        self.params: NDArray[np.float32] = np.frombuffer(memory, np.float32, size)
+        self.update: NDArray[np.float32] = np.frombuffer(memory, np.float32, size, 4 * size)
