@@ -1,0 +1,72 @@
+"""What an exchange is given: the run's constants, the time limits, the serialized update."""
+
+from dataclasses import dataclass
+
+from dht.swarm import Swarm
+from node.wire import Floats, pack_update
+from protocol.identity import Identity
+from protocol.layout import Layout
+from protocol.merkle import root_of
+
+SLOWEST_BYTES_PER_SECOND = 1_000_000
+OPEN_SECONDS = 5.0
+
+
+def exchange_protocol(run: bytes) -> str:
+    """Return the name of the run's exchange streams."""
+    return f"/talkoot/1/exchange/{run.hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeTiming:
+    """How long to wait for whom, in seconds."""
+
+    open: float = OPEN_SECONDS
+    """For a connection, and for members that have not opened a stream at all."""
+    stall: float = 5.0
+    """For the next frame of a stream under way."""
+    inputs: float = 10.0
+    """For all inputs of a chunk; who is slower is left out."""
+
+    @classmethod
+    def for_bytes(cls, update_bytes: int) -> "ExchangeTiming":
+        """Return limits under which a peer at `SLOWEST_BYTES_PER_SECOND` can take part."""
+        return cls(inputs=OPEN_SECONDS + update_bytes / SLOWEST_BYTES_PER_SECOND)
+
+    @property
+    def answer(self) -> float:
+        """For a reducer's next aggregate: it may have had to wait for inputs itself."""
+        return self.inputs + self.stall
+
+    @property
+    def total(self) -> float:
+        """For the whole exchange, a backup's second try included."""
+        return 2 * (self.answer + self.open)
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeSetting:
+    """What stays the same from one exchange of a run to the next."""
+
+    swarm: Swarm
+    identity: Identity
+    run: bytes
+    layout: Layout
+    rule: str
+    timing: ExchangeTiming = ExchangeTiming()
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A peer's own update, serialized once: what it commits to is what it sends."""
+
+    parts: tuple[bytes, ...]
+    leaves: tuple[bytes, ...]
+    root: bytes
+
+    @classmethod
+    def pack(cls, values: Floats, layout: Layout) -> "Update":
+        """Serialize an update, float32 (P,)."""
+        parts = tuple(pack_update(values[start:stop]) for start, stop in layout.chunks)
+        root, leaves = root_of(parts)
+        return cls(parts, tuple(leaves), root)

@@ -1,0 +1,133 @@
+"""The reducer's side of an exchange: collect the inputs of a chunk, aggregate once, sign once."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from node.exchange_setting import ExchangeSetting
+from node.wire import Floats, pack_update, unpack_update
+from protocol.merkle import leaf_hash
+from protocol.rollcall import Roll
+from protocol.signing import seal
+from protocol.transfers import Receipt
+from trust.rules import RULES, cap_weights
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """The aggregate of one chunk as its reducer signed for it: the same bytes for everybody."""
+
+    data: bytes
+    receipt: bytes
+    """The sealed envelope of `message`."""
+    message: Receipt
+
+
+@dataclass(slots=True)
+class _Collection:
+    """The inputs of one chunk by member index, until all are in or the time is over."""
+
+    created_at: float
+    inputs: dict[int, bytes] = field(default_factory=dict)
+    under_way: set[int] = field(default_factory=set)
+    gone: set[int] = field(default_factory=set)
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    reduced: Reduced | None = None
+
+
+class Reducer:
+    """Aggregates the chunks of one roll call that fall to this peer.
+
+    Args:
+        setting: the run's constants.
+        roll: whose updates; members are named by their index in it.
+        previous: the last round's aggregate, float32 (P,), where clipping starts; None = unknown.
+    """
+
+    def __init__(self, setting: ExchangeSetting, roll: Roll, previous: Floats | None) -> None:
+        self.weights = cap_weights([member.message.samples for member in roll.members])
+        self._set = setting
+        self._roll = roll
+        self._previous = previous
+        self._collections: dict[int, _Collection] = {}
+
+    def expect(self, member: int, chunk: int) -> None:
+        """Note that a member's chunk is under way: it gets the full time."""
+        self._collection(chunk).under_way.add(member)
+
+    def take(self, member: int, chunk: int, data: bytes) -> None:
+        """Take a member's serialized chunk, checked before; only the first counts."""
+        collection = self._collection(chunk)
+        if collection.reduced is None:
+            collection.inputs.setdefault(member, data)
+            self._check_complete(collection)
+
+    def leave_out(self, member: int, chunk: int) -> None:
+        """Wait no longer for a member's chunk."""
+        collection = self._collection(chunk)
+        collection.gone.add(member)
+        self._check_complete(collection)
+
+    async def reduce(self, chunk: int) -> Reduced:
+        """Wait for the chunk's inputs and return the aggregate of those that came."""
+        collection = self._collection(chunk)
+        await self._wait_complete(collection, self._set.timing.open)
+        members = set(range(len(self._roll.members)))
+        for silent in members - collection.inputs.keys() - collection.under_way:
+            self.leave_out(silent, chunk)
+        await self._wait_complete(collection, self._set.timing.inputs)
+        async with collection.lock:
+            if collection.reduced is None:
+                inputs = dict(collection.inputs)
+                collection.reduced = await asyncio.to_thread(self._aggregate, chunk, inputs)
+                collection.inputs.clear()
+            return collection.reduced
+
+    def _collection(self, chunk: int) -> _Collection:
+        if chunk not in self._collections:
+            self._collections[chunk] = _Collection(asyncio.get_running_loop().time())
+        return self._collections[chunk]
+
+    def _check_complete(self, collection: _Collection) -> None:
+        if len(collection.inputs.keys() | collection.gone) == len(self._roll.members):
+            collection.complete.set()
+
+    @staticmethod
+    async def _wait_complete(collection: _Collection, seconds: float) -> None:
+        try:
+            async with asyncio.timeout_at(collection.created_at + seconds):
+                await collection.complete.wait()
+        except TimeoutError:
+            log.debug("inputs are missing after %.0f s", seconds)
+
+    def _aggregate(self, chunk: int, inputs: dict[int, bytes]) -> Reduced:
+        start, stop = self._set.layout.chunks[chunk]
+        present = sorted(inputs)
+        rows = np.empty((len(present), stop - start), np.float32)
+        for row, member in enumerate(present):
+            rows[row] = unpack_update(inputs[member], stop - start)
+        previous = None if self._previous is None else self._previous[start:stop]
+        values, report = RULES[self._set.rule](rows, self.weights[present], previous)
+        count = len(self._roll.members)
+        shares: list[float | None] = [None] * count
+        distances: list[float | None] = [None] * count
+        for row, member in enumerate(present):
+            if not report.non_finite[row]:
+                shares[member] = float(report.coefficients[row])
+                distances[member] = float(report.distances[row])
+        data = pack_update(values)
+        receipt = Receipt(
+            round=self._roll.round,
+            roll=self._roll.digest,
+            chunk=chunk,
+            leaf=leaf_hash(data),
+            shares=tuple(shares),
+            distances=tuple(distances),
+        )
+        sealed = seal(self._set.identity, self._set.run, receipt)
+        return Reduced(data, sealed.envelope, receipt)
