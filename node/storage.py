@@ -130,8 +130,9 @@ def set_aside(path: Path) -> Path:
 
 def remove_temporary(folder: Path) -> None:
     """Remove what writers that were killed left behind."""
-    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        path.unlink(missing_ok=True)
+    with telling(folder, 0):
+        for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+            path.unlink(missing_ok=True)
 
 
 def _disk_full(folder: Path, size: int, reason: str) -> DiskFullError:
