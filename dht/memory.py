@@ -1,0 +1,388 @@
+"""An in-process network in virtual time: the swarm that tests and simulations run on.
+
+`MemoryNetwork` holds links, clock and partitions; each peer enters it by a `MemorySwarm`, which
+the node can't tell from the real one. All chance comes from one seed: the same program gives the
+same run, and another seed another.
+
+    async def main() -> None:
+        network = MemoryNetwork(seed=1, conditions=Conditions(loss=0.05))
+        async with MemorySwarm(network, host) as one, MemorySwarm(network, guest) as two:
+            await two.connect(await one.addresses())
+            network.partition([one.peer_id])
+
+    dht.virtual_time.run(main())
+
+A liar is a test that drives a `MemorySwarm` by hand: any bytes in frames and broadcasts,
+`MemoryStream.send_raw` for false headers, `MemorySwarm.store_raw` for records in any place,
+`MemorySwarm.shelf.lie` for false answers to searches.
+Who knows one peer of a swarm knows them all, as after a crawl of the DHT. Time passes as it does
+between real peers: a dial, an open and a DHT question cost a round trip; who doesn't answer costs
+`CONNECT_SECONDS` or `RPC_SECONDS`.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from functools import partial
+from typing import Self, TypeVar
+
+from dht.memory_calls import CONNECT_SECONDS, ask, reach
+from dht.memory_links import Conditions, Link, Topology
+from dht.memory_process import Process, Subscription
+from dht.memory_records import Shelf, StoreRequest, nearest
+from dht.memory_services import Services
+from dht.memory_streams import MemoryStream, join
+from dht.records import RecordReader, RefusedRecordError
+from dht.swarm import (
+    BROADCAST_BYTES,
+    Broadcast,
+    Handler,
+    NetworkError,
+    PeerUnreachableError,
+)
+from protocol.errors import FrameError, ProtocolError
+from protocol.identity import Identity, PeerId
+from protocol.records import RecordKey
+
+EPOCH_SECONDS = 1_750_000_000.0
+"""What the common clock shows when the loop's clock shows 0."""
+DROP_SECONDS = 60.0
+"""A partition that lasts longer ends the connections across it; then only re-dialling heals."""
+
+logger = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
+
+
+class MemoryNetwork:
+    """All peers of a test, the links between them and their common clock.
+
+    `refused` counts the records that peers refused to keep, by reason.
+    """
+
+    def __init__(self, seed: int, conditions: Conditions | None = None) -> None:
+        self.topology = Topology(seed, conditions or Conditions())
+        self.reader = RecordReader()
+        self.refused: Counter[str] = Counter()
+        self._swarms: dict[PeerId, MemorySwarm] = {}
+        self._partitions = 0
+
+    def time(self) -> float:
+        """Return the common clock in seconds since the epoch."""
+        return EPOCH_SECONDS + asyncio.get_running_loop().time()
+
+    def shape(self, conditions: Conditions, *peers: PeerId) -> None:
+        """Give all links of `peers` these conditions; without `peers`, all links there are."""
+        self.topology.shape(conditions, *peers)
+
+    def partition(self, *groups: Collection[PeerId]) -> None:
+        """Cut all links between `groups`; peers in none of them are one more group.
+
+        Broadcasts and records across are lost, streams hang, opens fail after `CONNECT_SECONDS`;
+        after `DROP_SECONDS` connections and streams across break.
+        """
+        self._partitions += 1
+        self.topology.cut_between(groups)
+        loop = asyncio.get_running_loop()
+        loop.call_later(DROP_SECONDS, self._drop_connections, self._partitions)
+
+    def heal(self) -> None:
+        """Mend all links; what hung on them arrives."""
+        self._partitions += 1
+        self.topology.cut_between(())
+
+    def kill(self, peer: PeerId) -> None:
+        """End a peer's process (SIGKILL): its streams break, its calls raise NetworkError."""
+        self._swarms[peer].end()
+
+    def freeze(self, peer: PeerId) -> None:
+        """Stop a peer's process (SIGSTOP): connections stay open, nothing moves."""
+        self._swarms[peer].process.freeze()
+
+    def thaw(self, peer: PeerId) -> None:
+        """Let a frozen peer go on (SIGCONT)."""
+        self._swarms[peer].process.thaw()
+
+    def enter(self, swarm: "MemorySwarm") -> None:
+        """Let a peer in.
+
+        Raises:
+            NetworkError: a peer of this identity is alive.
+        """
+        if self.find(swarm.peer_id):
+            raise NetworkError(f"{swarm.peer_id} is in the network already")
+        self._swarms[swarm.peer_id] = swarm
+
+    def find(self, peer: str) -> "MemorySwarm | None":
+        """Return the peer, if it is alive."""
+        swarm = self._swarms.get(PeerId(peer))
+        return None if swarm is None or swarm.process.dead else swarm
+
+    def _drop_connections(self, partition: int) -> None:
+        if partition == self._partitions:
+            for swarm in self._swarms.values():
+                swarm.drop_cut_connections()
+
+
+class MemorySwarm:
+    """One peer's access to a `MemoryNetwork`. Implements `dht.swarm.Swarm`.
+
+    `skew_seconds` is how far this peer's clock is ahead of the others'.
+    """
+
+    def __init__(
+        self, network: MemoryNetwork, identity: Identity, *, skew_seconds: float = 0.0
+    ) -> None:
+        self.process = Process(identity.peer_id)
+        self.shelf = Shelf(network.reader)
+        self.skew_seconds = skew_seconds
+        self._network = network
+        self._peer_id = identity.peer_id
+        self._mesh: dict[PeerId, MemorySwarm] = {}
+        self._streams: list[MemoryStream] = []
+        self._services = Services(identity.peer_id)
+        self._topics: dict[str, list[Subscription]] = {}
+
+    async def __aenter__(self) -> Self:
+        self._network.enter(self)
+        await self._services.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.end()
+        await self._services.__aexit__()
+
+    @property
+    def peer_id(self) -> PeerId:
+        """This peer."""
+        return self._peer_id
+
+    def time(self) -> float:
+        """Return this peer's view of the common clock."""
+        return self._network.time() + self.skew_seconds
+
+    async def addresses(self) -> list[str]:
+        """Return this peer's one address."""
+        await self.process.running()
+        return [f"/memory/{self._peer_id}/p2p/{self._peer_id}"]
+
+    async def connect(self, addresses: Sequence[str]) -> list[PeerId]:
+        """Connect to those of `addresses` that answer, and to all peers that they know."""
+        await self.process.running()
+        async with asyncio.TaskGroup() as dials:
+            asked = [dials.create_task(self._dial(address)) for address in addresses]
+        answered = [task.result() for task in asked]
+        await self.process.running()
+        return [peer for peer in answered if peer is not None]
+
+    async def connected(self) -> set[PeerId]:
+        """Return the peers with a live connection."""
+        await self.process.running()
+        return {far.peer_id for far in self.neighbours()}
+
+    async def store(
+        self,
+        key: RecordKey,
+        envelope: bytes,
+        seconds: float,  # noqa: ARG002  # the record is signed for its time
+    ) -> bool:
+        """Store this peer's own record at itself and at the peers nearest to `key`."""
+        try:
+            expires = self._network.reader.read(envelope).message.expires
+        except ProtocolError as error:
+            self._count_refusal(error)
+            return False
+        return await self.store_raw(StoreRequest(key, self._peer_id, envelope, expires))
+
+    async def store_raw(self, request: StoreRequest) -> bool:
+        """Ask as a liar may: for any place, owner and time. True if someone took it."""
+        await self.process.running()
+        keepers = nearest([far.peer_id for far in self.neighbours()], request.key)
+        taken = await self._ask(
+            [self._mesh[peer] for peer in keepers], lambda far: far.keep(request)
+        )
+        return any(taken)
+
+    async def fetch(self, key: RecordKey) -> list[bytes]:
+        """Return the valid records under `key` at this peer and at all that keep some."""
+        await self.process.running()
+        keepers = [far for far in self.neighbours() if far.answer(key)]
+        answers = await self._ask(keepers, lambda far: far.answer(key))
+        return self.shelf.choose(itertools.chain(*answers), key, self.time())
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Broadcast `data`; each neighbour gets it later, twice or not at all.
+
+        Raises:
+            FrameError: above `BROADCAST_BYTES`.
+        """
+        if len(data) > BROADCAST_BYTES:
+            raise FrameError(f"a broadcast of {len(data)} bytes is above {BROADCAST_BYTES}")
+        await self.process.running()
+        loop = asyncio.get_running_loop()
+        for far in self.neighbours():
+            link = self._link_to(far.peer_id)
+            for delay in link.message_delays(len(data)):
+                loop.call_later(delay, far.hear, topic, (self._peer_id, data))
+
+    @contextlib.asynccontextmanager
+    async def subscribe(self, topic: str) -> AsyncIterator[AsyncIterator[Broadcast]]:
+        """Subscribe while the context lasts."""
+        await self.process.running()
+        subscription = Subscription(self.process)
+        self._topics.setdefault(topic, []).append(subscription)
+        try:
+            yield subscription
+        finally:
+            self._topics[topic].remove(subscription)
+
+    async def open(self, peer: PeerId, protocol: str, frame_bytes: int) -> MemoryStream:
+        """Open a stream to a connected peer that serves `protocol`."""
+        await self.process.running()
+        far = self._mesh.get(peer)
+        if far is None:
+            raise PeerUnreachableError(f"there is no connection to {peer}")
+        await reach(self._link_to(far.peer_id), far.process)
+        near = far.accept(self.process, protocol, frame_bytes)
+        if near is not None:
+            self._own(near)
+        try:
+            await self._return_from(far)
+        except BaseException:
+            if near is not None:
+                near.shut()
+            raise
+        if near is None:
+            raise PeerUnreachableError(f"{peer} does not serve {protocol}")
+        return near
+
+    async def serve(self, protocol: str, frame_bytes: int, handler: Handler) -> None:
+        """Serve incoming streams of `protocol` until the swarm ends."""
+        await self.process.running()
+        self._services.add(protocol, frame_bytes, handler)
+
+    async def unserve(self, protocol: str) -> None:
+        """Refuse further streams of `protocol`."""
+        await self.process.running()
+        self._services.remove(protocol)
+
+    def end(self) -> None:
+        """End this peer's process: what is open breaks, who waits is told."""
+        self.process.kill()
+        for stream in self._streams:
+            stream.shut()
+        for subscription in [each for topic in self._topics.values() for each in topic]:
+            subscription.wake()
+        self._services.cancel()
+
+    def drop_cut_connections(self) -> None:
+        """Give up the connections over links that are cut."""
+        for peer in [peer for peer in self._mesh if self._link_to(peer).cut]:
+            del self._mesh[peer]
+        for stream in self._streams:
+            if stream.link.cut:
+                stream.abort()
+
+    def accept(self, opener: Process, protocol: str, frame_bytes: int) -> MemoryStream | None:
+        """Serve a stream that `opener` opens and return its end, if this peer serves `protocol`."""
+        limit = self._services.frame_bytes(protocol)
+        if limit is None:
+            return None
+        near = MemoryStream(opener, self._peer_id, self._link_from(opener.peer), frame_bytes)
+        far = MemoryStream(self.process, opener.peer, self._link_to(opener.peer), limit)
+        join(near, far)
+        self._own(far)
+        self._services.start(protocol, far)
+        return near
+
+    def hear(self, topic: str, message: Broadcast) -> None:
+        """Take a broadcast that arrives."""
+        author, _ = message
+        if not self.process.dead and not self._link_from(author).cut:
+            for subscription in self._topics.get(topic, []):
+                subscription.put(message)
+
+    def keep(self, request: StoreRequest) -> bool:
+        """Take a record that arrives, if it is as the protocol wants it."""
+        try:
+            self.shelf.put(request, self.time())
+        except ProtocolError as error:
+            self._count_refusal(error)
+            return False
+        return True
+
+    def answer(self, key: RecordKey) -> list[bytes]:
+        """Return what this peer has under `key`."""
+        return self.shelf.get(key, self.time())
+
+    def meet(self, far: "MemorySwarm") -> None:
+        """Have a connection with `far`, unless the link is cut."""
+        if far is not self and not self._link_to(far.peer_id).cut:
+            self._mesh[far.peer_id] = far
+
+    def neighbours(self) -> list["MemorySwarm"]:
+        """Return the peers with a connection, in the order of meeting.
+
+        The death of a peer behind a cut link goes unnoticed.
+        """
+        return [
+            far
+            for far in self._mesh.values()
+            if not far.process.dead or self._link_to(far.peer_id).cut
+        ]
+
+    def _count_refusal(self, error: ProtocolError) -> None:
+        reason = error.reason if isinstance(error, RefusedRecordError) else error.code
+        self._network.refused[reason] += 1
+        logger.info("%s refused a record: %s", self._peer_id, error)
+
+    def _own(self, stream: MemoryStream) -> None:
+        self._streams = [each for each in self._streams if each.is_open] + [stream]
+
+    def _link_to(self, peer: PeerId) -> Link:
+        return self._network.topology.link(self._peer_id, peer)
+
+    def _link_from(self, peer: PeerId) -> Link:
+        return self._network.topology.link(peer, self._peer_id)
+
+    async def _dial(self, address: str) -> PeerId | None:
+        far = self._network.find(address.rpartition("/p2p/")[2])
+        if far is None or far is self:
+            await asyncio.sleep(CONNECT_SECONDS)
+            return None
+        try:
+            await reach(self._link_to(far.peer_id), far.process)
+        except PeerUnreachableError:
+            return None
+        await self._return_from(far)
+        ours, theirs = [self, *self.neighbours()], [far, *far.neighbours()]
+        for one, other in itertools.product(ours, theirs):
+            one.meet(other)
+            other.meet(one)
+        return far.peer_id
+
+    async def _return_from(self, far: "MemorySwarm") -> None:
+        await asyncio.sleep(self._link_from(far.peer_id).stream_delay(0))
+        await self.process.running()
+
+    async def _ask(
+        self, peers: Iterable["MemorySwarm"], question: Callable[["MemorySwarm"], _Answer]
+    ) -> list[_Answer]:
+        """Return this peer's own answer and those of `peers` that come through."""
+        own = question(self)
+        async with asyncio.TaskGroup() as group:
+            asked = [
+                group.create_task(
+                    ask(
+                        self._link_to(far.peer_id),
+                        self._link_from(far.peer_id),
+                        far.process,
+                        partial(question, far),
+                    )
+                )
+                for far in peers
+            ]
+        await self.process.running()
+        return [own, *(answer for task in asked for answer in task.result())]

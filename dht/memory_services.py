@@ -1,0 +1,72 @@
+"""What a peer of the in-process network serves, and the tasks that do it."""
+
+import asyncio
+import contextvars
+import logging
+from typing import Self
+
+from dht.swarm import Handler, Stream
+from protocol.errors import TalkootError
+from protocol.identity import PeerId
+
+logger = logging.getLogger(__name__)
+
+
+class Services:
+    """Protocols with their handlers. Each stream is served by a task that ends with the context.
+
+    A handler's error ends its stream, nothing else.
+    """
+
+    def __init__(self, peer: PeerId) -> None:
+        self._peer = peer
+        self._handlers: dict[str, tuple[int, Handler]] = {}
+        self._group = asyncio.TaskGroup()
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._context = contextvars.copy_context()
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.cancel()
+        await self._group.__aexit__(None, None, None)  # the caller's error stays the caller's
+
+    def add(self, protocol: str, frame_bytes: int, handler: Handler) -> None:
+        """Serve `protocol` from now on."""
+        self._handlers[protocol] = (frame_bytes, handler)
+
+    def remove(self, protocol: str) -> None:
+        """Serve no further streams of `protocol`."""
+        self._handlers.pop(protocol, None)
+
+    def frame_bytes(self, protocol: str) -> int | None:
+        """Return the limit of frames of `protocol`; None if it isn't served."""
+        return self._handlers[protocol][0] if protocol in self._handlers else None
+
+    def start(self, protocol: str, stream: Stream) -> None:
+        """Serve `stream`, not in the context of whoever opened it."""
+        _, handler = self._handlers[protocol]
+        task = self._group.create_task(
+            self._run(handler, stream),
+            name=f"{protocol} at {self._peer}",
+            context=self._context.copy(),
+        )
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
+
+    def cancel(self) -> None:
+        """Cancel the tasks there are."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _run(self, handler: Handler, stream: Stream) -> None:
+        try:
+            await handler(stream)
+        except TalkootError as error:
+            logger.info("a stream of %s ended: %s", stream.peer, error)
+        except Exception:
+            logger.exception("a handler of %s failed", self._peer)
+        finally:
+            await stream.close()
