@@ -26,7 +26,7 @@ from protocol.identity import Identity, PeerId
 from protocol.presence import Presence
 from protocol.records import Record, RecordKey, Topic
 from protocol.rollcall import Commitment, RollCall, open_roll
-from protocol.signing import Signed, seal, unseal
+from protocol.signing import MessageT, Signed, seal, unseal
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class RunChannel:
         self._outbox: asyncio.Queue[tuple[RecordKey, bytes]] = asyncio.Queue(MAX_OUTBOX)
         self._allowances: dict[PeerId, _Allowance] = {}
 
-    def sign(self, message: Announcement) -> Signed[Announcement]:
+    def sign(self, message: MessageT) -> Signed[MessageT]:
         """Sign a message for this run."""
         return seal(self._identity, self._run, message)
 

@@ -1,0 +1,57 @@
+"""What a worker is given, and what it has to show."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dht.swarm import Swarm
+from node.address_book import AddressBook
+from node.exchange import MemberReport
+from node.run_folder import RunFolder
+from node.wire import Floats
+from protocol.identity import Identity, PeerId
+from protocol.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class RunSetting:
+    """A run and what this peer brings to it."""
+
+    swarm: Swarm
+    identity: Identity
+    run: bytes
+    manifest: Manifest
+    folder: RunFolder
+    book: AddressBook
+    name: str
+    """What others call this peer."""
+    reduces: bool = True
+    max_state_bytes: int = 1 << 34
+    """Largest state that fits this machine."""
+    corrupt: Callable[[Floats, int], Floats] | None = None
+    """What a liar in a demonstration makes of its update, given the round."""
+
+    def is_finished(self, round_: int) -> bool:
+        """Return whether the state after `round_` rounds is the last one planned."""
+        total = self.manifest.round.total
+        return total is not None and round_ >= total
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the worker has to show, for people."""
+
+    reason: str = ""
+    samples_in_round: int = 0
+    samples_mine: int = 0
+    samples_accepted: int = 0
+    samples_per_second: float = 0.0
+    progress: float = 0.0
+    loss: float | None = None
+    reports: dict[PeerId, MemberReport] = field(default_factory=dict)
+    reported_round: int = 0
+    missing: int = 0
+    faults: dict[PeerId, str] = field(default_factory=dict)
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    capacity: int = 0
+    """Bytes per second that we offer as a reducer."""
