@@ -90,7 +90,6 @@ class MemoryNetwork:
 
     def heal(self) -> None:
         """Mend all links; what hung on them arrives."""
-        self._partitions += 1
         self.topology.cut_between(())
 
     def kill(self, peer: PeerId) -> None:
@@ -270,6 +269,8 @@ class MemorySwarm:
 
     def end(self) -> None:
         """End this peer's process: what is open breaks, who waits is told."""
+        if self.process.dead:
+            return
         self.process.kill()
         for stream in self._streams:
             stream.shut()

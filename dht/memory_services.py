@@ -13,9 +13,9 @@ logger = logging.getLogger(__name__)
 
 
 class Services:
-    """Protocols with their handlers. Each stream is served by a task that ends with the context.
+    """Protocols with their handlers; each stream is served by a task.
 
-    A handler's error ends its stream, nothing else.
+    A handler's error ends its stream, nothing else. Leaving the context waits for the tasks.
     """
 
     def __init__(self, peer: PeerId) -> None:
@@ -30,7 +30,6 @@ class Services:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        self.cancel()
         await self._group.__aexit__(None, None, None)  # the caller's error stays the caller's
 
     def add(self, protocol: str, frame_bytes: int, handler: Handler) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from dht.memory import DROP_SECONDS, MemoryNetwork
+from dht.memory import DROP_SECONDS, MemoryNetwork, MemorySwarm
 from dht.memory_calls import CONNECT_SECONDS
 from dht.memory_streams import WINDOW_BYTES
 from dht.swarm import (
@@ -15,7 +15,18 @@ from dht.swarm import (
     Swarm,
 )
 from dht.virtual_time import run
-from tests.memory_peers import FRAME_BYTES, KEY, SLOW, echo, idle, now, opened, record, swarms
+from tests.memory_peers import (
+    FRAME_BYTES,
+    KEY,
+    SLOW,
+    echo,
+    identity,
+    idle,
+    now,
+    opened,
+    record,
+    swarms,
+)
 
 
 def test_a_partition_loses_broadcasts_and_holds_streams_until_it_heals() -> None:
@@ -92,10 +103,25 @@ def test_a_long_partition_ends_connections_until_someone_dials_again() -> None:
     run(main())
 
 
+def test_a_newcomer_meets_nobody_across_a_partition() -> None:
+    async def main() -> None:
+        network = MemoryNetwork(1)
+        async with swarms(network, 3) as (one, two, three):
+            network.partition([three.peer_id])
+            async with MemorySwarm(network, identity(4)) as newcomer:
+                await newcomer.connect(await one.addresses())
+                assert await newcomer.connected() == {one.peer_id, two.peer_id}
+
+    run(main())
+
+
 def test_a_partition_healed_in_time_ends_no_connection() -> None:
     async def main() -> None:
         network = MemoryNetwork(1)
         async with swarms(network, 2) as (one, two):
+            network.partition([one.peer_id])
+            await asyncio.sleep(DROP_SECONDS - 1)
+            network.heal()
             network.partition([one.peer_id])
             await asyncio.sleep(DROP_SECONDS - 1)
             network.heal()
@@ -147,9 +173,10 @@ def test_a_kill_ends_the_peers_subscriptions_waits_and_handlers() -> None:
 
     async def handler(stream: Stream) -> None:
         try:
-            await stream.receive()
+            await asyncio.Event().wait()
         finally:
-            handled.append("ended")
+            await asyncio.sleep(1)
+            handled.append("cleaned up")
 
     async def listen(swarm: Swarm) -> None:
         async with swarm.subscribe("topic") as heard:
@@ -169,8 +196,7 @@ def test_a_kill_ends_the_peers_subscriptions_waits_and_handlers() -> None:
             group.create_task(wait(await two.open(one.peer_id, "idle", FRAME_BYTES)))
             await asyncio.sleep(1)
             network.kill(two.peer_id)
-            await asyncio.sleep(0)
-            assert handled == ["ended"]
+        assert handled == ["cleaned up"]
 
     run(main())
 

@@ -13,7 +13,7 @@ from dht.swarm import (
 )
 from dht.virtual_time import run
 from protocol.records import RecordKey
-from tests.memory_peers import KEY, RUN, identity, now, record, swarms
+from tests.memory_peers import KEY, RUN, SLOW, identity, now, record, swarms
 
 
 def test_a_record_is_found_by_all_and_outlives_its_owners_process() -> None:
@@ -130,6 +130,22 @@ def test_a_keepers_false_answers_are_ignored() -> None:
             liar.shelf.lie(KEY, [b"", b"nonsense", expired, elsewhere, good.replace(b"he", b"ha")])
             assert await one.store(KEY, good, 600)
             assert await one.fetch(KEY) == [good]
+
+    run(main())
+
+
+def test_a_keeper_that_dies_before_the_question_arrives_does_not_answer() -> None:
+    async def main() -> None:
+        network = MemoryNetwork(1, SLOW)
+        async with swarms(network, 2) as (one, two), asyncio.TaskGroup() as group:
+            _, envelope = record(2, two.time())
+            network.partition([one.peer_id])
+            assert await two.store(KEY, envelope, 600)
+            network.heal()
+            search = group.create_task(one.fetch(KEY))
+            await asyncio.sleep(0.01)
+            network.kill(two.peer_id)
+            assert await search == []
 
     run(main())
 

@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from dht.memory import MemoryNetwork
+from dht.memory_links import Conditions
 from dht.memory_streams import WINDOW_BYTES
 from dht.swarm import (
     PeerUnreachableError,
@@ -15,7 +16,7 @@ from dht.swarm import (
 )
 from dht.virtual_time import run
 from protocol.errors import FrameError
-from tests.memory_peers import FRAME_BYTES, LOSSY, echo, now, opened, swarms
+from tests.memory_peers import FRAME_BYTES, LOSSY, SLOW, echo, now, opened, swarms
 
 
 def test_streams_are_ordered_and_lossless_on_a_lossy_link() -> None:
@@ -29,6 +30,42 @@ def test_streams_are_ordered_and_lossless_on_a_lossy_link() -> None:
             return now() - start
 
     assert run(main()) > 0.3
+
+
+def test_a_late_frame_holds_up_all_behind_it() -> None:
+    async def main() -> None:
+        network = MemoryNetwork(1)
+        async with swarms(network, 2) as (one, two):
+            near, far = await opened(one, two)
+            network.shape(Conditions(latency_seconds=(5, 5)))
+            await near.send(b"late")
+            network.shape(SLOW)
+            await near.send(b"early")
+            start = now()
+            assert await far.receive() == b"late"
+            assert now() - start == pytest.approx(5)
+            assert await far.receive() == b"early"
+
+    run(main())
+
+
+def test_an_open_that_is_given_up_leaves_no_stream_behind() -> None:
+    ended: list[float] = []
+
+    async def handler(stream: Stream) -> None:
+        with pytest.raises(StreamClosedError):
+            await stream.receive()
+        ended.append(now())
+
+    async def main() -> None:
+        async with swarms(MemoryNetwork(1, SLOW), 2) as (one, two):
+            await two.serve("handler", FRAME_BYTES, handler)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(one.open(two.peer_id, "handler", FRAME_BYTES), 0.07)
+            await asyncio.sleep(1)
+
+    run(main())
+    assert ended == [pytest.approx(0.1 + 0.07 + 0.05)]
 
 
 def test_both_ends_know_each_other() -> None:

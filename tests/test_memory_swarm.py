@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dht.memory import MemoryNetwork, MemorySwarm
-from dht.memory_links import Conditions
+from dht.memory_links import Conditions, Topology
 from dht.memory_process import QUEUED_BROADCASTS
 from dht.swarm import (
     BROADCAST_BYTES,
@@ -77,6 +77,15 @@ def test_one_peers_traffic_leaves_the_dice_of_others_alone() -> None:
     quiet = run(main(noise=0))
     assert len(quiet) > 20
     assert run(main(noise=100)) == quiet
+
+
+def test_each_direction_of_each_link_rolls_dice_of_its_own() -> None:
+    async def main() -> list[float]:
+        topology = Topology(1, LOSSY)
+        ends = itertools.permutations([identity(number).peer_id for number in range(3)], 2)
+        return [topology.link(*pair).stream_delay(0) for pair in ends]
+
+    assert len(set(run(main()))) == 6
 
 
 def test_latency_adds_up_in_virtual_time_only() -> None:

@@ -159,6 +159,16 @@ def test_a_program_that_is_busy_for_ever_is_stopped(monkeypatch: pytest.MonkeyPa
         run(main())
 
 
+def test_a_program_that_lets_time_pass_is_never_too_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(virtual_time, "TURNS_WITHOUT_TIME", 10)
+
+    async def main() -> None:
+        for _ in range(100):
+            await asyncio.sleep(1)
+
+    run(main())
+
+
 def test_leftover_tasks_are_cancelled_at_the_end() -> None:
     ended = []
 
@@ -219,6 +229,19 @@ def test_to_thread_raises_what_the_function_raised() -> None:
             await asyncio.to_thread(divmod, 1, 0)
 
     run(main())
+
+
+def test_a_result_that_nobody_waits_for_any_more_is_dropped() -> None:
+    failures: list[object] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: failures.append(context))
+        loop.run_in_executor(None, print).cancel()
+        await asyncio.sleep(1)
+
+    run(main())
+    assert not failures
 
 
 def test_to_thread_lets_others_run_and_can_be_cancelled() -> None:
