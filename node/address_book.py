@@ -63,6 +63,11 @@ class AddressBook:
             self._peers.pop(next(iter(self._peers)))
         self._changed = True
 
+    def note_address(self, address: str) -> None:
+        """Remember the address of a peer that a join link names."""
+        peer = address.rpartition("/p2p/")[2]
+        self.note(PeerId(peer), [address, *self._peers.get(peer, [])])
+
     def addresses(self, without: Collection[PeerId] = ()) -> list[str]:
         """Return the addresses of all peers but these."""
         return [

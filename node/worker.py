@@ -21,10 +21,10 @@ from node.exchange_setting import ExchangeSetting, ExchangeTiming, Update
 from node.heartbeat import Heartbeat
 from node.methods.local import LocalSettings, OuterStep, TrainPlan
 from node.run_setting import RunSetting, Tally
-from node.shelf import Shelf
 from node.state import State
 from node.trainer import Progress, Trainer, TrainResult
-from node.transfer import TreeServer, fetch_state
+from node.transfer import Sources, fetch_state
+from node.tree_server import TreeServer, TreeShelf
 from node.wire import Floats
 from protocol.errors import ManifestError, TalkootError
 from protocol.events import (
@@ -75,7 +75,8 @@ class Worker:
     Args:
         setting: the run and what this peer brings.
         trainer: computes updates; its task is loaded, and the caller ends it.
-        shelf: the data set and the state that this peer holds already, if any.
+        shelf: what this peer serves: manifest and data set, and soon the states.
+        state: the agreed state that this peer holds already, if any.
         fresh: this peer made the state itself just now, so there is nobody to ask for a newer one.
         refused: counts refused messages by error code.
     """
@@ -84,13 +85,17 @@ class Worker:
         self,
         setting: RunSetting,
         trainer: Trainer,
-        shelf: Shelf,
+        shelf: TreeShelf,
+        state: State | None,
         *,
         fresh: bool = False,
         refused: Counter[str] | None = None,
     ) -> None:
         self.tally = Tally(capacity=FIRST_CAPACITY if setting.reduces else 0)
-        self.shelf = shelf
+        self.state: State | None = None
+        """The agreed state that this peer holds."""
+        self._previous: State | None = None
+        self._shelf = shelf
         self._set = setting
         self._trainer = trainer
         self._fresh = fresh
@@ -99,7 +104,7 @@ class Worker:
         self.machine = RoundMachine(
             setting.identity.peer_id,
             RoundRules(rules.max_seconds, rules.min_peers, rules.target_samples),
-            head_of(shelf.state) if shelf.state else None,
+            head_of(state) if state else None,
             frozenset(PeerId(peer) for peer in setting.manifest.stewards),
         )
         self._events: asyncio.Queue[Event] = asyncio.Queue()
@@ -121,13 +126,10 @@ class Worker:
         self._aggregate: Floats | None = None
         self._unsaved = asyncio.Event()
         self._heartbeat = Heartbeat(setting, self.machine, self._channel, self.tally)
+        if state is not None:
+            self._put(state)
 
     # what others may look at
-
-    @property
-    def state(self) -> State | None:
-        """The agreed state that this peer holds."""
-        return self.shelf.state
 
     @property
     def finished(self) -> bool:
@@ -145,7 +147,7 @@ class Worker:
         """
         name = self._set.run.hex()[:8]
         async with (
-            TreeServer(self._set.swarm, self._set.run, self.shelf),
+            TreeServer(self._set.swarm, self._set.run, self._shelf),
             self._server.serving(),
             asyncio.TaskGroup() as tasks,
         ):
@@ -350,8 +352,15 @@ class Worker:
 
     def _hold(self, state: State) -> None:
         log.info("round %d agreed: state %s", state.round, state.root.hex()[:16])
-        self.shelf.put(state)
+        self._put(state)
         self._unsaved.set()
+
+    def _put(self, state: State) -> None:
+        """Hold a state; the one before is served a round longer, to those still fetching it."""
+        if self._previous is not None:
+            self._shelf.drop(self._previous.root)
+        self._previous, self.state = self.state, state
+        self._shelf.put(state)
 
     async def _catch_up(self, head: Head, holders: tuple[PeerId, ...]) -> None:
         log.info("catching up with round %d, state %s", head.round, head.root.hex()[:16])
@@ -360,14 +369,8 @@ class Worker:
             self._post(CaughtUp(head))
             return
         try:
-            state = await fetch_state(
-                self._set.swarm,
-                self._set.run,
-                head.root,
-                holders,
-                have=self.state,
-                max_bytes=self._set.max_state_bytes,
-            )
+            sources = Sources(self._set.swarm, self._set.run, holders)
+            state = await fetch_state(sources, head.root, self.state, self._set.max_state_bytes)
         except TalkootError as error:
             log.info("catching up failed: %s", error)
             self.tally.reason = f"catching up: {error.message}"

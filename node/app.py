@@ -1,0 +1,262 @@
+"""The node: wires network, runs and control API together and owns every task.
+
+    run ── HivemindSwarm ── API ── one Session a run ── Worker, TrainerProcess
+
+The end comes in this order: the API stops answering, the sessions say goodbye and end their
+trainers, the network goes last.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dht.hivemind_swarm import HivemindSwarm
+from dht.swarm import NetworkError, Swarm
+from node.api import serve_api
+from node.config import Config
+from node.host import found_run
+from node.logs import last_lines
+from node.names import friendly_name
+from node.paths import Paths
+from node.preview import preview_of
+from node.run_folder import RunFolder
+from node.session import NodeSetting, Session
+from node.state import export
+from node.storage import Disk, StateError
+from node.trainer import Resources
+from node.transfer import Sources, fetch_manifest
+from node.version import VERSION
+from node.wire import Floats
+from protocol.control import Exported, HostSpec, Peer, Preview, RunStatus, Status
+from protocol.errors import TalkootError
+from protocol.identity import Identity
+from protocol.link import JoinLink, parse_link
+from protocol.manifest import open_manifest
+
+log = logging.getLogger(__name__)
+
+SESSION_END_SECONDS = 10.0
+_LEFT = "left"  # a file in the folder of a run that this node has left
+
+
+async def run(
+    config: Config,
+    paths: Paths,
+    identity: Identity,
+    stop: asyncio.Event,
+    corrupt: Callable[[Floats, int], Floats] | None = None,
+) -> None:
+    """Run the node until `stop` is set.
+
+    Args:
+        config: the configuration.
+        paths: the home, made and locked by the caller.
+        identity: this peer.
+        stop: ends the node, in order.
+        corrupt: what a liar in a demonstration makes of its updates.
+
+    Raises:
+        TalkootError: the network or the API can't be started.
+    """
+    async with HivemindSwarm(
+        identity,
+        paths.identity,
+        listen=config.node.listen,
+        announce=config.node.announce,
+    ) as swarm:
+        node = Node(config, paths, identity, swarm, stop, corrupt)
+        node.addresses = tuple(await swarm.addresses())
+        async with asyncio.TaskGroup() as tasks:
+            node.start_sessions(tasks)
+            async with serve_api(node, paths, config.node.api) as url:
+                node.api_url = url
+                await stop.wait()
+            await node.end_sessions()
+
+
+class Node:
+    """The running node, as the control API sees it (node.api.Controls)."""
+
+    def __init__(
+        self,
+        config: Config,
+        paths: Paths,
+        identity: Identity,
+        swarm: Swarm,
+        stop: asyncio.Event,
+        corrupt: Callable[[Floats, int], Floats] | None = None,
+    ) -> None:
+        self.api_url = ""
+        self.addresses: tuple[str, ...] = ()
+        self._config = config
+        self._paths = paths
+        self._identity = identity
+        self._swarm = swarm
+        self._stop = stop
+        self._started_at = time.monotonic()
+        self._disk = Disk(config.storage.min_free_bytes)
+        self._setting = NodeSetting(
+            swarm=swarm,
+            identity=identity,
+            name=config.node.name or friendly_name(identity.peer_id),
+            disk=self._disk,
+            resources=Resources(config.contribute.cpu_threads, config.contribute.device),
+            reduces=not config.network.client_mode,
+            max_state_bytes=config.storage.max_bytes,
+            corrupt=corrupt,
+            refused=Counter(),
+        )
+        self._tasks: asyncio.TaskGroup | None = None
+        self._sessions: dict[str, Session] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    # sessions
+
+    def start_sessions(self, tasks: asyncio.TaskGroup) -> None:
+        """Take up the runs on disk that this node has not left."""
+        self._tasks = tasks
+        for path in sorted(self._paths.runs.iterdir()):
+            if path.name.startswith(".") or (path / _LEFT).exists():
+                continue
+            try:
+                self._start(self._folder(path))
+            except (TalkootError, OSError, ValueError) as error:
+                log.error("the run in %s is left out: %s", path, error)  # noqa: TRY400
+
+    async def end_sessions(self) -> None:
+        """Cancel all sessions and wait for them, for a limited time."""
+        for task in self._running.values():
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=SESSION_END_SECONDS)
+
+    def _folder(self, path: Path) -> RunFolder:
+        return RunFolder(
+            path,
+            bytes.fromhex(path.name),
+            self._disk,
+            keep_last=self._config.storage.keep_checkpoints,
+        )
+
+    def _start(
+        self, folder: RunFolder, peers: Sequence[str] = (), *, fresh: bool = False
+    ) -> Session:
+        if self._tasks is None:
+            raise RuntimeError("the node does not run")
+        session = Session(self._setting, folder, peers, fresh=fresh)
+        name = session.run_id.hex()
+        self._sessions[name] = session
+        self._running[name] = self._tasks.create_task(session.run(), name=f"run {name[:8]}")
+        return session
+
+    # what the control API asks
+
+    def status(self) -> Status:
+        """Return the node as a whole."""
+        runs = self.runs()
+        peers = any(run.peers > 1 for run in runs)
+        return Status(
+            version=VERSION,
+            peer_id=self._identity.peer_id,
+            name=self._setting.name,
+            pid=os.getpid(),
+            uptime_seconds=time.monotonic() - self._started_at,
+            api=self.api_url,
+            addresses=self.addresses,
+            network="online" if peers else "alone",
+            network_reason="" if peers else "no other peer of a run has been heard of",
+            runs=tuple(runs),
+            refused=dict(self._setting.refused),
+        )
+
+    def runs(self) -> list[RunStatus]:
+        """Return the runs of this node."""
+        return [session.status() for session in self._sessions.values()]
+
+    def peers(self, run: str | None) -> list[Peer]:
+        """Return the peers of one run, or of all."""
+        return [
+            peer
+            for name, session in self._sessions.items()
+            if run in (None, name)
+            for peer in session.peers()
+        ]
+
+    async def preview(self, link: str) -> Preview:
+        """Fetch and check the manifest behind a link; nothing starts."""
+        parsed, envelope = await self._manifest_behind(link)
+        _, manifest = open_manifest(envelope, parsed.run)
+        free = shutil.disk_usage(self._paths.runs).free
+        return await preview_of(self._swarm, parsed, manifest, self._config, free)
+
+    async def join(self, link: str) -> RunStatus:
+        """Start to take part in the run behind a link."""
+        parsed, envelope = await self._manifest_behind(link)
+        name = parsed.run.hex()
+        if name in self._sessions and not self._running[name].done():
+            return self._sessions[name].status()
+        folder = self._folder(self._paths.runs / name)
+        await asyncio.to_thread(folder.create)
+        await asyncio.to_thread(folder.save_manifest, envelope)
+        (folder.path / _LEFT).unlink(missing_ok=True)
+        session = self._start(folder, peers=parsed.peers)
+        return session.status()
+
+    async def _manifest_behind(self, text: str) -> tuple[JoinLink, bytes]:
+        link = parse_link(text, self._swarm.time())
+        peers = await self._swarm.connect(link.peers)
+        if not peers:
+            raise NetworkError(
+                f"none of the link's {len(link.peers)} peers answers",
+                hint="They may be offline, or behind a firewall. Ask for a fresh link.",
+            )
+        return link, await fetch_manifest(Sources(self._swarm, link.run, peers))
+
+    async def host(self, spec: HostSpec) -> RunStatus:
+        """Sign a manifest and start its run."""
+        folder = await found_run(
+            spec,
+            self._identity,
+            self._swarm.time(),
+            self._paths.runs,
+            self._disk,
+            self._setting.resources,
+        )
+        session = self._start(folder, fresh=True)
+        await session.find_addresses()
+        return session.status()
+
+    async def leave(self, run: str) -> None:
+        """Stop taking part; what is on disk stays."""
+        session = self._sessions.pop(run)
+        task = self._running.pop(run)
+        task.cancel()
+        await asyncio.wait([task], timeout=SESSION_END_SECONDS)
+        (session.folder.path / _LEFT).touch()
+
+    async def export(self, run: str, path: str) -> Exported:
+        """Write the run's agreed model as safetensors."""
+        session = self._sessions[run]
+        state = session.state or await asyncio.to_thread(session.folder.checkpoints.load_newest)
+        if state is None:
+            raise StateError("there is no agreed state of this run here yet")
+        metadata = {"run": run, "round": str(state.round), "root": state.root.hex()}
+        target = Path(path)
+        await asyncio.to_thread(export, state, target, metadata, self._disk)
+        size = target.stat().st_size
+        return Exported(
+            run=run, path=path, round=state.round, root=state.root.hex(), size_bytes=size
+        )
+
+    def logs(self, lines: int) -> list[str]:
+        """Return the last lines of the log."""
+        return last_lines(self._paths.log, lines)
+
+    def request_shutdown(self) -> None:
+        """Begin the node's ordered end."""
+        self._stop.set()

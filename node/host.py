@@ -1,0 +1,94 @@
+"""Starting a run: from what a host wants to a signed manifest, a data set and a genesis state."""
+
+import asyncio
+from pathlib import Path
+
+from node.methods.local import LocalSettings
+from node.run_folder import DataFile, RunFolder
+from node.state import State
+from node.storage import Disk
+from node.tasks import task_class
+from node.trainer import Resources, TrainerProcess, TrainerTask
+from protocol.control import HostSpec
+from protocol.identity import Identity
+from protocol.manifest import NO_RUN, Manifest, TaskSpec, run_id_of, sign_manifest
+
+
+async def found_run(
+    spec: HostSpec, identity: Identity, created: float, runs: Path, disk: Disk, resources: Resources
+) -> RunFolder:
+    """Make the folder of a new run: manifest, data set and genesis state.
+
+    Args:
+        spec: what the host wants.
+        identity: the host; it becomes the run's steward.
+        created: DHT time in seconds.
+        runs: where run folders lie.
+        disk: for durable writing.
+        resources: what building the model may use.
+
+    Raises:
+        TalkootError: the task, its data or the settings can't be used, or the disk is full.
+    """
+    LocalSettings.read(spec.method.settings)
+    kind = task_class(spec.task.kind)
+    path = Path(spec.task.data) if spec.task.data else None
+    data = await asyncio.to_thread(kind.prepare, spec.task.config, path)
+    draft = RunFolder(runs / f".draft-{identity.peer_id}", NO_RUN, disk)
+    await asyncio.to_thread(draft.create)
+    data_file = await asyncio.to_thread(draft.save_data, data)
+    task = TrainerTask(spec.task.kind, kind.version, spec.task.config, data_file.path)
+    async with TrainerProcess(resources) as trainer:
+        loaded = await trainer.load(task)
+    genesis = await asyncio.to_thread(State.genesis, NO_RUN, loaded.layout, loaded.params)
+    manifest = _manifest(spec, identity, created, kind.version, data_file, genesis)
+    return await asyncio.to_thread(_keep, draft, runs, disk, identity, manifest, genesis)
+
+
+def _manifest(
+    spec: HostSpec,
+    identity: Identity,
+    created: float,
+    version: int,
+    data: DataFile,
+    genesis: State,
+) -> Manifest:
+    return Manifest(
+        name=spec.name,
+        description=spec.description,
+        licence=spec.licence,
+        host=identity.peer_id,
+        created=created,
+        task=TaskSpec(
+            kind=spec.task.kind,
+            version=version,
+            config=spec.task.config,
+            data_root=data.root,
+            data_bytes=data.size,
+            parameters=genesis.layout.size,
+        ),
+        method=spec.method,
+        round=spec.round,
+        trust=spec.trust,
+        admission="open",
+        stewards=(identity.peer_id,),
+        genesis_root=genesis.root,
+    )
+
+
+def _keep(
+    draft: RunFolder,
+    runs: Path,
+    disk: Disk,
+    identity: Identity,
+    manifest: Manifest,
+    genesis: State,
+) -> RunFolder:
+    run = run_id_of(manifest)
+    folder = RunFolder(runs / run.hex(), run, disk)
+    folder.create()
+    draft.data_path.replace(folder.data_path)
+    draft.path.rmdir()
+    folder.checkpoints.save(State.genesis(run, genesis.layout, genesis.params))
+    folder.save_manifest(sign_manifest(identity, manifest).envelope)
+    return folder

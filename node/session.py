@@ -1,0 +1,316 @@
+"""One run at this node, from its manifest to a worker: the data, the trainer, the state."""
+
+import asyncio
+import ipaddress
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from dht.swarm import Swarm
+from node.address_book import AddressBook
+from node.run_folder import DataFile, RunFolder
+from node.run_setting import RunSetting
+from node.state import State
+from node.storage import Disk
+from node.trainer import Resources, TrainerProcess, TrainerTask
+from node.transfer import Sources, fetch_blob
+from node.tree_server import TreeShelf
+from node.wire import Floats
+from node.worker import Worker
+from protocol.control import AddressKind, Peer, PeerShare, RoundReport, RunState, RunStatus
+from protocol.errors import TalkootError
+from protocol.identity import Identity, PeerId
+from protocol.link import JoinLink
+from protocol.manifest import Manifest, open_manifest
+from protocol.rounds import Phase
+
+log = logging.getLogger(__name__)
+
+FEWEST_FOR_TRUST = 4
+"""With fewer peers no rule can tell the liar from the honest (algorithms.md, §1)."""
+LINK_ADDRESSES = 4
+_RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSetting:
+    """What all runs of a node share."""
+
+    swarm: Swarm
+    identity: Identity
+    name: str
+    disk: Disk
+    resources: Resources
+    reduces: bool
+    max_state_bytes: int
+    corrupt: Callable[[Floats, int], Floats] | None
+    refused: Counter[str]
+
+
+class Session:
+    """Takes part in one run; what it meets that a person should know is in its status.
+
+    Args:
+        node: what all runs share.
+        folder: the run's folder, with its manifest.
+        peers: addresses of peers to begin with, beside those in the address book.
+        fresh: this node founded the run just now.
+    """
+
+    def __init__(
+        self,
+        node: NodeSetting,
+        folder: RunFolder,
+        peers: Sequence[str] = (),
+        *,
+        fresh: bool = False,
+    ) -> None:
+        envelope = folder.manifest()
+        if envelope is None:
+            raise FileNotFoundError(f"there is no manifest in {folder.path}")
+        self.envelope = envelope
+        self.run_id, self.manifest = open_manifest(envelope, bytes.fromhex(folder.path.name))
+        self.folder = folder
+        self.book = AddressBook(folder.path / "peers.json", node.disk)
+        self.worker: Worker | None = None
+        self._node = node
+        self._first_peers = peers
+        self._fresh = fresh
+        self._state: RunState = "starting"
+        self._reason = "loading the trainer"
+        self._fetched = 0.0
+        self._addresses: list[str] = []
+
+    @property
+    def is_host(self) -> bool:
+        """Whether this node founded the run."""
+        return self.manifest.host == self._node.identity.peer_id
+
+    async def run(self) -> None:
+        """Take part until cancelled; a failure ends the run here and is shown, not raised."""
+        log.info("taking part in %s (%s)", self.manifest.name, self.run_id.hex()[:12])
+        try:
+            await self._take_part()
+        except* TalkootError as group:
+            error = _first(group)
+            log.error("run %s stopped: %s", self.run_id.hex()[:12], error)  # noqa: TRY400
+            self._state, self._reason = "stopped", f"{error.message}. {error.hint}".strip()
+            self.worker = None
+
+    async def _take_part(self) -> None:
+        await asyncio.to_thread(self.book.load)
+        for address in self._first_peers:
+            self.book.note_address(address)
+        async with TrainerProcess(self._node.resources) as trainer:
+            await self.find_addresses()
+            await self._node.swarm.connect(self.book.addresses())
+            data = await self._data()
+            task = self.manifest.task
+            await trainer.load(TrainerTask(task.kind, task.version, task.config, data.path))
+            state = await asyncio.to_thread(self.folder.checkpoints.load_newest)
+            shelf = TreeShelf(self.envelope)
+            shelf.put(data)
+            setting = RunSetting(
+                swarm=self._node.swarm,
+                identity=self._node.identity,
+                run=self.run_id,
+                manifest=self.manifest,
+                folder=self.folder,
+                book=self.book,
+                name=self._node.name,
+                reduces=self._node.reduces,
+                max_state_bytes=self._node.max_state_bytes,
+                corrupt=self._node.corrupt,
+            )
+            self.worker = Worker(
+                setting, trainer, shelf, state, fresh=self._fresh, refused=self._node.refused
+            )
+            await self.worker.run()
+
+    async def _data(self) -> DataFile:
+        root = self.manifest.task.data_root
+        found = await asyncio.to_thread(self.folder.data, root)
+        while found is None:
+            self._state, self._reason = "catching_up", "downloading the data"
+            peers = sorted(await self._node.swarm.connected())
+            try:
+                await fetch_blob(
+                    Sources(self._node.swarm, self.run_id, peers),
+                    self.folder,
+                    root,
+                    self.manifest.task.data_bytes,
+                    self._on_fetched,
+                )
+            except TalkootError as error:
+                self._reason = f"downloading the data: {error.message}; trying again"
+                await asyncio.sleep(_RETRY_SECONDS)
+                await self._node.swarm.connect(self.book.addresses())
+            found = await asyncio.to_thread(self.folder.data, root)
+        return found
+
+    def _on_fetched(self, done: int, total: int) -> None:
+        self._fetched = done / max(total, 1)
+
+    # what people see
+
+    @property
+    def state(self) -> State | None:
+        """The agreed state that this node holds in memory."""
+        return self.worker.state if self.worker else None
+
+    async def find_addresses(self) -> None:
+        """Learn under which addresses this node can be reached, for the link."""
+        self._addresses = await self._node.swarm.addresses()
+
+    def link(self) -> str:
+        """Return a join link through this node."""
+        peers = tuple(self._addresses[:LINK_ADDRESSES])
+        return str(JoinLink(self.run_id, self.manifest.name, peers)) if peers else ""
+
+    def status(self) -> RunStatus:
+        """Return what to show of this run."""
+        common = RunStatus(
+            run=self.run_id.hex(),
+            name=self.manifest.name,
+            role="host" if self.is_host else "member",
+            state=self._state,
+            reason=self._reason,
+            rounds_total=self.manifest.round.total,
+            progress=self._fetched,
+            link=self.link() or None,
+        )
+        return self._worker_status(common, self.worker) if self.worker else common
+
+    def _worker_status(self, common: RunStatus, worker: Worker) -> RunStatus:
+        tally, state = worker.tally, worker.state
+        live = len(worker.machine.live.peers()) + 1
+        run_state, reason = _describe(worker)
+        changes = {
+            "state": run_state,
+            "reason": tally.reason or reason,
+            "round": state.round if state else 0,
+            "progress": tally.progress,
+            "root": state.root.hex() if state else None,
+            "loss": tally.loss,
+            "samples_mine": tally.samples_mine,
+            "samples_accepted": tally.samples_accepted,
+            "samples_per_second": tally.samples_per_second,
+            "peers": live,
+            "last_round": self._last_round(worker),
+            "warnings": _warnings(self.manifest, worker, live),
+        }
+        return replace(common, **changes)
+
+    def _last_round(self, worker: Worker) -> RoundReport | None:
+        if not worker.tally.reports:
+            return None
+        live = worker.machine.live.peers()
+        shares = tuple(
+            PeerShare(
+                id=peer,
+                name=live[peer].presence.name if peer in live else "",
+                share=report.share,
+                clipped=0 < report.share < 0.9 * report.expected,
+                dropped=report.share == 0,
+            )
+            for peer, report in worker.tally.reports.items()
+        )
+        return RoundReport(round=worker.tally.reported_round, peers=shares)
+
+    def peers(self) -> list[Peer]:
+        """Return the peers of this run, this one among them."""
+        if self.worker is None:
+            return []
+        worker, now = self.worker, asyncio.get_running_loop().time()
+        head = worker.machine.head
+        me = Peer(
+            id=self._node.identity.peer_id,
+            name=self._node.name,
+            run=self.run_id.hex(),
+            me=True,
+            round=head.round if head else None,
+            root=head.root.hex() if head else None,
+            state=worker.machine.phase.value,
+            samples_per_second=worker.tally.samples_per_second,
+            address="local",
+            share=_share(worker, self._node.identity.peer_id),
+        )
+        others = [
+            Peer(
+                id=peer,
+                name=live.presence.name,
+                run=self.run_id.hex(),
+                round=live.presence.round,
+                root=live.presence.root.hex(),
+                state=live.presence.state,
+                samples_per_second=live.presence.samples_per_second,
+                address=_address_kind(live.presence.addresses),
+                share=_share(worker, peer),
+                dropped=_share(worker, peer) == 0,
+                last_seen_seconds=now - live.heard_at,
+            )
+            for peer, live in worker.machine.live.peers().items()
+        ]
+        return [me, *others]
+
+
+def _share(worker: Worker, peer: PeerId) -> float | None:
+    report = worker.tally.reports.get(peer)
+    return None if report is None else report.share
+
+
+def _describe(worker: Worker) -> tuple[RunState, str]:
+    if worker.finished:
+        return "finished", "all planned rounds are done; the state stays available to others"
+    phase, machine = worker.machine.phase, worker.machine
+    if phase is Phase.JOINING and worker.state is None:
+        return "waiting", "looking for peers that hold the run's state"
+    missing = machine.rules.min_peers - len(machine.commitments)
+    if phase is Phase.COMMITTED and missing > 0:
+        return "waiting", f"the round needs {missing} more peers"
+    return _PHASES[phase]
+
+
+_PHASES: dict[Phase, tuple[RunState, str]] = {
+    Phase.JOINING: ("waiting", "listening for where the other peers stand"),
+    Phase.CATCHING_UP: ("catching_up", "fetching the state that most peers agree on"),
+    Phase.TRAINING: ("training", ""),
+    Phase.COMMITTED: ("waiting", "for the other peers to finish the round"),
+    Phase.EXCHANGING: ("exchanging", ""),
+    Phase.AGREEING: ("exchanging", "comparing the new state with the other peers"),
+}
+
+
+def _warnings(manifest: Manifest, worker: Worker, live: int) -> tuple[str, ...]:
+    found = []
+    if live < FEWEST_FOR_TRUST:
+        found.append(f"only {live} live peers: no guarantee against a liar below 4")
+    if manifest.trust.rule == "mean":
+        found.append("the rule is a plain mean: one liar can destroy the model")
+    if worker.tally.missing:
+        found.append(f"{worker.tally.missing} parts of the last round had no reducer")
+    return tuple(found)
+
+
+def _address_kind(addresses: tuple[str, ...]) -> AddressKind:
+    kinds: set[AddressKind] = set()
+    for address in addresses:
+        parts = address.split("/")
+        if "p2p-circuit" in parts:
+            kinds.add("relayed")
+        elif len(parts) > 2 and parts[1] in {"ip4", "ip6"}:
+            try:
+                kinds.add("local" if ipaddress.ip_address(parts[2]).is_private else "direct")
+            except ValueError:
+                continue
+    return next((kind for kind in ("direct", "local", "relayed") if kind in kinds), "unknown")
+
+
+def _first(group: BaseExceptionGroup[TalkootError]) -> TalkootError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, TalkootError) else TalkootError(str(error))
