@@ -1,14 +1,15 @@
 """The folder of one run: its manifest, its data set and its checkpoints."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from node.state import CheckpointStore
-from node.storage import Buffer, Disk, StateError, set_aside, telling
+from node.storage import Buffer, Disk, StateError, move, set_aside, sync, telling
 from protocol.errors import ChunkError
 from protocol.manifest import MANIFEST_BYTES
-from protocol.merkle import check_chunk, root_of
+from protocol.merkle import check_chunk, leaf_hash, merkle_root, root_of
 from protocol.trees import DATA_CHUNK_BYTES, data_chunks
 
 log = logging.getLogger(__name__)
@@ -57,18 +58,69 @@ class DataFile:
         return data
 
 
+class PartialData:
+    """A data set of `size` bytes of which some chunks are on disk, and more are to come.
+
+    Which ones is found by hashing the file, so it survives a kill or a power cut at any moment.
+    All methods block on the disk.
+    """
+
+    def __init__(self, path: Path, size: int, leaves: Sequence[bytes]) -> None:
+        self.path = path
+        self.size = size
+        self.leaves = tuple(leaves)
+
+    def missing(self) -> list[int]:
+        """Return the chunks that are not there, or not as they should be.
+
+        Raises:
+            WriteError: the file can't be read.
+        """
+        with telling(self.path.parent, 0):
+            self.path.touch()
+            with self.path.open("rb") as file:
+                return [
+                    index
+                    for index, leaf in enumerate(self.leaves)
+                    if leaf_hash(file.read(self.chunk_size(index))) != leaf
+                ]
+
+    def chunk_size(self, index: int) -> int:
+        """Return how many bytes chunk `index` has."""
+        return min(DATA_CHUNK_BYTES, self.size - index * DATA_CHUNK_BYTES)
+
+    def write(self, index: int, data: bytes) -> None:
+        """Put a verified chunk in its place.
+
+        Raises:
+            DiskFullError, WriteError: it can't be kept; the other chunks are untouched.
+        """
+        with telling(self.path.parent, len(data)), self.path.open("r+b") as file:
+            file.seek(index * DATA_CHUNK_BYTES)
+            file.write(data)
+
+
 class RunFolder:
     """What is kept of one run. All methods block on the disk."""
 
-    def __init__(self, path: Path, run: bytes, disk: Disk, *, keep_every: int = 0) -> None:
+    def __init__(
+        self, path: Path, run: bytes, disk: Disk, *, keep_last: int = 3, keep_every: int = 0
+    ) -> None:
         self.path = path
-        self.checkpoints = CheckpointStore(path, run, disk, keep_every=keep_every)
+        self.checkpoints = CheckpointStore(
+            path, run, disk, keep_last=keep_last, keep_every=keep_every
+        )
         self._disk = disk
 
     @property
     def data_path(self) -> Path:
         """Where the data set lies once it is complete."""
         return self.path / "data.bin"
+
+    @property
+    def partial_path(self) -> Path:
+        """Where the data set grows."""
+        return self.path / "data.part"
 
     def create(self) -> None:
         """Make the folder, if it isn't there.
@@ -126,6 +178,28 @@ class RunFolder:
             damaged = set_aside(self.data_path)
         log.error("%s is not the run's data set; set aside", damaged)
         return None
+
+    def require(self, size: int) -> None:
+        """Check that `size` more bytes fit.
+
+        Raises:
+            DiskFullError, WriteError: as in `Disk.require`.
+        """
+        self._disk.require(self.path, size)
+
+    def adopt_data(self, partial: PartialData) -> DataFile:
+        """Take over a data set of which no chunk is missing.
+
+        Raises:
+            DiskFullError, WriteError: it can't be made durable.
+        """
+        with telling(self.path, 0):
+            with partial.path.open("r+b") as file:
+                file.truncate(partial.size)
+                sync(file)
+            move(partial.path, self.data_path)
+        root = merkle_root(partial.leaves)
+        return DataFile(self.data_path, partial.size, partial.leaves, root)
 
     @property
     def _manifest_path(self) -> Path:

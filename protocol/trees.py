@@ -12,11 +12,11 @@ not matter who sends it.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, cast
 
 from msgspec import Meta
 
-from protocol.codec import MAX_MESSAGE_BYTES, Message
+from protocol.codec import MAX_MESSAGE_BYTES, Message, decode
 from protocol.manifest import MANIFEST_BYTES
 from protocol.merkle import DIGEST_BYTES, MAX_LEAVES
 from protocol.signing import Bytes32
@@ -91,6 +91,24 @@ class Busy(Message, frozen=True):
 
 TreeRequest: TypeAlias = LeavesRequest | ChunksRequest | ManifestRequest
 TreeReply: TypeAlias = LeavesReply | ChunkReply | ManifestReply | Missing | Busy
+
+
+def read_request(frame: bytes) -> TreeRequest:
+    """Return the request in `frame`.
+
+    Raises:
+        CodecError: it holds none.
+    """
+    return cast(TreeRequest, decode(frame, TreeRequest, limit=REQUEST_BYTES))
+
+
+def read_reply(frame: bytes) -> TreeReply:
+    """Return the reply in `frame`.
+
+    Raises:
+        CodecError: it holds none.
+    """
+    return cast(TreeReply, decode(frame, TreeReply, limit=TREE_FRAME_BYTES))
 
 
 def data_leaf_count(data_bytes: int) -> int:
