@@ -1,0 +1,59 @@
+"""The node itself, in the foreground: `python -P -m node`."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from node.cli.outcome import guarded
+from node.config import Config, load_config
+from node.identity_file import load_identity
+from node.logs import set_up_logging
+from node.paths import Paths, home_lock
+from node.version import VERSION
+from protocol.identity import Identity
+
+log = logging.getLogger("node")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the node until SIGTERM, SIGINT or a call to shut down; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -P -m node", description=__doc__)
+    parser.add_argument("--debug", action="store_true", help="log more, show tracebacks")
+    parser.add_argument("--background", action="store_true", help="log to the file alone")
+    options = parser.parse_args(argv)
+    return guarded(partial(_run, options), debug=options.debug)
+
+
+def _run(options: argparse.Namespace) -> int:
+    paths = Paths.from_environment()
+    paths.create()
+    config = load_config(paths.config_file)
+    with home_lock(paths):
+        set_up_logging(paths.log, debug=options.debug, terminal=not options.background)
+        identity = load_identity(paths.identity)
+        log.info("talkoot %s starts as %s", VERSION, identity.peer_id)
+        try:
+            asyncio.run(_serve(config, paths, identity))
+        except Exception:
+            log.exception("the node ends by an error")
+            raise
+        log.info("the node has ended")
+    return 0
+
+
+async def _serve(config: Config, paths: Paths, identity: Identity) -> None:
+    from node.app import run  # noqa: PLC0415 - takes seconds to import; a mistake is told before
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run(config, paths, identity, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""`talkoot demo`: a whole swarm on this machine."""
+
+import argparse
+from pathlib import Path
+
+from node.cli.context import Commands, Context
+from node.cli.outcome import UsageError
+from node.demo_options import DemoOptions
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser("demo", help="a whole swarm on this machine, attackers included")
+    parser.add_argument("--peers", type=int, default=4, metavar="N", help="default: 4")
+    parser.add_argument("--attackers", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--rounds", type=int, metavar="N", help="end after N rounds")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="text file or folder")
+    parser.add_argument("--aggregator", choices=["clip", "mean"], default="clip")
+    parser.add_argument("--json", action="store_true", help="print the summary alone, as JSON")
+    parser.add_argument("--keep", action="store_true", help="keep the nodes' folders")
+    parser.set_defaults(command=_demo)
+
+
+def _demo(context: Context, options: argparse.Namespace) -> int:
+    if not 1 <= options.peers <= 16 or not 0 <= options.attackers < options.peers:
+        raise UsageError("a demo has 1 to 16 peers, and fewer attackers than peers")
+    if options.rounds is not None and options.rounds < 1:
+        raise UsageError("a demo has at least one round")
+    if options.data is not None and not options.data.exists():
+        raise UsageError(f"there is no {options.data}", hint="--data names a file or a folder.")
+    from node.demo import main  # noqa: PLC0415 - loads torch; no other command needs it
+
+    return main(
+        DemoOptions(
+            peers=options.peers,
+            attackers=options.attackers,
+            rounds=options.rounds,
+            data=options.data and options.data.absolute(),
+            aggregator=options.aggregator,
+            json=options.json,
+            keep=options.keep,
+            debug=context.debug,
+        )
+    )

@@ -1,0 +1,45 @@
+"""`talkoot`: reads the arguments and runs one command."""
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from node.cli import daemon, demo, doctor, hosting, listing, membership, settings
+from node.cli.context import Command, Context, allow_debug
+from node.cli.outcome import INTERRUPTED, OK, guarded
+from node.version import VERSION
+
+_GROUPS = (demo, daemon, membership, listing, hosting, settings, doctor)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in `argv` (default: this process's arguments) and return its exit code."""
+    try:
+        options = _parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has told why
+        return stop.code if isinstance(stop.code, int) else 2
+    code = guarded(partial(_run, options.command, options), debug=options.debug)
+    return OK if code == INTERRUPTED and options.endless(options) else code
+
+
+def _run(command: Command, options: argparse.Namespace) -> int:
+    context = Context.of_process(debug=options.debug)
+    result = command(context, options)
+    return result if isinstance(result, int) else asyncio.run(result)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="talkoot",
+        description="Volunteer training over a peer-to-peer swarm.",
+        epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 no node runs, 4 not permitted.",
+    )
+    parser.add_argument("--version", action="version", version=f"talkoot {VERSION}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks, log more")
+    parser.set_defaults(endless=lambda _: False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for group in _GROUPS:
+        group.add(commands)
+    allow_debug(commands)
+    return parser

@@ -1,0 +1,130 @@
+"""`talkoot host init | start`: a run of one's own."""
+
+import argparse
+from pathlib import Path
+
+import msgspec
+
+from node.cli.context import Commands, Context, allow_debug
+from node.cli.outcome import OK, UsageError
+from node.cli.screen import plain, say, show_json
+from node.methods.local import LocalSettings
+from node.settings import SettingsError
+from node.strict_toml import ConfigError, KeyPath, line_of, parse_toml, read_text, suggestion
+from node.tasks import task_kinds
+from protocol.control import HostSpec
+
+TEMPLATE = """\
+# A run: what is trained, how, and by which rules. They can't change once it has started.
+# Start it with: talkoot host start {file}
+
+name = "my-run"
+description = "A small language model that writes Python."
+licence = "PSF-2.0"            # of the data and the model, for those who join
+
+[task]
+kind = "text"                  # what is installed: {kinds}
+# data = "my-texts"            # a file or folder; left out: Python's own standard library
+
+[task.config]
+# layers = 4
+# heads = 4
+# width = 128
+# context = 128                # bytes the model sees at once
+# batch = 16
+# max_bytes = 4_000_000        # of data; everybody who joins downloads it
+
+[method]
+kind = "local"                 # each peer trains alone, then all agree on one update
+
+[method.settings]
+# learning_rate = 1e-3
+# warmup_steps = 50
+# weight_decay = 0.1
+
+[round]
+local_steps = 50               # each peer's steps in a round
+max_seconds = 120              # who is slower sends what it has
+min_peers = 1                  # wait until so many are there
+total = 100                    # rounds until the run is finished; left out: it goes on
+
+[trust]
+rule = "clip"                  # clip withstands liars; also mean, median, trimmed_mean
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    host = commands.add_parser("host", help="start a run of your own")
+    actions = host.add_subparsers(title="actions", metavar="ACTION", required=True)
+    init = actions.add_parser("init", help="write a commented spec to edit")
+    init.add_argument("spec", type=Path, metavar="SPEC.toml")
+    init.set_defaults(command=_init)
+    start = actions.add_parser("start", help="start the run that a spec states")
+    start.add_argument("spec", type=Path, metavar="SPEC.toml")
+    start.add_argument("--json", action="store_true")
+    start.set_defaults(command=_start)
+    allow_debug(actions)
+
+
+def _init(context: Context, options: argparse.Namespace) -> int:
+    file: Path = options.spec
+    text = TEMPLATE.format(file=file, kinds=", ".join(sorted(task_kinds())) or "nothing yet")
+    try:
+        with file.open("x", encoding="utf-8") as handle:
+            handle.write(text)
+    except FileExistsError as error:
+        raise UsageError(f"{file} exists already; it was left as it is") from error
+    except OSError as error:
+        raise UsageError(f"can't write {file}: {error.strerror}") from error
+    say(context.out, f"Wrote {file}. Edit it, then: talkoot host start {file}")
+    return OK
+
+
+async def _start(context: Context, options: argparse.Namespace) -> int:
+    spec = read_spec(options.spec)
+    async with context.node(start=True) as client:
+        with context.err.status("preparing data and model"):
+            run = await client.host(spec)
+    if options.json:
+        show_json(context.out, run)
+        return OK
+    say(context.err, f"{plain(run.name)} runs. Whoever has this link can join:")
+    say(context.out, plain(run.link or "", 16_384))
+    say(context.err, "In quotes: talkoot join 'LINK'. See it with: talkoot status --watch")
+    return OK
+
+
+def read_spec(path: Path) -> HostSpec:
+    """Return the run that the file `path` states, its data path made absolute.
+
+    Raises:
+        ConfigError: a mistake in it, with its line: unknown keys, kinds and settings too.
+    """
+    text = read_text(path)
+    spec = parse_toml(text, HostSpec, str(path))
+    kinds = sorted(task_kinds())
+    if spec.task.kind not in kinds:
+        message = f"the task kind {spec.task.kind!r} is not installed here"
+        raise _mistake(path, text, ("task", "kind"), message, suggestion(spec.task.kind, kinds))
+    for name, value in spec.method.settings.items():
+        try:
+            LocalSettings.read({name: value})
+        except SettingsError as error:
+            place = ("method", "settings", name)
+            raise _mistake(path, text, place, error.message, error.hint) from error
+    return _with_data(path, text, spec)
+
+
+def _with_data(path: Path, text: str, spec: HostSpec) -> HostSpec:
+    if spec.task.data is None:
+        return spec
+    data = (path.absolute().parent / Path(spec.task.data).expanduser()).resolve()
+    if not data.exists():
+        hint = "A relative path counts from the spec's own folder."
+        raise _mistake(path, text, ("task", "data"), f"there is no {data}", hint)
+    return msgspec.structs.replace(spec, task=msgspec.structs.replace(spec.task, data=str(data)))
+
+
+def _mistake(path: Path, text: str, key: KeyPath, message: str, hint: str) -> ConfigError:
+    return ConfigError(f"{path}, line {line_of(text, key)}: {message}", hint=hint)

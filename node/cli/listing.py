@@ -1,0 +1,104 @@
+"""`talkoot runs | peers`: listings."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from node.cli.context import Commands, Context
+from node.cli.outcome import OK
+from node.cli.screen import duration, number, percent, plain, say, show_json, table
+from protocol.control import Peer, RunStatus
+
+ID_CHARACTERS = 12
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    runs = commands.add_parser("runs", help="the runs of this node")
+    runs.add_argument("--json", action="store_true")
+    runs.set_defaults(command=_runs)
+    peers = commands.add_parser("peers", help="who takes part in a run, or in all")
+    peers.add_argument("run", nargs="?", metavar="RUN", help="its id, the start of it, or its name")
+    peers.add_argument("--json", action="store_true")
+    peers.set_defaults(command=_peers)
+
+
+async def _runs(context: Context, options: argparse.Namespace) -> int:
+    async with context.node() as client:
+        found = await client.runs()
+    if options.json:
+        show_json(context.out, found)
+    elif found:
+        context.out.print(runs_table(found), *warnings_of(found), sep="\n")
+    else:
+        say(context.err, "No runs. Join one with: talkoot join LINK")
+    return OK
+
+
+async def _peers(context: Context, options: argparse.Namespace) -> int:
+    async with context.node() as client:
+        found = await client.peers(options.run)
+    if options.json:
+        show_json(context.out, found)
+    elif found:
+        context.out.print(_peers_table(found))
+    else:
+        say(context.err, "No peers yet.")
+    return OK
+
+
+def runs_table(runs: Sequence[RunStatus]) -> Table:
+    """Return the table of runs."""
+    columns = ("Run", "Name", "Role", "State", ">Round", ">Loss", ">Peers", ">Samples/s", "Root")
+    return table(columns, (_run_row(status) for status in runs))
+
+
+def warnings_of(runs: Iterable[RunStatus]) -> list[Text]:
+    """Return why each run is in its state, and its warnings."""
+    lines = []
+    for status in runs:
+        name = plain(status.name)
+        if status.reason:
+            lines.append(Text(f"{name}: {plain(status.reason)}"))
+        lines += [Text(f"{name}: {plain(warning)}", "yellow") for warning in status.warnings]
+    return lines
+
+
+def _run_row(status: RunStatus) -> tuple[str, ...]:
+    total = "" if status.rounds_total is None else f"/{status.rounds_total}"
+    return (
+        status.run[:ID_CHARACTERS],
+        status.name,
+        status.role,
+        status.state.replace("_", " "),
+        f"{status.round}{total} ({percent(status.progress)})",
+        number(status.loss, 3),
+        str(status.peers),
+        number(status.samples_per_second),
+        (status.root or "-")[:ID_CHARACTERS],
+    )
+
+
+def _peers_table(peers: Sequence[Peer]) -> Table:
+    columns = (
+        *("Peer", "Name", "Run", ">Round", "State", "Root", ">Samples/s", ">Share"),
+        *("Address", ">Seen"),
+    )
+    return table(columns, (_peer_row(peer) for peer in peers))
+
+
+def _peer_row(peer: Peer) -> tuple[str, ...]:
+    return (
+        f"…{peer.id[-8:]}{' (me)' if peer.me else ''}",
+        peer.name[:40],
+        peer.run[:ID_CHARACTERS],
+        "-" if peer.round is None else str(peer.round),
+        peer.state[:20] or "-",
+        (peer.root or "-")[:ID_CHARACTERS],
+        number(peer.samples_per_second),
+        "dropped" if peer.dropped else percent(peer.share),
+        peer.address,
+        duration(peer.last_seen_seconds),
+    )

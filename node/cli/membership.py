@@ -1,0 +1,125 @@
+"""`talkoot join | leave | export`: taking part in a run and taking its model home."""
+
+import argparse
+import asyncio
+import time
+from pathlib import Path
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from node.cli.context import Commands, Context
+from node.cli.outcome import OK, UsageError
+from node.cli.screen import details, plain, say, show_json, size
+from node.client import NodeClient
+from protocol.control import Preview, RunStatus
+from protocol.link import parse_link
+
+_POLL_SECONDS = 0.5
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    join = commands.add_parser("join", help="look at the run behind a link, and take part")
+    join.add_argument("link", metavar="LINK", help="talkoot:?…, in quotes")
+    join.add_argument("--yes", action="store_true", help="don't ask")
+    join.add_argument("--json", action="store_true")
+    join.set_defaults(command=_join)
+    leave = commands.add_parser("leave", help="stop taking part; what is on disk stays")
+    leave.add_argument("run", metavar="RUN", help="its id, the start of it, or its name")
+    leave.set_defaults(command=_leave)
+    export = commands.add_parser("export", help="write a run's model as safetensors")
+    export.add_argument("run", metavar="RUN", help="its id, the start of it, or its name")
+    export.add_argument("file", type=Path, metavar="FILE", help="such as model.safetensors")
+    export.add_argument("--force", action="store_true", help="replace the file")
+    export.add_argument("--json", action="store_true")
+    export.set_defaults(command=_export)
+
+
+async def _join(context: Context, options: argparse.Namespace) -> int:
+    parse_link(options.link, time.time())  # a bad link needs no node
+    async with context.node(start=True) as client:
+        with context.err.status("looking for the run"):
+            preview = await client.preview(options.link)
+        _show_preview(context, preview)
+        question = (
+            "Take part?" if preview.fits else "It may not fit this machine. Try all the same?"
+        )
+        if not options.yes and not await context.ask(question, "To join unasked: add --yes"):
+            say(context.err, "Nothing was started.")
+            return OK
+        with context.err.status("joining"):
+            run = await client.join(options.link)
+        if context.err.is_terminal and not options.json:
+            run = await _follow_catching_up(context, client, run)
+    if options.json:
+        show_json(context.out, run)
+    else:
+        say(context.out, f"You take part in {plain(run.name)}. See it with: talkoot status --watch")
+    return OK
+
+
+def _show_preview(context: Context, preview: Preview) -> None:
+    # On standard error: what --json prints stays one document.
+    context.err.print(
+        details(
+            [
+                ("Run", f"{preview.name}  ({preview.run[:12]})"),
+                ("About", preview.description or "-"),
+                ("Host", preview.host),
+                ("Licence", preview.licence or "not stated"),
+                ("Trains", f"{preview.task}, {preview.parameters:,} parameters"),
+                ("Method", f"{preview.method}, aggregated by {preview.rule}"),
+                ("Download", f"{size(preview.download_bytes)}, {size(preview.data_bytes)} is data"),
+                ("Peers", f"{preview.peers} now, admission {preview.admission}"),
+                ("Others see", "; ".join(preview.what_others_see) or "-"),
+                ("Fits here", ("yes" if preview.fits else "no") + _because(preview.reason)),
+            ]
+        )
+    )
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+async def _follow_catching_up(context: Context, client: NodeClient, run: RunStatus) -> RunStatus:
+    """Show the download until the run trains. Ctrl-C ends the watching, not the taking part."""
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        console=context.err,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("starting", total=1.0)
+        while run.state in {"starting", "catching_up"}:
+            bar.update(task, completed=run.progress, description=plain(run.reason) or "catching up")
+            await asyncio.sleep(_POLL_SECONDS)
+            run = next((item for item in await client.runs() if item.run == run.run), run)
+    return run
+
+
+async def _leave(context: Context, options: argparse.Namespace) -> int:
+    async with context.node() as client:
+        run = await client.leave(options.run)
+    say(context.err, f"You no longer take part in {plain(run.name)}.")
+    return OK
+
+
+async def _export(context: Context, options: argparse.Namespace) -> int:
+    target: Path = options.file.absolute()
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder", hint="Name the file: model.safetensors")
+    if target.exists() and not options.force:
+        raise UsageError(f"{target} exists already", hint="Choose another, or add --force")
+    if not target.parent.is_dir():
+        raise UsageError(f"there is no folder {target.parent}")
+    async with context.node() as client:
+        with context.err.status("exporting"):
+            done = await client.export(options.run, str(target))
+    if options.json:
+        show_json(context.out, done)
+    else:
+        say(context.out, f"{done.path}: round {done.round}, {size(done.size_bytes)}")
+    return OK

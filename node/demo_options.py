@@ -1,0 +1,23 @@
+"""What `talkoot demo` was asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """A whole swarm on this machine."""
+
+    peers: int = 4
+    attackers: int = 1
+    rounds: int | None = None
+    """None: as many as the demo thinks fit."""
+    data: Path | None = None
+    """A text file or a folder of them; None = Python's standard library."""
+    aggregator: Literal["mean", "clip"] = "clip"
+    json: bool = False
+    """Print the summary alone, as one JSON object."""
+    keep: bool = False
+    """Keep the nodes' homes afterwards."""
+    debug: bool = False

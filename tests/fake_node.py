@@ -1,0 +1,165 @@
+"""A node without network and training, behind the real control API and the real daemon's start.
+
+As a program (`python -m tests.fake_node`) it is `python -m node` with another `node.app`; the
+variable FAKE_NODE makes it fail at its start ("crash") or never serve ("hang").
+"""
+
+import asyncio
+import os
+import sys
+from types import ModuleType
+
+import msgspec
+
+from node.__main__ import main
+from node.api import serve_api
+from node.config import Config
+from node.paths import Paths
+from protocol.control import (
+    Exported,
+    HostSpec,
+    Peer,
+    PeerShare,
+    Preview,
+    RoundReport,
+    RunStatus,
+    Status,
+)
+from protocol.errors import TalkootError
+from protocol.identity import Identity
+
+RUN = "ab" * 32
+OTHER_RUN = "cd" * 32
+LINK = "talkoot:?v=1&r=…"
+HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold]evil[/bold]\u202egpj\r\nerror: fake"
+
+RUN_STATUS = RunStatus(
+    run=RUN,
+    name="python",
+    role="member",
+    state="training",
+    reason="training until 50 steps are done",
+    round=4,
+    rounds_total=100,
+    progress=0.5,
+    root="12" * 32,
+    loss=2.345,
+    samples_mine=800,
+    samples_accepted=640,
+    samples_per_second=81.25,
+    peers=3,
+    last_round=RoundReport(round=3, peers=(PeerShare(id="12D3KooWPeer", share=0.5),)),
+    warnings=("fewer than 4 live peers: no guarantee against liars",),
+)
+PREVIEW = Preview(
+    run=RUN,
+    name="python",
+    description="A small model",
+    licence="PSF-2.0",
+    host="12D3KooWHost",
+    task="text",
+    method="local",
+    parameters=840_000,
+    download_bytes=11_000_000,
+    data_bytes=4_000_000,
+    peers=3,
+    rule="clip",
+    admission="open",
+    what_others_see=("your PeerID", "your IP address"),
+    fits=True,
+)
+PEER = Peer(id="12D3KooWPeer", name="amber-otter", run=RUN, round=4, state="training", share=0.25)
+
+
+class FakeControls:
+    """Answers what it was given, and notes what it was asked."""
+
+    def __init__(self, stop: asyncio.Event | None = None) -> None:
+        self.asked: list[tuple[object, ...]] = []
+        self.stop = stop or asyncio.Event()
+        self.preview_answer = PREVIEW
+        self.peer = PEER
+        self.known = [RUN_STATUS, msgspec.structs.replace(RUN_STATUS, run=OTHER_RUN, name="second")]
+        self.failure: Exception | None = None
+        self.hold: asyncio.Event | None = None
+        """While it isn't set, a preview takes; `reached` tells that one began."""
+        self.reached = asyncio.Event()
+
+    def status(self) -> Status:
+        self._ask("status")
+        return Status(
+            version="0.1.0",
+            peer_id="12D3KooWMe",
+            name="solar-eagle",
+            pid=os.getpid(),
+            uptime_seconds=61.0,
+            api="http://127.0.0.1:7717",
+            addresses=("/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWMe",),
+            network="online",
+            runs=tuple(self.known),
+            refused={"bad_signature": 2},
+        )
+
+    def runs(self) -> list[RunStatus]:
+        return list(self.known)
+
+    def peers(self, run: str | None) -> list[Peer]:
+        self._ask("peers", run)
+        return [self.peer]
+
+    async def preview(self, link: str) -> Preview:
+        self._ask("preview", link)
+        self.reached.set()
+        if self.hold is not None:
+            await self.hold.wait()
+        return self.preview_answer
+
+    async def join(self, link: str) -> RunStatus:
+        self._ask("join", link)
+        return RUN_STATUS
+
+    async def host(self, spec: HostSpec) -> RunStatus:
+        self._ask("host", spec)
+        return msgspec.structs.replace(RUN_STATUS, role="host", name=spec.name, link=LINK)
+
+    async def leave(self, run: str) -> None:
+        self._ask("leave", run)
+
+    async def export(self, run: str, path: str) -> Exported:
+        self._ask("export", run, path)
+        return Exported(run=run, path=path, round=4, root="12" * 32, size_bytes=3_400_000)
+
+    def logs(self, lines: int) -> list[str]:
+        self._ask("logs", lines)
+        return ["one", "two"][-lines:]
+
+    def request_shutdown(self) -> None:
+        self._ask("shutdown")
+        self.stop.set()
+
+    def _ask(self, *call: object) -> None:
+        self.asked.append(call)
+        if self.failure is not None:
+            raise self.failure
+
+
+class FakeStartError(TalkootError):
+    code = "fake"
+
+
+async def run(config: Config, paths: Paths, identity: Identity, stop: asyncio.Event) -> None:
+    """Stand in for `node.app.run`."""
+    if os.environ.get("FAKE_NODE") == "crash":
+        raise ExceptionGroup("tasks", [FakeStartError("the fake has no network", hint="No hint.")])
+    if os.environ.get("FAKE_NODE") == "hang":
+        await stop.wait()
+        return
+    async with serve_api(FakeControls(stop), paths, config.node.api):
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    app = ModuleType("node.app")
+    app.run = run  # type: ignore[attr-defined]
+    sys.modules["node.app"] = app
+    sys.exit(main())

@@ -1,0 +1,488 @@
+"""The control API over a real server, and its client."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from node.api import (
+    MAX_BODY_BYTES,
+    SHUTDOWN_SECONDS,
+    ApiPortError,
+    NotPermittedError,
+    serve_api,
+)
+from node.client import (
+    ApiError,
+    NodeClient,
+    NodeNotRunningError,
+    NodeTimeoutError,
+    connect,
+    find_node,
+    is_alive,
+)
+from node.config import ApiAddress
+from node.paths import Paths
+from protocol.control import (
+    AmbiguousRunError,
+    HostSpec,
+    NoSuchRunError,
+    TaskSource,
+    find_run,
+    printable,
+)
+from protocol.errors import LinkError
+from protocol.manifest import MethodSpec, RoundSpec, TrustSpec
+from tests.fake_node import HOSTILE, OTHER_RUN, PREVIEW, RUN, RUN_STATUS, FakeControls
+
+WRONG = "wrong"
+FREE_PORT = ApiAddress("127.0.0.1:0")
+SPEC = HostSpec(
+    name="mine",
+    task=TaskSource(kind="text", data="/data"),
+    method=MethodSpec(kind="local", settings={"learning_rate": 0.5, "gradient": True}),
+    round=RoundSpec(local_steps=5, max_seconds=4, min_peers=1),
+    trust=TrustSpec(rule="clip"),
+)
+
+
+@dataclass
+class Door:
+    """A served API and a bare HTTP session to it, without any header of its own."""
+
+    url: str
+    token: str
+    session: aiohttp.ClientSession
+    controls: FakeControls
+
+    async def call(
+        self,
+        method: str = "GET",
+        path: str = "/v1/status",
+        *,
+        token: str | None = None,
+        data: bytes | AsyncIterator[bytes] | None = None,
+        **headers: str,
+    ) -> tuple[int, Any]:
+        headers.setdefault("Authorization", f"Bearer {token or self.token}")
+        async with self.session.request(
+            method, self.url + path, headers=headers, data=data
+        ) as response:
+            return response.status, await response.json()
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    made = Paths.under(tmp_path)
+    made.create()
+    return made
+
+
+@pytest.fixture
+async def door(paths: Paths) -> AsyncIterator[Door]:
+    controls = FakeControls()
+    async with serve_api(controls, paths, FREE_PORT) as url, aiohttp.ClientSession() as session:
+        yield Door(url, paths.token.read_text(), session, controls)
+
+
+@pytest.fixture
+async def client(door: Door, paths: Paths) -> AsyncIterator[NodeClient]:
+    async with connect(paths) as made:
+        yield made
+
+
+# Who is let in.
+
+
+async def test_the_token_opens_the_door(door: Door) -> None:
+    status, answer = await door.call()
+    assert (status, answer["name"]) == (200, "solar-eagle")
+
+
+@pytest.mark.parametrize(
+    "given", ["", "Bearer", "Bearer ", "Bearer wrong", "Basic dTpw", "Bearer é"]
+)
+async def test_a_missing_or_wrong_token_is_refused(door: Door, given: str) -> None:
+    status, answer = await door.call(Authorization=given)
+    assert (status, answer["code"]) == (401, "unauthorized")
+    assert door.controls.asked == []
+
+
+async def test_no_address_says_whether_it_exists_without_the_token(door: Door) -> None:
+    for path in ("/v1/nothing", "/", "/v1/runs/x"):
+        status, _ = await door.call(path=path, token=WRONG)
+        assert status == 401
+
+
+async def test_the_token_does_not_count_in_the_url(door: Door) -> None:
+    status, _ = await door.call(path=f"/v1/status?token={door.token}", token=WRONG)
+    assert status == 401
+
+
+async def test_the_health_check_needs_no_token(door: Door) -> None:
+    status, answer = await door.call(path="/healthz", token=WRONG)
+    assert status == 200
+    assert set(answer) == {"version", "pid"}
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:7717", "127.0.0.1", "127.0.0.1:1"])
+@pytest.mark.parametrize("path", ["/v1/status", "/healthz"])
+async def test_another_host_header_is_refused(door: Door, host: str, path: str) -> None:
+    status, answer = await door.call(path=path, Host=host)
+    assert (status, answer["code"]) == (403, "bad_host")
+
+
+async def test_this_machine_may_also_be_called_localhost(door: Door) -> None:
+    port = door.url.rpartition(":")[2]
+    assert (await door.call(Host=f"localhost:{port}"))[0] == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:7717"])
+async def test_a_web_page_is_refused(door: Door, origin: str) -> None:
+    status, answer = await door.call(Origin=origin)
+    assert (status, answer["code"]) == (403, "bad_origin")
+
+
+async def test_each_start_makes_earlier_tokens_worthless(paths: Paths) -> None:
+    async with serve_api(FakeControls(), paths, FREE_PORT):
+        old = paths.token.read_text()
+    async with (
+        serve_api(FakeControls(), paths, FREE_PORT) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        door = Door(url, old, session, FakeControls())
+        assert (await door.call())[0] == 401
+
+
+# What it refuses to read.
+
+
+async def test_a_body_above_the_limit_is_refused(door: Door) -> None:
+    status, answer = await door.call("POST", "/v1/runs/join", data=b"x" * (MAX_BODY_BYTES + 1))
+    assert (status, answer["code"]) == (413, "too_large")
+
+
+async def test_a_body_of_unstated_length_is_refused_at_the_limit(door: Door) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(MAX_BODY_BYTES // 1024 + 1):
+            yield b"x" * 1024
+
+    status, answer = await door.call("POST", "/v1/runs/join", data=chunks())
+    assert (status, answer["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"link": 3}',
+        b'{"link": ""}',
+        b'{"link": "x", "more": 1}',
+        b"\xff",
+        b"[" * 20_000,
+    ],
+)
+async def test_a_body_that_is_not_the_request_is_refused(door: Door, body: bytes) -> None:
+    status, answer = await door.call("POST", "/v1/runs/join", data=body)
+    assert (status, answer["code"]) == (400, "bad_request")
+    assert door.controls.asked == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nothing", 404),
+        ("PUT", "/v1/status", 405),
+        ("GET", "/v1/logs?lines=0", 400),
+        ("GET", "/v1/logs?lines=x", 400),
+        ("GET", "/v1/logs?lines=99999999999999999999", 400),
+        ("DELETE", "/v1/runs/nobody", 404),
+        ("GET", "/v1/peers?run=nobody", 404),
+    ],
+)
+async def test_a_wrong_call_is_a_failure_in_the_same_form(
+    door: Door, method: str, path: str, status: int
+) -> None:
+    found, answer = await door.call(method, path)
+    assert found == status
+    assert set(answer) == {"code", "message", "hint"}
+
+
+# What the node's errors look like.
+
+
+async def test_an_error_of_the_node_arrives_with_its_code_and_hint(
+    door: Door, client: NodeClient
+) -> None:
+    door.controls.failure = LinkError("the link is cut short", hint="Copy it again.")
+    with pytest.raises(ApiError) as caught:
+        await client.preview("talkoot:?")
+    error = caught.value
+    assert (error.code, error.message, error.hint) == (
+        "bad_link",
+        "the link is cut short",
+        "Copy it again.",
+    )
+
+
+async def test_what_the_node_may_not_do_is_forbidden(door: Door) -> None:
+    door.controls.failure = NotPermittedError("only the host can")
+    assert (await door.call())[0] == 403
+
+
+async def test_a_bug_shows_no_traceback_but_is_logged(
+    door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    door.controls.failure = ZeroDivisionError("secret detail")
+    status, answer = await door.call()
+    assert (status, answer["code"]) == (500, "internal_error")
+    assert "secret detail" not in str(answer)
+    assert "ZeroDivisionError: secret detail" in caplog.text
+
+
+# Every call through the client.
+
+
+async def test_listings_come_back_as_they_were_given(door: Door, client: NodeClient) -> None:
+    assert await client.runs() == door.controls.known
+    assert (await client.status()).runs == tuple(door.controls.known)
+    assert await client.peers() == [door.controls.peer]
+    assert await client.logs(1) == ["two"]
+
+
+async def test_a_run_can_be_named_by_id_start_of_id_or_name(door: Door, client: NodeClient) -> None:
+    for reference in (RUN, RUN[:4], RUN[:5].upper(), "python"):
+        await client.peers(reference)
+    await client.leave("second")
+    assert door.controls.asked == [*[("peers", RUN)] * 4, ("leave", OTHER_RUN)]
+
+
+async def test_the_api_itself_knows_runs_by_name_too(door: Door) -> None:
+    assert (await door.call("DELETE", "/v1/runs/second"))[0] == 200
+    assert (await door.call(path="/v1/peers?run=python"))[0] == 200
+    assert door.controls.asked == [("leave", OTHER_RUN), ("peers", RUN)]
+
+
+async def test_a_name_with_odd_characters_reaches_its_run(door: Door, client: NodeClient) -> None:
+    name = "a/b?c#d %2F e"
+    door.controls.known = [msgspec.structs.replace(RUN_STATUS, name=name)]
+    assert (await client.leave(name)).run == RUN
+    await client.peers(name)
+    assert door.controls.asked == [("leave", RUN), ("peers", RUN)]
+
+
+async def test_a_link_is_previewed_and_joined(door: Door, client: NodeClient) -> None:
+    assert await client.preview("talkoot:?a") == PREVIEW
+    assert (await client.join("talkoot:?a")).run == RUN
+    assert door.controls.asked == [("preview", "talkoot:?a"), ("join", "talkoot:?a")]
+
+
+async def test_a_spec_arrives_whole_and_a_link_comes_back(door: Door, client: NodeClient) -> None:
+    status = await client.host(SPEC)
+    assert door.controls.asked == [("host", SPEC)]
+    assert status.link is not None
+
+
+async def test_a_model_is_exported_to_the_path_given(door: Door, client: NodeClient) -> None:
+    done = await client.export("python", "/home/me/model.safetensors")
+    assert door.controls.asked == [("export", RUN, "/home/me/model.safetensors")]
+    assert done.size_bytes == 3_400_000
+
+
+async def test_shutting_down_is_asked_for(door: Door, client: NodeClient) -> None:
+    await client.shutdown()
+    assert door.controls.stop.is_set()
+
+
+async def test_a_client_reads_a_newer_nodes_answer(client: NodeClient) -> None:
+    newer = msgspec.json.encode({**msgspec.to_builtins(RUN_STATUS), "new_field": [1, 2]})
+    assert msgspec.json.decode(newer, type=type(RUN_STATUS)) == RUN_STATUS
+    assert (await client.status()).name == "solar-eagle"
+
+
+# Ports and the end.
+
+
+def taken_port() -> socket.socket:
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    return taken
+
+
+async def test_a_taken_port_that_was_configured_is_an_error_with_a_way_out(paths: Paths) -> None:
+    with taken_port() as taken:
+        address = ApiAddress(f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(ApiPortError) as caught:
+            async with serve_api(FakeControls(), paths, address):
+                pass
+    assert str(address) in caught.value.message
+    assert "config set node.api" in caught.value.hint
+    assert not paths.node_file.exists()
+
+
+async def test_a_taken_default_port_gives_way_to_a_free_one(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with taken_port() as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr("node.api.DEFAULT_API", ApiAddress(f"127.0.0.1:{port}"))
+        async with serve_api(FakeControls(), paths, None) as url:
+            assert not url.endswith(f":{port}")
+            assert find_node(paths).url == url
+            async with connect(paths) as client:
+                assert (await client.health()).pid
+
+
+async def test_the_end_takes_little_more_than_its_limit_with_a_call_in_progress(
+    paths: Paths,
+) -> None:
+    controls = FakeControls()
+    controls.hold = asyncio.Event()  # nobody ever sets it
+    async with connect_later(paths) as preview, serve_api(controls, paths, FREE_PORT):
+        preview.set()
+        await controls.reached.wait()
+        started = time.monotonic()
+    assert time.monotonic() - started < SHUTDOWN_SECONDS + 2
+
+
+@asynccontextmanager
+async def connect_later(paths: Paths) -> AsyncIterator[asyncio.Event]:
+    """Preview a link once the event is set; the node's end must be told to the caller."""
+    begin = asyncio.Event()
+
+    async def preview() -> None:
+        await begin.wait()
+        async with connect(paths) as client:
+            with pytest.raises(NodeNotRunningError):
+                await client.preview("talkoot:?a")
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(preview())
+        yield begin
+
+
+async def test_nothing_tells_of_a_node_that_has_ended(paths: Paths) -> None:
+    async with serve_api(FakeControls(), paths, FREE_PORT):
+        assert find_node(paths).token_path == str(paths.token)
+    assert not paths.node_file.exists()
+    assert not paths.token.exists()
+
+
+# Finding the node.
+
+
+async def test_no_node_is_told_with_how_to_start_one(paths: Paths) -> None:
+    with pytest.raises(NodeNotRunningError) as caught:
+        async with connect(paths):
+            pass
+    assert "talkoot up" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b'{"url": 3}',
+        b'{"url": "http://evil.example:80", "pid": 1, "token_path": "x"}',
+        b'{"url": "http://127.evil.example:80", "pid": 1, "token_path": "x"}',
+        b'{"url": "http://[", "pid": 1, "token_path": "x"}',
+    ],
+)
+def test_a_damaged_node_file_is_told(paths: Paths, content: bytes) -> None:
+    paths.node_file.write_bytes(content)
+    with pytest.raises(NodeNotRunningError, match="damaged"):
+        find_node(paths)
+
+
+@pytest.mark.parametrize("pid", [-1, 2**22 + 1, 2**40])
+def test_a_node_that_was_killed_is_told(paths: Paths, pid: int) -> None:
+    node = {"url": "http://127.0.0.1:1", "pid": pid, "token_path": "x"}
+    paths.node_file.write_bytes(msgspec.json.encode(node))
+    with pytest.raises(NodeNotRunningError, match="has died"):
+        find_node(paths)
+
+
+async def test_a_port_where_nobody_listens_any_more_is_told(door: Door, paths: Paths) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    content = paths.node_file.read_text().replace(door.url, f"http://127.0.0.1:{port}")
+    paths.node_file.write_text(content)
+    async with connect(paths) as client:
+        with pytest.raises(NodeNotRunningError, match="gone"):
+            await client.status()
+
+
+async def test_a_missing_token_file_is_told(door: Door, paths: Paths) -> None:
+    paths.token.unlink()
+    with pytest.raises(NodeNotRunningError, match="token"):
+        async with connect(paths):
+            pass
+    assert (await door.call())[0] == 200
+
+
+async def test_a_node_that_does_not_answer_is_told(
+    door: Door, client: NodeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door.controls.hold = asyncio.Event()
+    monkeypatch.setattr("node.client.SEARCH_SECONDS", 0.05)
+    with pytest.raises(NodeTimeoutError):
+        await client.preview("talkoot:?a")
+    door.controls.hold.set()
+
+
+async def test_an_answer_of_something_else_is_told(paths: Paths) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, aiohttp.ClientSession() as session:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ApiError) as caught:
+            await NodeClient(session, f"http://127.0.0.1:{port}").status()
+    assert caught.value.code == "bad_answer"
+    assert not paths.node_file.exists()
+
+
+def test_no_number_is_a_living_process_that_isnt_one() -> None:
+    assert not any(is_alive(pid) for pid in (-1, 2**31, 2**80))
+
+
+# Runs by name, and text by strangers.
+
+
+def test_a_full_id_is_never_ambiguous() -> None:
+    impostor = msgspec.structs.replace(RUN_STATUS, run=OTHER_RUN, name=RUN)
+    assert find_run([impostor, RUN_STATUS], RUN).run == RUN
+
+
+def test_a_reference_to_several_runs_is_refused() -> None:
+    twin = msgspec.structs.replace(RUN_STATUS, run="ab" + "0" * 62)
+    for reference in ("ab", "python"):
+        with pytest.raises(AmbiguousRunError):
+            find_run([RUN_STATUS, twin], reference)
+    for reference in ("", "zz"):
+        with pytest.raises(NoSuchRunError):
+            find_run([RUN_STATUS, twin], reference)
+
+
+def test_what_a_stranger_wrote_cannot_steer_a_terminal() -> None:
+    shown = printable(HOSTILE)
+    assert shown == "[2J]0;owned[bold]evil[/bold]gpj error: fake"
+    assert len(printable("x" * 10_000, 50)) == 50
