@@ -1,0 +1,354 @@
+"""p2pd, the libp2p daemon that hivemind bundles: a child process and its control socket.
+
+The process is started here and not by `hivemind.P2P.create`, which exposes neither gossipsub nor
+the relay's switch, keeps the daemon's last words to itself, never notices its death and puts the
+control socket into a folder that everyone shares. p2pd ends by itself when the last persistent
+connection to it closes (`dht.fence.control` holds one), so that a killed node leaves none behind.
+
+    NetworkError
+    ├── DaemonStartError     p2pd did not start, or can't listen where it should
+    ├── DaemonRefusedError   p2pd did not do what was asked: no such peer, no answer, no protocol
+    └── DaemonGoneError      p2pd has ended
+"""
+
+import asyncio
+import contextlib
+import errno
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from dht.engine import p2pd_pb2, read_pbmsg_safe, write_pbmsg
+from dht.swarm import NetworkError
+from dht.tasks import OwnedTasks
+
+START_TRIES = 3
+START_SECONDS = 20.0
+"""A loaded machine needs a while: 3 tries make 60 s."""
+_STOP_SECONDS = 5.0
+_IDENTIFY_SECONDS = 3.0
+_CLIENT_SECONDS = 30
+"""p2pd ends if no client holds a persistent connection within this time after its start."""
+_HEARTBEAT = "300ms"
+"""Of gossipsub, 1 s by default: how soon a new subscriber hears everyone."""
+_READ_BYTES = 1 << 20
+_CONTROL = "control.sock"
+_SETTINGS = "p2pd.json"
+_UNIX_PATH_BYTES = 100
+logger = logging.getLogger(__name__)
+
+Channel = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class DaemonStartError(NetworkError):
+    """The libp2p daemon could not be started."""
+
+    code = "daemon_start"
+
+
+class DaemonRefusedError(NetworkError):
+    """The libp2p daemon did not do what was asked."""
+
+    code = "daemon_refused"
+
+
+class DaemonGoneError(NetworkError):
+    """The libp2p daemon has ended."""
+
+    code = "daemon_gone"
+
+    def __init__(self, message: str = "the libp2p daemon has ended") -> None:
+        super().__init__(message, hint="The network comes back when the node restarts it.")
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    """How this peer meets the network."""
+
+    identity_path: Path
+    """A libp2p Ed25519 PrivateKey file (`protocol.identity.Identity.to_libp2p`)."""
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
+    """TCP multiaddrs; port 0 takes any."""
+    announce: tuple[str, ...] = ()
+    """Multiaddrs to tell others instead of those that the daemon finds out."""
+    client_mode: bool = False
+    """Behind a NAT: keep no records for others and answer no searches."""
+    relays: tuple[str, ...] = ()
+    """Multiaddrs of peers through which others may reach this one, each once."""
+    serve_relay: bool = False
+    """Carry the traffic of peers that can't be reached otherwise."""
+
+
+class Daemon:
+    """A running p2pd while the context lasts. `closed` is set as soon as it has ended."""
+
+    def __init__(self, config: DaemonConfig) -> None:
+        self._config = config
+        self._tasks = OwnedTasks()
+        self._words: deque[str] = deque(maxlen=20)
+        self._process: asyncio.subprocess.Process | None = None
+        self._folder = ""
+        self.closed = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        for address in self._config.listen:
+            _check_free(address)
+        self._folder = _private_folder()
+        _write_settings(Path(self._folder, _SETTINGS), self._config)
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stop()
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid if self._process else 0
+
+    @property
+    def handler_path(self) -> str:
+        """Where p2pd brings incoming streams: a socket to listen on."""
+        return f"{self._folder}/streams.sock"
+
+    @contextlib.asynccontextmanager
+    async def channel(self, buffer_bytes: int = _READ_BYTES) -> AsyncIterator[Channel]:
+        """Open a connection to the control socket.
+
+        Raises:
+            DaemonGoneError: p2pd has ended.
+        """
+        reader, writer = await self.open_channel(buffer_bytes)
+        try:
+            yield reader, writer
+        except (OSError, EOFError) as error:
+            raise DaemonGoneError from error
+        finally:
+            writer.close()
+
+    async def open_channel(self, buffer_bytes: int = _READ_BYTES) -> Channel:
+        """Open a connection to the control socket, which the caller closes.
+
+        Raises:
+            DaemonGoneError: p2pd has ended.
+        """
+        try:
+            return await asyncio.open_unix_connection(self._control_path, limit=buffer_bytes)
+        except OSError as error:
+            raise DaemonGoneError from error
+
+    async def request(self, request: Any) -> Any:  # noqa: ANN401  # protobufs are untyped
+        """Return p2pd's response to a `p2pd_pb2.Request`. Deadlines are the caller's.
+
+        Raises:
+            DaemonRefusedError: p2pd says no.
+            DaemonGoneError: p2pd has ended.
+        """
+        async with self.channel() as channel:
+            return await ask(channel, request)
+
+    async def identify(self) -> Any:  # noqa: ANN401
+        """Return p2pd's `IdentifyResponse`: PeerID and addresses, both in bytes.
+
+        Raises:
+            NetworkError: p2pd has ended or hangs.
+        """
+        try:
+            async with asyncio.timeout(_IDENTIFY_SECONDS):
+                request = p2pd_pb2.Request(type=p2pd_pb2.Request.IDENTIFY)
+                return (await self.request(request)).identify
+        except TimeoutError as error:
+            raise DaemonRefusedError("the libp2p daemon does not answer") from error
+
+    @property
+    def _control_path(self) -> str:
+        return f"{self._folder}/{_CONTROL}"
+
+    async def _start(self) -> None:
+        for attempt in range(START_TRIES):
+            if await self._started():
+                self._tasks.spawn(self._watch(), "p2pd's end")
+                return
+            logger.info("p2pd did not start, try %d: %s", attempt + 1, self._last_words)
+        raise DaemonStartError(
+            f"the libp2p daemon (p2pd) did not start: {self._last_words}",
+            hint="Look at the line above; a machine under heavy load may just need another try.",
+        )
+
+    async def _started(self) -> bool:
+        await self._kill()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *arguments(self._config, self._folder),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=os.environ | {"GOLOG_LOG_LEVEL": "error", "GOLOG_LOG_FMT": "json"},
+                start_new_session=True,  # Ctrl-C is for the node, which stops p2pd last
+            )
+        except OSError as error:
+            raise DaemonStartError(f"p2pd can't be run on this machine: {error}") from error
+        ready = asyncio.get_running_loop().create_future()
+        self._tasks.spawn(self._read(self._process, ready), "p2pd's output")
+        done, _ = await asyncio.wait({ready}, timeout=START_SECONDS)
+        return bool(done) and ready.result()
+
+    async def _read(self, process: asyncio.subprocess.Process, ready: asyncio.Future[bool]) -> None:
+        output = process.stdout
+        while output and (line := await output.readline()):
+            words = line.decode(errors="replace").strip()
+            self._words.append(words)
+            logger.debug("p2pd: %s", words)
+            if words.startswith("Peer ID:") and not ready.done():
+                ready.set_result(True)
+        if not ready.done():
+            ready.set_result(False)
+
+    async def _watch(self) -> None:
+        if self._process:
+            code = await self._process.wait()
+            logger.info("p2pd ended with %d: %s", code, self._last_words)
+        self.closed.set()
+
+    @property
+    def _last_words(self) -> str:
+        return self._words[-1] if self._words else "it said nothing"
+
+    async def _stop(self) -> None:
+        process = self._process
+        if process and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, TimeoutError):
+                process.terminate()
+                await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+        await self._kill()
+        self.closed.set()
+        await self._tasks.cancel()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _kill(self) -> None:
+        if self._process and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+
+async def ask(channel: Channel, request: Any) -> Any:  # noqa: ANN401
+    """Return p2pd's response to `request` on an open channel.
+
+    Raises:
+        DaemonRefusedError: p2pd says no.
+        OSError, EOFError: p2pd has ended.
+    """
+    reader, writer = channel
+    await write_pbmsg(writer, request)
+    response = p2pd_pb2.Response()
+    await read_pbmsg_safe(reader, response)
+    if response.type == p2pd_pb2.Response.ERROR:
+        raise DaemonRefusedError(response.error.msg[:300])
+    return response
+
+
+def _write_settings(path: Path, config: DaemonConfig) -> None:
+    """Write what no flag can say: p2pd serves as a relay to all unless relays are off in here.
+
+    Peers behind a relay can be dialled either way.
+    """
+    relays = config.serve_relay or bool(config.relays)
+    path.write_text(json.dumps({"Relay": {"Enabled": relays}}))
+
+
+def arguments(config: DaemonConfig, folder: str) -> list[str]:
+    """Return the command line of p2pd.
+
+    TCP only, since p2pd puts no limits on QUIC; Noise and TLS; the libp2p DHT serves as address
+    book (`peer routing`), so that a peer is found by its PeerID alone.
+    """
+    flags: dict[str, object] = {
+        "f": f"{folder}/{_SETTINGS}",
+        "listen": f"/unix{folder}/{_CONTROL}",
+        "id": config.identity_path,
+        "idleTimeout": f"{_CLIENT_SECONDS}s",
+        "connManager": 1,
+        "autonat": 1,
+        "natPortMap": int(not all(_is_loopback(address) for address in config.listen)),
+        "dhtClient" if config.client_mode else "dhtServer": 1,
+        "pubsub": 1,
+        "pubsubRouter": "gossipsub",
+        "gossipsubHeartbeatInterval": _HEARTBEAT,
+        "relay": int(config.serve_relay or bool(config.relays)),
+        "relayService": int(config.serve_relay),
+    }
+    if config.listen:
+        flags["hostAddrs"] = ",".join(config.listen)
+    else:
+        flags["noListenAddrs"] = 1
+    if config.announce:
+        flags["announceAddrs"] = ",".join(config.announce)
+    if config.relays:  # with discovery on, AutoRelay waits for candidates before it reserves
+        flags |= {"autoRelay": 1, "relayDiscovery": 0, "trustedRelays": ",".join(config.relays)}
+    return [_binary(), *(f"-{name}={value}" for name, value in flags.items())]
+
+
+def _binary() -> str:
+    spec = importlib.util.find_spec("hivemind")
+    folders = spec.submodule_search_locations if spec else None
+    path = Path(folders[0], "hivemind_cli", "p2pd") if folders else Path("p2pd")
+    if not path.is_file():
+        raise DaemonStartError(
+            f"{path} is missing", hint="Install hivemind from its wheel: pip install hivemind"
+        )
+    return str(path)
+
+
+def _private_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="talkoot-")
+    if len(folder) > _UNIX_PATH_BYTES - len(f"/{_CONTROL}"):
+        Path(folder).rmdir()
+        folder = tempfile.mkdtemp(prefix="talkoot-", dir="/tmp")
+    return folder
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith(("/ip4/127.", "/ip6/::1/"))
+
+
+def _check_free(address: str) -> None:
+    """Check that `address` can be listened on; p2pd would share a taken port without a word."""
+    match address.split("/"):
+        case ["", "ip4" | "ip6" as version, host, "tcp", port] if port.isdecimal():
+            family = socket.AF_INET if version == "ip4" else socket.AF_INET6
+        case _:
+            raise DaemonStartError(
+                f"{address} is not a TCP address to listen on",
+                hint="For example /ip4/0.0.0.0/tcp/0",
+            )
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+            probe.listen()
+        except (OSError, OverflowError) as error:
+            taken = getattr(error, "errno", None) == errno.EADDRINUSE
+            raise DaemonStartError(
+                f"port {port} is taken" if taken else f"can't listen on {address}: {error}",
+                hint="End the other program, or listen on another port; 0 takes a free one.",
+            ) from error
