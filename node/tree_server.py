@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -122,8 +123,10 @@ class TreeServer:
         self._source = source
         self._slots = slots
         self._uploads: Counter[PeerId] = Counter()
+        self._serving = False
 
     async def __aenter__(self) -> Self:
+        self._serving = True
         await self._swarm.serve(self._protocol, TREE_FRAME_BYTES, self._handle)
         return self
 
@@ -133,7 +136,9 @@ class TreeServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._swarm.unserve(self._protocol)
+        self._serving = False
+        with suppress(NetworkError):  # a network that is gone serves nothing
+            await self._swarm.unserve(self._protocol)
 
     async def _handle(self, stream: Stream) -> None:
         try:
@@ -157,7 +162,10 @@ class TreeServer:
         self._uploads[stream.peer] += 1
         try:
             while True:
-                for reply in self._replies(await _next_request(stream)):
+                request = await _next_request(stream)
+                if not self._serving:
+                    return
+                for reply in self._replies(request):
                     await self._send(stream, reply)
         finally:
             self._uploads[stream.peer] -= 1

@@ -64,8 +64,9 @@ class LeavesReply(Message, frozen=True):
     digests: Annotated[bytes, Meta(max_length=LEAVES_A_PAGE * DIGEST_BYTES)]
 
     def __post_init__(self) -> None:
-        if len(self.digests) % DIGEST_BYTES:
-            raise ValueError("a page of leaves ends within a hash")
+        count, rest = divmod(len(self.digests), DIGEST_BYTES)
+        if rest or count > self.total:
+            raise ValueError("a page of leaves holds whole hashes, and no more than there are")
 
 
 class ChunkReply(Message, frozen=True):

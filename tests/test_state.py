@@ -1,6 +1,5 @@
 import errno
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -25,6 +24,7 @@ from protocol.manifest import NO_RUN
 from protocol.merkle import check_chunk, merkle_root, root_of
 from protocol.state import StateHeader, leaf_count, most_leaves, read_state_header, state_bytes
 from protocol.trees import DATA_CHUNK_BYTES
+from tests.small_disk import mounted
 
 RUN = bytes(range(32))
 OTHER_RUN = bytes(31) + b"\x01"
@@ -97,19 +97,8 @@ class FailingDisk(Disk):
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB: room for one checkpoint, not for two."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "talkoot-test", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except OSError as error:
-        pytest.skip(f"no mount command: {error}")
-    if done.returncode:
-        pytest.skip(f"mounting a small tmpfs is not permitted: {done.stderr.strip()}")
-    try:
+    with mounted(tmp_path / "small", "4m") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)  # noqa: S607
 
 
 def names_in(folder: Path) -> set[str]:
