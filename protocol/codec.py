@@ -55,11 +55,17 @@ def decode(data: bytes, kind: type[Message] | UnionType, limit: int = MAX_MESSAG
         message = msgspec.msgpack.decode(data, type=cast("type[Message]", kind))
     except (msgspec.MsgspecError, RecursionError, ValueError, UnicodeDecodeError) as error:
         name = getattr(kind, "__name__", "message")
-        raise CodecError(f"not a {name}: {error}") from error
+        raise CodecError(f"not a {name}: {_readable(error)}") from error
     _refuse_non_finite(message)
     if _encoder.encode(message) != data:
         raise CodecError(f"{type(message).__name__} is not in canonical form")
     return message
+
+
+def _readable(error: Exception) -> str:
+    """Return an error's text, which may quote what a peer sent: on one line and not long."""
+    text = str(error)[:200]
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _refuse_non_finite(value: object) -> None:

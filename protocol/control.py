@@ -92,7 +92,7 @@ class ExportRequest(Request, frozen=True, kw_only=True):
 class TaskSource(Request, frozen=True, kw_only=True):
     """What a host wants trained: an installed task kind, its settings, and its data."""
 
-    kind: Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,39}$")]
+    kind: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
     data: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     """A file or folder (absolute once it reaches the node); none = the task's own default."""
     config: Settings = {}

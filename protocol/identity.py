@@ -15,6 +15,7 @@ from protocol.errors import SignatureError, TalkootError
 PeerId = NewType("PeerId", str)
 """Base58 of the PeerID multihash: what people see and what messages carry (52 characters)."""
 
+_PEER_ID_CHARACTERS = 52
 _PEER_ID_PREFIX = b"\x00\x24\x08\x01\x12\x20"  # identity multihash, 36 bytes; key type 1; 32 bytes
 _PRIVATE_KEY_PREFIX = b"\x08\x01\x12\x40"  # PrivateKey protobuf: key type 1; 64 bytes
 
@@ -37,7 +38,8 @@ def public_key_of(peer_id: str) -> bytes:
         SignatureError: not the PeerID of an Ed25519 key.
     """
     try:
-        raw = base58.b58decode(peer_id) if len(peer_id) <= 64 else b""
+        # one form for each key: the decoder itself would let white space at the end pass
+        raw = base58.b58decode(peer_id) if len(peer_id) == _PEER_ID_CHARACTERS else b""
     except ValueError:
         raw = b""
     if len(raw) != len(_PEER_ID_PREFIX) + 32 or not raw.startswith(_PEER_ID_PREFIX):

@@ -15,7 +15,9 @@ from protocol.codec import Message
 from protocol.errors import CodecError
 
 CHUNK_FLOATS = 131_072
-MAX_PARAMETERS = 1 << 33
+MAX_CHUNKS = 1 << 14
+"""As many as one offer of an exchange can name (protocol.transfers)."""
+MAX_PARAMETERS = MAX_CHUNKS * CHUNK_FLOATS
 MAX_TENSORS = 1 << 14
 
 
@@ -36,7 +38,7 @@ class Layout:
     """Tensors in order, and the chunks as (start, stop) element ranges of the flat vector.
 
     Raises:
-        CodecError: no tensors, a name twice, or more than `MAX_PARAMETERS` elements.
+        CodecError: no tensors, a name twice, more than `MAX_PARAMETERS` elements or `MAX_CHUNKS`.
     """
 
     tensors: tuple[TensorSpec, ...]
@@ -49,8 +51,11 @@ class Layout:
             raise CodecError("a layout names each of its tensors once, and has at least one")
         if sum(sizes) > MAX_PARAMETERS:
             raise CodecError(f"{sum(sizes)} parameters are above the limit of {MAX_PARAMETERS}")
+        chunks = tuple(_cut(sizes))
+        if len(chunks) > MAX_CHUNKS:
+            raise CodecError(f"{len(chunks)} chunks are above the limit of {MAX_CHUNKS}")
         object.__setattr__(self, "size", sum(sizes))
-        object.__setattr__(self, "chunks", tuple(_cut(sizes)))
+        object.__setattr__(self, "chunks", chunks)
 
     def spans(self) -> list[tuple[TensorSpec, int, int]]:
         """Return each tensor with its (start, stop) in the flat vector."""

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from urllib.parse import parse_qsl, quote
 
-from protocol.errors import LinkError
+from protocol.errors import LinkError, SignatureError
+from protocol.identity import public_key_of
 
 LINK_CHARACTERS = 8192
 MAX_LINK_PEERS = 16
+_ADDRESS_CHARACTERS = 300
 _SCHEME = "talkoot:?"
 _ASK_AGAIN = "Copy the whole link again, from talkoot: to the end."
 
@@ -46,9 +48,14 @@ def parse_link(text: str, now: float) -> JoinLink:
         LinkError: not a link, truncated, altered, expired, or of a later version.
     """
     text = text.strip()
-    if not text.startswith(_SCHEME) or len(text) > LINK_CHARACTERS:
+    if not text.startswith(_SCHEME):
         raise LinkError(
             "this is not a talkoot link: it doesn't start with talkoot:?", hint=_ASK_AGAIN
+        )
+    if len(text) > LINK_CHARACTERS or not text.isascii():
+        raise LinkError(
+            "the link was altered: it is too long, or holds characters that no link has",
+            hint=_ASK_AGAIN,
         )
     body, found, checksum = text.rpartition("&c=")
     if not found:
@@ -73,10 +80,28 @@ def _fields(query: str, now: float) -> JoinLink:
     except ValueError as error:
         raise LinkError(f"the link can't be read: {error}", hint=_ASK_AGAIN) from error
     if len(run) != 32 or not 1 <= len(peers) <= MAX_LINK_PEERS:
-        raise LinkError("the link names no run or no peers", hint="Ask the host for a new link.")
+        raise LinkError(
+            f"the link names no run, or not 1 to {MAX_LINK_PEERS} peers",
+            hint="Ask the host for a new link.",
+        )
+    if not all(map(_is_address, peers)):
+        raise LinkError(
+            "the link names a peer by something that is no address",
+            hint="Ask the host for a new link.",
+        )
     if expires is not None and expires < now:
         raise LinkError("the link has expired", hint="Ask the host for a new link.")
     return JoinLink(run, single.get("n", "")[:80], peers, expires)
+
+
+def _is_address(text: str) -> bool:
+    path, _, peer = text.rpartition("/p2p/")
+    try:
+        public_key_of(peer)
+    except SignatureError:
+        return False
+    plain = text.isascii() and text.isprintable() and " " not in text
+    return plain and path.startswith("/") and len(text) <= _ADDRESS_CHARACTERS
 
 
 def _checksum(body: str) -> str:

@@ -22,7 +22,7 @@ NO_RUN = bytes(32)
 
 Scalar = bool | int | float | Annotated[str, Meta(max_length=1024)]
 Settings = Annotated[
-    dict[Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,39}$")], Scalar], Meta(max_length=64)
+    dict[Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")], Scalar], Meta(max_length=64)
 ]
 Text = Annotated[str, Meta(max_length=2000)]
 Rule = Literal["clip", "mean", "median", "trimmed_mean"]
@@ -31,7 +31,7 @@ Rule = Literal["clip", "mean", "median", "trimmed_mean"]
 class TaskSpec(Message, frozen=True):
     """What is trained: an installed task kind, its settings, and the Merkle root of its data."""
 
-    kind: Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,39}$")]
+    kind: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
     version: Annotated[int, Meta(ge=1, le=1 << 20)]
     config: Settings
     data_root: Bytes32

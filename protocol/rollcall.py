@@ -33,7 +33,7 @@ class Commitment(Message, frozen=True):
     """Root of the agreed state that it trained from."""
     samples: Annotated[int, Meta(ge=1, le=1 << 40)]
     steps: Annotated[int, Meta(ge=1, le=1 << 30)]
-    loss: Annotated[float, Meta(ge=-1e30, le=1e30)] | None
+    loss: float | None
     """Mean training loss of the round: shown to people, decides nothing. None if not finite."""
     capacity: Annotated[int, Meta(ge=0, le=1 << 40)]
     """Bytes per second that it offers as a reducer; 0 = it only sends."""

@@ -11,12 +11,11 @@ from typing import Annotated
 from msgspec import Meta
 
 from protocol.codec import Message
-from protocol.layout import CHUNK_FLOATS
+from protocol.layout import CHUNK_FLOATS, MAX_CHUNKS
 from protocol.rollcall import MAX_MEMBERS, RoundField
 from protocol.signing import Bytes32
 
 TRANSFER_FRAME_BYTES = 1 << 20
-MAX_CHUNKS = 1 << 14
 
 ChunkField = Annotated[int, Meta(ge=0, lt=MAX_CHUNKS)]
 DataField = Annotated[bytes, Meta(max_length=4 * CHUNK_FLOATS + 64)]
