@@ -9,6 +9,7 @@ import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO
 
@@ -42,7 +43,7 @@ FinalAnswer = Ready | Trained | Evaluated | Sampled | Failed
 class TrainerError(TalkootError):
     """Training is not possible, or not this time; `code` says why.
 
-    trainer_died, trainer_stalled: the process was lost, the next call starts another.
+    trainer_died, trainer_stalled, trainer_not_started: the next call starts a process again.
     Any other code is the failure that the training process reported: out_of_memory, diverged,
     unknown_task, bad_settings, bad_task_data, device_unavailable, training_failed, ...
     """
@@ -123,25 +124,14 @@ class TrainerLink:
     async def start(cls, resources: Resources) -> "TrainerLink":
         """Start a process in a session of its own; it imports torch while nobody waits."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, ExitStack() as undo:
+            memory = undo.enter_context(_memory_file())
             transport, answers = await asyncio.get_running_loop().create_connection(
                 _Answers, sock=ours
             )
-            memory = _memory_file()
-            descriptors = (theirs.fileno(), memory.fileno())
-            arguments = (*descriptors, resources.nice, resources.threads)
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", "node.trainer_child", *map(str, arguments)),
-                    stdin=DEVNULL,
-                    start_new_session=True,
-                    pass_fds=descriptors,
-                    env=os.environ | {"OMP_NUM_THREADS": str(resources.threads)},
-                )
-            except BaseException:
-                transport.close()
-                memory.close()
-                raise
+            undo.callback(transport.close)
+            process = await _spawn((theirs.fileno(), memory.fileno()), resources)
+            undo.pop_all()
         return cls(process, transport, answers.queue, memory)
 
     @property
@@ -257,6 +247,24 @@ class TrainerLink:
         self._transport.close()
         if self._process.returncode is None:
             self._process.kill()
+
+
+async def _spawn(descriptors: tuple[int, int], resources: Resources) -> Process:
+    arguments = (*descriptors, resources.nice, resources.threads)
+    try:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "node.trainer_child", *map(str, arguments)),
+            stdin=DEVNULL,
+            start_new_session=True,
+            pass_fds=descriptors,
+            env=os.environ | {"OMP_NUM_THREADS": str(resources.threads)},
+        )
+    except OSError as error:
+        raise TrainerError(
+            "trainer_not_started",
+            f"the training process can't be started: {error}",
+            hint="Close other programs.",
+        ) from error
 
 
 def _memory_file() -> IO[bytes]:

@@ -87,7 +87,7 @@ def test_rate_falls_to_a_tenth_at_the_end_of_a_run_and_stays_there() -> None:
         ({}, 29, OuterStep(0.7, 0.5)),
         ({}, 30, OuterStep(0.7, 0.9)),
         ({"outer_momentum": 0.0, "outer_rate": 1.0}, 5, OuterStep(1.0, 0.0)),
-        ({"gradient": True}, None, OuterStep(0.5, 0.9)),
+        ({"gradient": True}, None, OuterStep(0.2, 0.9)),
     ],
 )
 def test_outer_step_of_a_run(

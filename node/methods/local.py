@@ -46,7 +46,7 @@ class LocalSettings:
     warmup_steps: Annotated[int, Meta(ge=0, le=1 << 20)] = 50
     gradient: bool = False
     outer_rate: Positive | None = None
-    """η; by default 0.7, and with `gradient` 0.5."""
+    """η; by default 0.7, and with `gradient` 0.2."""
     outer_momentum: Fraction | None = None
     """μ; by default 0.9, and 0.5 in a run planned for fewer than 30 rounds."""
 
@@ -102,7 +102,7 @@ class OuterStep:
     @classmethod
     def of(cls, settings: LocalSettings, total_rounds: int | None) -> "OuterStep":
         """Return the step of a run with these settings."""
-        rate = settings.outer_rate or (0.5 if settings.gradient else 0.7)
+        rate = settings.outer_rate or (0.2 if settings.gradient else 0.7)
         few = total_rounds is not None and total_rounds < FEW_ROUNDS
         momentum = settings.outer_momentum
         return cls(rate, (0.5 if few else 0.9) if momentum is None else momentum)
