@@ -1,0 +1,145 @@
+"""CenteredClip over the Gram matrix of the updates, then once more without those far away.
+
+Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization" (2021), algorithm
+2, repeats v ← v + Σ p_i·min(1, τ/‖x_i-v‖)·(x_i-v). Every iterate is a combination Σ c_i·x_i of the
+rows and the start, with Σ c_i = 1. So the rows are read twice only, for G = XXᵀ and for the last
+combination; between, c and ‖x_i-v‖² = G_ii - 2(Gc)_i + cᵀGc move in n by n arithmetic.
+
+Bound. Let liars hold a share φ < ½ of the weight and all honest rows lie within R of a point h. As
+τ is the weighted median distance, τ ≤ e+R where e = ‖v-h‖, and one step takes e to at most
+max(e, R/(1-2φ)). The medoid lies within E = R(3-2φ)/(1-2φ) of h, so e ≤ E whatever the liars send
+(from a start farther away, E = ‖start-h‖). Rows that are kept lie within 4τ ≤ 4(E+R) of v, and the
+aggregate, a convex combination of them, within 5E+4R of h; within R, if just the liars go.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trust.aggregate import Mask, Report, Rows, Vector, Weights, check_inputs, combine, shares
+from trust.gram import Gram, float64_gram, measure
+
+MAX_ITERATIONS = 20
+CONVERGED = 1e-6
+DROP_FACTOR = 4.0
+
+_CANCELLING = 1e-2
+"""Where ‖x-y‖² is a smaller part of ‖x‖², float32 products are too coarse for it."""
+_HALF = np.array([0.5 - 1e-9, 0.5 + 1e-9])
+"""Sums of shares between these are one half."""
+_NO_DISTANCE = 1e-300
+"""Stands for a radius of 0, within which a row at distance 0 still lies."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Solution:
+    """Of the n rows, (n,) each; the start has no share any more."""
+
+    coefficients: Weights
+    distances: NDArray[np.float64]
+    tau: float
+    iterations: int
+
+
+def centered_clip(
+    rows: Rows, weights: Weights, start: Vector | None = None
+) -> tuple[Vector, Report]:
+    """Return the clipped centre of the rows, float32 (d,), and what became of each row.
+
+    Rows farther than `DROP_FACTOR` times the weighted median distance are left out and the rest is
+    solved again: clipping alone leaves every liar a full τ of push. A row of weight 0 is measured
+    only. `start` is the previous aggregate, or None for the medoid; it gets no share itself.
+
+    Raises:
+        ValueError: another shape or dtype, a negative weight, or a start that isn't finite.
+    """
+    check_inputs(rows, weights, start)
+    finite, gram = measure(rows, start)
+    share = shares(weights, finite)
+    if share.any():
+        solution, near = _clip_and_drop(_recentred(gram, rows, start, finite, share), share)
+    else:
+        norms = np.sqrt(gram.diagonal()[: len(rows)])
+        solution, near = _Solution(share, norms, tau=0.0, iterations=0), finite
+    return combine(rows, solution.coefficients), _report(solution, share, near, finite)
+
+
+def weighted_median(values: NDArray[np.float64], share: Weights) -> float:
+    """Return the median of `values` (m,), whose shares (m,), of sum 1, say what half is.
+
+    Between two values with exactly half on either side, it is their middle.
+    """
+    order = values.argsort()
+    below = share[order].cumsum()
+    lower, upper = below.searchsorted(_HALF)
+    return float(values[order[lower]] + values[order[upper]]) / 2
+
+
+def find_medoid(gram: Gram, share: Weights) -> tuple[int, float]:
+    """Return the row with the least weighted sum of distances, and its median distance."""
+    inner = gram[: len(share), : len(share)]
+    squares = inner.diagonal()
+    squared = squares[:, None] + squares - 2 * inner
+    distances = np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
+    sums = distances.dot(share)
+    sums[share == 0] = np.inf
+    medoid = int(sums.argmin())
+    return medoid, weighted_median(distances[medoid], share)
+
+
+def _recentred(gram: Gram, rows: Rows, start: Vector | None, finite: Mask, share: Weights) -> Gram:
+    """Return the matrix, or one less the medoid where rows are too alike for float32 products."""
+    medoid, spread = find_medoid(gram, share)
+    if spread**2 < _CANCELLING * gram[medoid, medoid]:
+        return float64_gram(rows, start, finite, reference=rows[medoid])
+    return gram
+
+
+def _clip_and_drop(gram: Gram, share: Weights) -> tuple[_Solution, Mask]:
+    """Return the solution, and which rows were near enough to take part in it."""
+    first = _clip(gram, share)
+    near = first.distances <= DROP_FACTOR * first.tau
+    if near[share > 0].all():
+        return first, near
+    second = _clip(gram, shares(share, near))
+    return replace(second, iterations=first.iterations + second.iterations), near
+
+
+def _clip(gram: Gram, share: Weights) -> _Solution:
+    count = len(share)
+    begin = count if len(gram) > count else find_medoid(gram, share)[0]
+    pulling = np.append(share, np.zeros(len(gram) - count))
+    coefficients, ones = np.zeros(len(gram)), np.ones(len(gram))
+    coefficients[begin] = 1
+    iterations, moved = 0, ones
+    while iterations < MAX_ITERATIONS and moved.dot(moved) >= CONVERGED**2:
+        distances = _distances(gram, coefficients)
+        radius = max(weighted_median(distances, pulling), _NO_DISTANCE)
+        pull = pulling * (radius / np.maximum(distances, radius))
+        moved = pull - coefficients * pull.dot(ones)
+        coefficients += moved
+        iterations += 1
+    centre = coefficients[:count] / coefficients[:count].sum()
+    distances = _distances(gram[:count, :count], centre)
+    return _Solution(centre, distances, weighted_median(distances, share), iterations)
+
+
+def _distances(gram: Gram, coefficients: Weights) -> NDArray[np.float64]:
+    products = gram.dot(coefficients)
+    squared: NDArray[np.float64] = gram.diagonal() - 2 * products
+    squared += coefficients.dot(products)
+    return np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
+
+
+def _report(solution: _Solution, share: Weights, near: Mask, finite: Mask) -> Report:
+    clipped = (share > 0) & near & (solution.distances > solution.tau)
+    return Report(
+        distances=tuple(np.where(finite, solution.distances, np.inf).tolist()),
+        coefficients=tuple(solution.coefficients.tolist()),
+        clipped=tuple(clipped.tolist()),
+        dropped=tuple((finite & ~near).tolist()),
+        non_finite=tuple((~finite).tolist()),
+        tau=solution.tau,
+        iterations=solution.iterations,
+    )
