@@ -22,7 +22,6 @@ import shutil
 import socket
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +40,7 @@ _CLIENT_SECONDS = 30
 """p2pd ends if no client holds a persistent connection within this time after its start."""
 _HEARTBEAT = "300ms"
 """Of gossipsub, 1 s by default: how soon a new subscriber hears everyone."""
+ROUTING_RETRY_SECONDS = (0.1, 0.3, 0.6)
 _READ_BYTES = 1 << 20
 _CONTROL = "control.sock"
 _SETTINGS = "p2pd.json"
@@ -126,24 +126,19 @@ class Daemon:
         return self._process.pid if self._process else 0
 
     @property
+    def last_words(self) -> str:
+        """The last line that p2pd has written."""
+        return self._words[-1] if self._words else "it said nothing"
+
+    @property
+    def listens(self) -> bool:
+        """Whether it was told to listen at all."""
+        return bool(self._config.listen)
+
+    @property
     def handler_path(self) -> str:
         """Where p2pd brings incoming streams: a socket to listen on."""
         return f"{self._folder}/streams.sock"
-
-    @contextlib.asynccontextmanager
-    async def channel(self, buffer_bytes: int = _READ_BYTES) -> AsyncIterator[Channel]:
-        """Open a connection to the control socket.
-
-        Raises:
-            DaemonGoneError: p2pd has ended.
-        """
-        reader, writer = await self.open_channel(buffer_bytes)
-        try:
-            yield reader, writer
-        except (OSError, EOFError) as error:
-            raise DaemonGoneError from error
-        finally:
-            writer.close()
 
     async def open_channel(self, buffer_bytes: int = _READ_BYTES) -> Channel:
         """Open a connection to the control socket, which the caller closes.
@@ -163,8 +158,11 @@ class Daemon:
             DaemonRefusedError: p2pd says no.
             DaemonGoneError: p2pd has ended.
         """
-        async with self.channel() as channel:
+        channel = await self.open_channel()
+        try:
             return await ask(channel, request)
+        finally:
+            channel[1].close()
 
     async def identify(self) -> Any:  # noqa: ANN401
         """Return p2pd's `IdentifyResponse`: PeerID and addresses, both in bytes.
@@ -188,9 +186,9 @@ class Daemon:
             if await self._started():
                 self._tasks.spawn(self._watch(), "p2pd's end")
                 return
-            logger.info("p2pd did not start, try %d: %s", attempt + 1, self._last_words)
+            logger.info("p2pd did not start, try %d: %s", attempt + 1, self.last_words)
         raise DaemonStartError(
-            f"the libp2p daemon (p2pd) did not start: {self._last_words}",
+            f"the libp2p daemon (p2pd) did not start: {self.last_words}",
             hint="Look at the line above; a machine under heavy load may just need another try.",
         )
 
@@ -226,12 +224,8 @@ class Daemon:
     async def _watch(self) -> None:
         if self._process:
             code = await self._process.wait()
-            logger.info("p2pd ended with %d: %s", code, self._last_words)
+            logger.debug("p2pd ended with %d: %s", code, self.last_words)
         self.closed.set()
-
-    @property
-    def _last_words(self) -> str:
-        return self._words[-1] if self._words else "it said nothing"
 
     async def _stop(self) -> None:
         process = self._process
@@ -256,15 +250,27 @@ async def ask(channel: Channel, request: Any) -> Any:  # noqa: ANN401
 
     Raises:
         DaemonRefusedError: p2pd says no.
-        OSError, EOFError: p2pd has ended.
+        DaemonGoneError: p2pd has ended.
     """
     reader, writer = channel
-    await write_pbmsg(writer, request)
     response = p2pd_pb2.Response()
-    await read_pbmsg_safe(reader, response)
+    try:
+        await write_pbmsg(writer, request)
+        await read_pbmsg_safe(reader, response)
+    except (OSError, EOFError) as error:
+        raise DaemonGoneError from error
     if response.type == p2pd_pb2.Response.ERROR:
         raise DaemonRefusedError(response.error.msg[:300])
     return response
+
+
+def is_unrouted(message: str) -> bool:
+    """Tell whether p2pd failed because its address book does not know the peer, perhaps yet.
+
+    A connection is in the book some 50 ms after it was made, so this is worth
+    `ROUTING_RETRY_SECONDS`.
+    """
+    return "failed to find any peer in table" in message or "routing: not found" in message
 
 
 def _write_settings(path: Path, config: DaemonConfig) -> None:

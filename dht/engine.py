@@ -8,7 +8,7 @@ own; both are undone here.
 
     DHTID, DHTNode, DHTProtocol, RoutingTable     Kademlia
     P2P, P2PContext, PeerID, Multiaddr            libp2p through p2pd
-    ControlClient, DaemonConnector                p2pd's control socket
+    ControlClient                                 p2pd's persistent connection
     dht_pb2, p2pd_pb2                             protobufs of both
     get_dht_time                                  the swarm's clock
 """
@@ -67,12 +67,12 @@ for _name in _POSTPONED:
 _fill_utils()
 
 # ruff: noqa: E402  # only now are these imports light
-from hivemind.dht.node import DHTNode
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from hivemind.dht.node import Blacklist, DHTNode
 from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.routing import DHTID, RoutingTable
-from hivemind.p2p import P2P, P2PContext, PeerID
-from hivemind.p2p.p2p_daemon_bindings.control import ControlClient, DaemonConnector
-from hivemind.p2p.p2p_daemon_bindings.p2pclient import Client
+from hivemind.p2p import P2P, P2PContext, P2PDaemonError, P2PHandlerError, PeerID
+from hivemind.p2p.p2p_daemon_bindings.control import ControlClient
 from hivemind.p2p.p2p_daemon_bindings.utils import read_pbmsg_safe, write_pbmsg
 from hivemind.proto import dht_pb2, p2pd_pb2
 from hivemind.utils.logging import use_hivemind_log_handler
@@ -86,13 +86,15 @@ logging.addLevelName(logging.WARNING, "WARNING")
 __all__ = [
     "DHTID",
     "P2P",
-    "Client",
+    "Blacklist",
     "ControlClient",
     "DHTNode",
     "DHTProtocol",
-    "DaemonConnector",
+    "DecodeError",
     "Multiaddr",
     "P2PContext",
+    "P2PDaemonError",
+    "P2PHandlerError",
     "PeerID",
     "RoutingTable",
     "dht_pb2",
