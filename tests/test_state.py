@@ -322,6 +322,24 @@ class TestCheckpoints:
         with pytest.raises(DamagedFileError, match="too long"):
             CheckpointStore(tmp_path, RUN, Disk()).load(1)
 
+    def test_a_shape_beyond_the_file_is_refused_before_it_is_allocated(
+        self, tmp_path: Path
+    ) -> None:
+        store = CheckpointStore(tmp_path, RUN, Disk())
+        path = store.save(state_of_round(1))
+        data = path.read_bytes()
+        shape = b'"shape":[300,1000]'
+        path.write_bytes(data.replace(shape, b'"shape":[300,1001]'))
+        with pytest.raises(DamagedFileError, match="shapes"):
+            store.load(1)
+
+    def test_tensors_begin_at_a_multiple_of_eight(self, tmp_path: Path) -> None:
+        for length in range(1, 9):
+            path = tmp_path / "model.safetensors"
+            export(state_of_round(0), path, {"name": "x" * length}, Disk())
+            with path.open("rb") as file:
+                assert int.from_bytes(file.read(8), "little") % 8 == 0
+
     def test_a_file_by_the_library_in_another_order_is_not_taken_for_ours(
         self, tmp_path: Path
     ) -> None:

@@ -1,5 +1,6 @@
 """Manifest, state and data set reach a peer that comes late, whole or not at all."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -344,6 +345,40 @@ class TestData:
             assert not folder.data_path.exists()
 
         play(1, story)
+
+    def test_whole_chunks_alone_do_not_make_up_for_those_that_are_missing(
+        self, tmp_path: Path
+    ) -> None:
+        even = MemoryTree(DATA.chunks[:4])
+
+        async def story(scene: Scene) -> None:
+            await scene.honest(0, even)
+            with pytest.raises(BadTreeError):
+                await fetch_blob(
+                    scene.sources, run_folder(tmp_path), even.root, 5 * DATA_CHUNK_BYTES
+                )
+
+        play(1, story)
+
+    def test_the_data_set_is_synced_before_it_gets_its_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = run_folder(tmp_path)
+        synced: list[tuple[str, bool]] = []
+        real = os.fsync
+
+        def fsync(handle: int) -> None:
+            name = Path(f"/proc/self/fd/{handle}").resolve().name
+            synced.append((name, folder.data_path.exists()))
+            real(handle)
+
+        async def story(scene: Scene) -> None:
+            await scene.honest(0, DATA)
+            await fetch_blob(scene.sources, folder, DATA.root, DATA_BYTES)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        play(1, story)
+        assert synced == [("data.part", False), ("run", True)]
 
     def test_space_that_must_stay_free_is_not_used(self, tmp_path: Path) -> None:
         async def story(scene: Scene) -> None:

@@ -381,6 +381,13 @@ class TestLeaves:
 
         play(2, story)
 
+    @pytest.mark.parametrize(("total", "size"), [(2, 33), (2, 96), (2, 31)])
+    def test_a_page_holds_whole_hashes_and_no_more_than_there_are(
+        self, total: int, size: int
+    ) -> None:
+        with pytest.raises(ValueError, match="whole hashes"):
+            LeavesReply(total=total, digests=bytes(size))
+
     def test_a_list_longer_than_possible_is_refused_on_its_first_page(self) -> None:
         async def story(scene: Scene) -> None:
             await scene.honest(0, PAGED)
