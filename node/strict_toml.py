@@ -150,8 +150,11 @@ def _explain(
     what, path = (found["what"], _parse_path(found["path"])) if found else (message, ())
     if found and (path[-1:] == ("...",) or "key" in found["key"]):
         path = _offender(tables, kind, path[:-1] if path[-1:] == ("...",) else path)
-    kind = _type_at(kind, path)
     source, text = place
+    if found and "key" in found["key"]:
+        where = _at(source, text, path)
+        return ConfigError(f"{where}{_dotted(path)} can't be a key", hint="Use a-z, 0-9 and _.")
+    kind = _type_at(kind, path)
     if unknown := re.match(r"Object contains unknown field `(.*)`", what):
         where = _at(source, text, (*path, unknown[1]))
         table = f" in [{_dotted(path)}]" if path else ""

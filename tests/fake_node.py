@@ -26,11 +26,14 @@ from protocol.control import (
     Status,
 )
 from protocol.errors import TalkootError
-from protocol.identity import Identity
+from protocol.identity import Identity, peer_id_of
+from protocol.link import JoinLink
 
 RUN = "ab" * 32
 OTHER_RUN = "cd" * 32
-LINK = "talkoot:?v=1&r=…"
+LINK = str(
+    JoinLink(bytes.fromhex(RUN), "python", (f"/ip4/127.0.0.1/tcp/1/p2p/{peer_id_of(bytes(32))}",))
+)
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold]evil[/bold]\u202egpj\r\nerror: fake"
 
 RUN_STATUS = RunStatus(

@@ -221,7 +221,7 @@ def test_a_spec_is_read_whole() -> None:
         ("", "local_step = 1", "clip", "line 10: unknown key 'local_step' in [round]"),
         ("", "local_steps = 1", "clap", "line 14: trust.rule: 'clap' is not a valid choice"),
         ("b = [1]", "local_steps = 1", "clip", "line 8: method.settings.b: expected"),
-        ("A-b = 1", "local_steps = 1", "clip", "line 8: method.settings.A-b: expected text"),
+        ("A-b = 1", "local_steps = 1", "clip", "line 8: method.settings.A-b can't be a key"),
         ("", "local_steps = 1\ntarget_samples = 2", "clip", "give one of them"),
         ("", "", "clip", "give one of them"),
     ],

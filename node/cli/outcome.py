@@ -1,6 +1,5 @@
 """How a command ends: exit codes, and errors as people read them."""
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -33,10 +32,6 @@ def guarded(action: Callable[[], int], *, debug: bool) -> int:
         return action()
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader (head, less) has enough. Nothing more may be written, at the exit neither.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except Exception as error:  # noqa: BLE001 - the last resort before the user's eyes
         if debug:
             traceback.print_exc()
