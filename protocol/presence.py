@@ -1,6 +1,7 @@
 """Who is here and where they stand: liveness, and the head that most peers stand on."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,7 +13,11 @@ from protocol.rollcall import RoundField
 from protocol.signing import Bytes32
 
 MAX_LIVE_PEERS = 1024
-WORKING_STATES = frozenset({"training", "committed", "exchanging", "agreeing"})
+GONE_SECONDS = 120.0
+"""The last word of a peer that left is kept so long: an older one, still on its way, is no news."""
+HOLDING_STATES = frozenset({"training", "committed", "exchanging", "agreeing"})
+FETCHING_STATE = "catching_up"
+"""Such a peer names the head that it is fetching, not one that it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class LivePeers:
         self._stewards = stewards
         self._silence_seconds = silence_seconds
         self._peers: dict[PeerId, LivePeer] = {}
+        self._gone: dict[PeerId, LivePeer] = {}
 
     def __getitem__(self, peer: PeerId) -> LivePeer:
         return self._peers[peer]
@@ -73,53 +79,75 @@ class LivePeers:
 
     def hear(self, peer: PeerId, presence: Presence, now: float) -> None:
         """Take in a presence; an older one than the last known is a replay and changes nothing."""
-        known = self._peers.get(peer)
+        known = self._peers.get(peer) or self._gone.get(peer)
         if peer == self._me or (known and presence.at <= known.presence.at):
             return
+        into, other = self._peers, self._gone
         if presence.state == "leaving":
-            self._peers.pop(peer, None)
-        elif known or len(self._peers) < MAX_LIVE_PEERS:
-            self._peers[peer] = LivePeer(presence, now)
+            into, other = other, into
+        other.pop(peer, None)
+        if peer in into or len(into) < MAX_LIVE_PEERS:
+            into[peer] = LivePeer(presence, now)
 
     def forget_silent(self, now: float) -> None:
         """Drop who has not been heard of for `silence_seconds`."""
-        since = now - self._silence_seconds
-        self._peers = {peer: live for peer, live in self._peers.items() if live.heard_at >= since}
+        for peers, seconds in ((self._peers, self._silence_seconds), (self._gone, GONE_SECONDS)):
+            since = now - seconds
+            for peer in [peer for peer, last in peers.items() if last.heard_at < since]:
+                del peers[peer]
 
     def alongside(self, head: Head) -> dict[PeerId, Presence]:
-        """Return the peers that work on the round after `head`: not who is paused or finished."""
+        """Return the peers that work on the round after `head`, or are about to.
+
+        Who is fetching that state counts, or a swarm could outrun every newcomer; who is paused or
+        finished doesn't.
+        """
+        working = HOLDING_STATES | {FETCHING_STATE}
         return {
             peer: live.presence
             for peer, live in self._peers.items()
-            if live.presence.head == head and live.presence.state in WORKING_STATES
+            if live.presence.head == head and live.presence.state in working
         }
 
-    def heaviest_head(self, own: Head | None) -> tuple[Head | None, tuple[PeerId, ...]]:
+    def heaviest_head(
+        self, own: Head | None, unreachable: Collection[Head] = ()
+    ) -> tuple[Head | None, tuple[PeerId, ...]]:
         """Return the head that most peers stand on and who does; we count once, on `own`.
 
         Heads one round apart on the same lineage support each other. Ties go to the stewards' word,
-        then to the later round, then to the lower root: the same at every peer. A head is never
-        chosen for its round number: a single peer can claim any.
+        then to what is not `unreachable`, then to the later round, then to the lower root: the same
+        at every peer. A head is never chosen for its round number: a single peer can claim any.
         """
         groups: dict[Head, list[PeerId]] = {own: [self._me]} if own else {}
         for peer, live in self._peers.items():
-            groups.setdefault(live.presence.head, []).append(peer)
+            if live.presence.state != FETCHING_STATE:
+                groups.setdefault(live.presence.head, []).append(peer)
         if not groups:
             return None, ()
 
-        def order(head: Head) -> tuple[int, int, bool, int, bytes]:
+        weights = _lineage_weights({head: len(peers) for head, peers in groups.items()})
+
+        def order(head: Head) -> tuple[int, int, bool, bool, int, bytes, bytes]:
             peers = groups[head]
             unvouched = self._stewards.isdisjoint(peers)
-            return -_lineage_weight(head, groups), -len(peers), unvouched, -head.round, head.root
+            missing = head in unreachable
+            ranks = -head.round, head.root, head.prev_root
+            return -weights[head], -len(peers), unvouched, missing, *ranks
 
         best = min(groups, key=order)
         return best, tuple(peer for peer in groups[best] if peer != self._me)
 
 
-def _lineage_weight(head: Head, groups: Mapping[Head, list[PeerId]]) -> int:
-    def is_kin(other: Head) -> bool:
-        child = other.round == head.round + 1 and other.prev_root == head.root
-        parent = other.round == head.round - 1 and other.root == head.prev_root
-        return other == head or child or parent
-
-    return sum(len(peers) for other, peers in groups.items() if is_kin(other))
+def _lineage_weights(counts: Mapping[Head, int]) -> dict[Head, int]:
+    """Return how many stand on each head, on its parent or on a child of it."""
+    on_root: Counter[tuple[int, bytes]] = Counter()
+    grown_from: Counter[tuple[int, bytes]] = Counter()
+    for head, count in counts.items():
+        on_root[head.round, head.root] += count
+        grown_from[head.round, head.prev_root] += count
+    return {
+        head: count
+        + on_root[head.round - 1, head.prev_root]
+        + grown_from[head.round + 1, head.root]
+        for head, count in counts.items()
+    }

@@ -90,11 +90,27 @@ def convener_rank(prev_root: bytes, round_: int, peer: PeerId) -> bytes:
     return sha256(prev_root + round_.to_bytes(8, "big") + peer.encode()).digest()
 
 
+def choose_members(
+    commitments: Sequence[Signed[Commitment]], convener: PeerId
+) -> tuple[Signed[Commitment], ...]:
+    """Return the commitments that a roll call of `convener` lists: all, or as many as fit.
+
+    Its own comes first, then those of the lowest rank, which nobody could foresee.
+    """
+
+    def order(signed: Signed[Commitment]) -> tuple[bool, bytes]:
+        message = signed.message
+        rank = convener_rank(message.prev_root, message.round, signed.signer)
+        return signed.signer != convener, rank
+
+    return tuple(sorted(commitments, key=order)[:MAX_MEMBERS])
+
+
 def call_roll(
     round_: int, prev_root: bytes, closed_at: float, commitments: Sequence[Signed[Commitment]]
 ) -> RollCall:
-    """Return the roll call over `commitments`, to be signed by the convener."""
-    ordered = sorted(commitments, key=lambda signed: signed.signer)[:MAX_MEMBERS]
+    """Return the roll call over at most `MAX_MEMBERS` commitments, for the convener to sign."""
+    ordered = sorted(commitments, key=lambda signed: signed.signer)
     envelopes = tuple(signed.envelope for signed in ordered)
     return RollCall(round=round_, prev_root=prev_root, closed_at=closed_at, commitments=envelopes)
 

@@ -2,19 +2,24 @@
 
     JOINING ──a head to believe──> CATCHING_UP ──CaughtUp──> TRAINING
     TRAINING ──Committed──> COMMITTED ──RollHeard──> EXCHANGING ──Exchanged──> AGREEING
-    AGREEING ──most votes for our root──> TRAINING of the next round
-    AGREEING ──most votes for another───> CATCHING_UP
-    any ──most live peers stand on another head──> CATCHING_UP
+    TRAINING, COMMITTED ──RollHeard without us──> AGREEING, without a vote
+    AGREEING ──most votes for our root, or time is up──> TRAINING of the next round
+    AGREEING ──most votes for another──────────────────> CATCHING_UP
+    AGREEING, without a vote ──time is up──────────────> TRAINING of the same round again
+    CATCHING_UP ──CatchUpFailed──> JOINING
+    any in a round ──most live peers stand on another head──> CATCHING_UP
 
 A peer moves only from one agreed root to the next: an update counts when it is in the roll call, a
 state when most of the roll call's members hold it. Who was left out, or fell behind, fetches the
-agreed state and takes part in the next round.
+agreed state and takes part in the next round. Where no root gets most votes in time, members go on
+with their own, and the heads that peers stand on decide who follows whom.
 
 The caller performs the effects and feeds back events and ticks, with the time of each; so the same
 machine runs in the node, in the simulator and in the property tests.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Set, Sized
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -41,8 +46,11 @@ from protocol.events import (
 )
 from protocol.identity import PeerId
 from protocol.presence import MAX_LIVE_PEERS, Head, LivePeers
-from protocol.rollcall import Commitment, Roll, convener_rank
+from protocol.rollcall import MAX_MEMBERS, Commitment, Roll, choose_members, convener_rank
 from protocol.signing import Signed
+from protocol.votes import MAX_ROLLS, Votes, winner_of
+
+_MAX_UNREACHABLE = 64
 
 
 class Phase(Enum):
@@ -73,8 +81,12 @@ class RoundRules:
     """A silent convener is replaced after this."""
     agree_seconds: float = 5.0
     """After our own result, for results still on their way."""
+    watch_seconds: float = 60.0
+    """Who is left out of a roll waits this long for the state it leads to: an exchange's time."""
     lag_seconds: float = 6.0
     """How long most peers may stand on another head before we follow."""
+    missed_seconds: float = 2.0
+    """The same for who has no roll call: the others went on without it."""
     join_seconds: float = 4.0
     """How long a newcomer listens before it chooses whom to follow."""
 
@@ -91,10 +103,16 @@ class _Round:
     own: Signed[Commitment] | None = None
     commitments: dict[PeerId, Signed[Commitment]] = field(default_factory=dict)
     roll: Roll | None = None
-    votes: dict[PeerId, bytes] = field(default_factory=dict)
-    patience_at: float | None = None
+    roll_heard_at: float = 0.0
+    followed: set[bytes] = field(default_factory=set)
+    """Digests of the rolls that counted here."""
+    given_up: frozenset[bytes] = frozenset()
+    """Digests of the rolls that counted before the round began again."""
+    votes: Votes = field(default_factory=Votes)
+    patience_at: float = math.inf
+    full_at: float = math.inf
     ready_since: float | None = None
-    agree_by: float | None = None
+    agree_by: float = math.inf
 
     def concerns(self, message: Commitment | Result | Roll) -> bool:
         """Return whether a message belongs to this round and grows from the same state."""
@@ -125,9 +143,12 @@ class RoundMachine:
         self.rules = rules
         self.phase = Phase.JOINING
         self.live = LivePeers(me, stewards, rules.presence_seconds)
+        self._stewards = stewards
         self._now = 0.0
         self._joined_at: float | None = None
         self._lag_since: float | None = None
+        self._wanted: Head | None = None
+        self._unreachable: set[Head] = set()
         self._round: _Round | None = _Round(head, 0.0) if head else None
 
     # what the caller may look at
@@ -136,6 +157,11 @@ class RoundMachine:
     def head(self) -> Head | None:
         """The agreed state that this peer holds."""
         return self._round.head if self._round else None
+
+    @property
+    def target(self) -> Head | None:
+        """While catching up: the state that this peer is fetching."""
+        return self._wanted if self.phase is Phase.CATCHING_UP else None
 
     @property
     def commitments(self) -> Mapping[PeerId, Signed[Commitment]]:
@@ -162,13 +188,13 @@ class RoundMachine:
         if self._joined_at is None:
             self._joined_at = now
         match event:
-            case CaughtUp(head):
+            case CaughtUp(head) if self.phase is Phase.CATCHING_UP:
+                self._unreachable.clear()
                 return self._start_round(head)
             case RollHeard(roll):
                 return self._on_roll(roll)
-            case CatchUpFailed():
-                self.phase = Phase.JOINING
-                self._lag_since = None
+            case CatchUpFailed() if self.phase is Phase.CATCHING_UP:
+                self._give_up_catching_up()
             case PresenceHeard(peer, presence):
                 self.live.hear(peer, presence, now)
             case Tick():
@@ -185,27 +211,32 @@ class RoundMachine:
                 if self.phase is Phase.TRAINING and work.concerns(commitment.message):
                     work.commitments[self.me] = work.own = commitment
                     self.phase = Phase.COMMITTED
-            case CommitmentHeard(commitment):
+            case CommitmentHeard(commitment) if work.concerns(commitment.message):
                 # the first word of a peer counts: a second commitment can't replace it
-                if work.concerns(commitment.message) and len(work.commitments) < MAX_LIVE_PEERS:
+                if self._has_room(work.commitments, commitment.signer):
                     work.commitments.setdefault(commitment.signer, commitment)
-            case ResultHeard(result):
-                if work.concerns(result.message) and len(work.votes) < MAX_LIVE_PEERS:
-                    work.votes.setdefault(result.signer, result.message.root)
-            case Exchanged(result):
+            case ResultHeard(result) if work.concerns(result.message):
+                if self._has_room(work.votes, result.signer):
+                    work.votes.take(result.signer, result.message)
+            case Exchanged(result) if self.phase is Phase.EXCHANGING:
                 if work.roll and result.message.roll == work.roll.digest:
-                    work.votes[self.me] = result.message.root
+                    work.votes.take(self.me, result.message)
                     work.agree_by = self._now + self.rules.agree_seconds
                     self.phase = Phase.AGREEING
             case _:
                 pass
 
+    def _has_room(self, heard: Sized, peer: PeerId) -> bool:
+        """Return whether to keep a peer's word: strangers can't crowd out who is known as live."""
+        return len(heard) < MAX_LIVE_PEERS or peer in self.live.peers()
+
     def _on_roll(self, roll: Roll) -> list[Effect]:
         work = self._round
         if not work or not self._is_acceptable(roll, work):
             return []
-        work.roll = roll
-        work.votes.pop(self.me, None)  # our vote was for the state of a roll that no longer counts
+        work.roll, work.roll_heard_at = roll, self._now
+        work.followed.add(roll.digest)
+        work.votes.withdraw(self.me)  # our vote was for the state of a roll that no longer counts
         mine = roll.commitment(self.me)
         if work.own and mine and mine.envelope == work.own.envelope:
             self.phase = Phase.EXCHANGING
@@ -213,21 +244,24 @@ class RoundMachine:
         # left out: watch what the members agree on
         stop: list[Effect] = [StopTraining()] if self.phase is Phase.TRAINING else []
         self.phase = Phase.AGREEING
-        work.agree_by = None
+        work.agree_by = self._now + self.rules.watch_seconds
         return stop + self._decide()
 
     def _is_acceptable(self, roll: Roll, work: _Round) -> bool:
         """Return whether a roll may replace what we have: it can't leave out half of the swarm."""
         if self.phase not in _IN_ROUND or not work.concerns(roll):
             return False
+        if roll.digest in work.given_up or len(work.followed) >= MAX_ROLLS:
+            return False
         if work.roll and roll.rank >= work.roll.rank:
             return False
+        if work.closed and roll.convener == self.me:
+            return True  # judged when we closed it; others may have it by now
         members = set(roll.peers)
-        heard = set(work.commitments)
-        if len(members) < self.rules.min_peers or 2 * len(members & heard) < len(heard):
+        if len(members) < self.rules.min_peers or not _are_most_of(members, set(work.commitments)):
             return False
         alongside = set(self.live.alongside(work.head)) | {self.me}
-        return 2 * len(members & alongside) >= len(alongside) or self._now >= self._close_at(work)
+        return _are_most_of(members, alongside) or self._now >= self._close_at(work)
 
     # decisions
 
@@ -253,7 +287,7 @@ class RoundMachine:
     def _choose_head(self) -> list[Effect]:
         if self._now - (self._joined_at or 0.0) < self.rules.join_seconds:
             return []
-        head, holders = self.live.heaviest_head(self.head)
+        head, holders = self.live.heaviest_head(self.head, self._unreachable)
         if head is None:
             return []
         if head == self.head:
@@ -272,7 +306,7 @@ class RoundMachine:
         if attempt < self._place_among_conveners(work):
             return []
         work.closed = True
-        chosen = tuple(work.commitments.values())
+        chosen = choose_members(tuple(work.commitments.values()), self.me)
         return [CloseRoll(work.head.round, work.head.root, chosen)]
 
     def _place_among_conveners(self, work: _Round) -> int:
@@ -281,42 +315,56 @@ class RoundMachine:
         return sum(convener_rank(root, round_, peer) < mine for peer in work.commitments)
 
     def _agree(self, work: _Round) -> list[Effect]:
-        members = set(work.roll.peers) if work.roll else set()
-        votes = {peer: root for peer, root in work.votes.items() if peer in members}
-        counts: dict[bytes, int] = {}
-        for root in votes.values():
-            counts[root] = counts.get(root, 0) + 1
-        if not counts:
+        if work.roll is None:
             return []
-        winner = min(counts, key=lambda root: (-counts[root], root))
-        overdue = work.agree_by is not None and self._now >= work.agree_by
-        if 2 * counts[winner] <= len(members) and len(votes) < len(members) and not overdue:
+        votes = work.votes.on(work.roll)
+        winner = winner_of(votes, len(work.roll.members), self._stewards)
+        if winner is None and self._is_overdue(work, work.roll):
+            winner = votes.get(self.me)
+            if winner is None:
+                return self._start_round(work.head, work.given_up | work.followed)
+        if winner is None:
             return []
         head = Head(work.head.round + 1, winner, work.head.root)
-        if work.votes.get(self.me) == winner:
+        if votes.get(self.me) == winner:
             return [Adopt(head), *self._start_round(head)]
         return self._catch_up(head, tuple(peer for peer, root in votes.items() if root == winner))
 
+    def _is_overdue(self, work: _Round, roll: Roll) -> bool:
+        """Return whether to wait no longer for votes: out of time, or nobody is left to vote."""
+        silence = self._now - work.roll_heard_at >= self.rules.presence_seconds
+        deserted = silence and self.live.peers().keys().isdisjoint(roll.peers)
+        return deserted or self._now >= work.agree_by
+
     def _follow_most(self, work: _Round) -> list[Effect]:
         """Leave our head when most live peers have stood on another one for too long."""
-        head, holders = self.live.heaviest_head(work.head)
+        head, holders = self.live.heaviest_head(work.head, self._unreachable)
         if head is None or head == work.head:
             self._lag_since = None
             return []
         if self._lag_since is None:
             self._lag_since = self._now
-        if self._now - self._lag_since < self.rules.lag_seconds:
+        rules = self.rules
+        alone = work.roll is None  # the others closed a roll call, and we heard nothing of it
+        patience = rules.missed_seconds if alone else rules.lag_seconds
+        if self._now - self._lag_since < patience:
             return []
         return self._catch_up(head, holders)
 
     def _catch_up(self, head: Head, holders: tuple[PeerId, ...]) -> list[Effect]:
         self.phase = Phase.CATCHING_UP
+        self._wanted = head
         self._lag_since = None
         return [CatchUp(head, holders)]
 
-    def _start_round(self, head: Head) -> list[Effect]:
-        self._round = _Round(head, self._now)
+    def _give_up_catching_up(self) -> None:
+        self.phase = Phase.JOINING
         self._lag_since = None
+        if self._wanted and len(self._unreachable) < _MAX_UNREACHABLE:
+            self._unreachable.add(self._wanted)
+
+    def _start_round(self, head: Head, given_up: Set[bytes] = frozenset()) -> list[Effect]:
+        self._round = _Round(head, self._now, given_up=frozenset(given_up))
         self.phase = Phase.TRAINING
         return [StartTraining(head.round)]
 
@@ -324,22 +372,33 @@ class RoundMachine:
 
     def _stop_at(self, work: _Round) -> float:
         """Return when training ends: the deadline, or sooner when the others are done."""
-        alongside = set(self.live.alongside(work.head))
-        done = alongside & set(work.commitments)
-        if work.patience_at is None and done and 3 * len(done) >= 2 * len(alongside):
+        if work.patience_at == math.inf and self._most_are_done(work):
             elapsed = self._now - work.started_at
             work.patience_at = self._now + self.rules.patience * elapsed + 0.5
-        if self.rules.target_samples and self._swarm_samples(work) >= self.rules.target_samples:
-            return self._now
-        deadline = work.started_at + self.rules.max_seconds
-        return min(deadline, work.patience_at) if work.patience_at else deadline
+        target = self.rules.target_samples
+        if work.full_at == math.inf and target and self._swarm_samples(work) >= target:
+            work.full_at = self._now
+        return min(work.started_at + self.rules.max_seconds, work.patience_at, work.full_at)
+
+    def _most_are_done(self, work: _Round) -> bool:
+        """Return whether two thirds have committed, of all but ourselves if we have not."""
+        working = set(self.live.alongside(work.head))
+        if work.own:
+            working.add(self.me)
+        done = working & set(work.commitments)
+        return bool(done) and 3 * len(done) >= 2 * len(working)
 
     def _close_at(self, work: _Round) -> float:
         return self._stop_at(work) + self.rules.settle_seconds
 
     def _swarm_samples(self, work: _Round) -> int:
-        """Return the samples of this round in the swarm; nobody counts above twice the median."""
+        """Return the samples of this round in the swarm; no claim counts above twice the median."""
         others = [presence.samples for presence in self.live.alongside(work.head).values()]
         claims = sorted([*others, work.samples])
-        cap = 2 * max(1, claims[len(claims) // 2])
-        return sum(min(claim, cap) for claim in claims)
+        cap = 2 * max(1, claims[(len(claims) - 1) // 2])  # of two, the lower
+        return work.samples + sum(min(claim, cap) for claim in others)
+
+
+def _are_most_of(members: Set[PeerId], peers: Set[PeerId]) -> bool:
+    """Return whether more than half of `peers`, or of as many as a roll can hold, are members."""
+    return 2 * len(members & peers) > min(len(peers), MAX_MEMBERS)
