@@ -24,7 +24,7 @@ from typing import Protocol, TypeVar
 import msgspec
 from aiohttp import web
 
-from node.config import DEFAULT_API, ApiAddress
+from node.config import DEFAULT_API, parse_api
 from node.paths import Paths, announced, new_token
 from node.version import VERSION
 from protocol.control import (
@@ -132,9 +132,7 @@ _INTERNAL = Failure(
 
 
 @asynccontextmanager
-async def serve_api(
-    controls: Controls, paths: Paths, address: ApiAddress | None
-) -> AsyncIterator[str]:
+async def serve_api(controls: Controls, paths: Paths, address: str | None) -> AsyncIterator[str]:
     """Serve the API while the context lasts; gives its URL. `node.json` says where it is.
 
     Args:
@@ -163,10 +161,10 @@ async def serve_api(
         await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, address: ApiAddress | None) -> tuple[str, int]:
-    wanted = address or DEFAULT_API
+async def _listen(runner: web.AppRunner, address: str | None) -> tuple[str, int]:
+    host, port = parse_api(address or DEFAULT_API)
     try:
-        await web.TCPSite(runner, wanted.host, wanted.port).start()
+        await web.TCPSite(runner, host, port).start()
     except OSError as error:
         if address is not None:
             raise ApiPortError(
@@ -174,10 +172,9 @@ async def _listen(runner: web.AppRunner, address: ApiAddress | None) -> tuple[st
                 hint="Set another port, or port 0 for any free one: "
                 "talkoot config set node.api 127.0.0.1:0",
             ) from error
-        log.info("port %d is taken; the control API takes a free one", wanted.port)
-        await web.TCPSite(runner, wanted.host, 0).start()
-    host, port = runner.addresses[-1][:2]
-    return host, port
+        log.info("port %d is taken; the control API takes a free one", port)
+        await web.TCPSite(runner, host, 0).start()
+    return host, runner.addresses[-1][1]
 
 
 @web.middleware

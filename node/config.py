@@ -9,133 +9,96 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import msgspec
 import tomlkit
 from msgspec import Meta
 
 from node.paths import write_file
-from node.strict_toml import ConfigError, convert, parse_toml, read_text, suggestion
+from node.strict_toml import Check, ConfigError, convert, parse_toml, read_text, suggestion
 from protocol.control import API_HOST, API_PORT, printable
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+MIN_STORAGE_BYTES = 100 * 10**6
+DEFAULT_API = f"{API_HOST}:{API_PORT}"
 
 
-class Size(int):
-    """A number of bytes, written with its unit: "20GB", "512MiB"."""
-
-    @classmethod
-    def from_toml(cls, value: object) -> Self:
-        """Return the size written as `value`. Raises ValueError."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?i?)B", str(value))
-        if not isinstance(value, str) or not found or found[2] not in _UNITS:
-            raise ValueError('expected a size in quotes such as "20GB" or "512MB"')
-        return cls(int(float(found[1]) * _UNITS[found[2]]))
-
-    def __str__(self) -> str:
-        for unit in ("T", "G", "M", "K"):
-            if self and self % _UNITS[unit] == 0:
-                return f"{int(self) // _UNITS[unit]}{unit}B"
-        return f"{int(self)}B"
+def parse_size(text: str) -> int:
+    """Return the number of bytes written as "20GB" or "512MiB". Raises ValueError."""
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([KMGT]?i?)B", text)
+    if not found or found[2] not in _UNITS:
+        raise ValueError('expected a size such as "20GB" or "512MB"')
+    return int(float(found[1]) * _UNITS[found[2]])
 
 
-class NodeName(str):
-    """What other peers see this node called."""
+def parse_api(text: str) -> tuple[str, int]:
+    """Return address and port (0 = any free one) of "127.0.0.1:7717". Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ValueError('expected "127.0.0.1:PORT"')
+    try:
+        loopback = ipaddress.IPv4Address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ValueError("the control API is for this machine only: 127.0.0.1:PORT")
+    return host, _port(port)
 
-    __slots__ = ()
 
-    @classmethod
-    def from_toml(cls, value: object) -> Self:
-        """Return the name written as `value`. Raises ValueError."""
-        if not isinstance(value, str) or not 1 <= len(value) <= 40 or printable(value) != value:
-            raise ValueError("expected a name of 1 to 40 visible characters in quotes")
-        return cls(value)
+def _check_max(text: str) -> None:
+    if parse_size(text) < MIN_STORAGE_BYTES:
+        raise ValueError(f"{text} is less than any run needs: at least 100MB")
 
 
-class ListenAddress(str):
-    """A TCP multiaddr to listen on: /ip4/0.0.0.0/tcp/0 (port 0 = any free one)."""
+def _check_name(text: str) -> None:
+    if not 1 <= len(text) <= 40 or printable(text) != text:
+        raise ValueError("expected a name of 1 to 40 visible characters")
 
-    __slots__ = ()
 
-    @classmethod
-    def from_toml(cls, value: object) -> Self:
-        """Return the multiaddr written as `value`. Raises ValueError."""
-        parts = value.split("/") if isinstance(value, str) else []
-        if len(parts) != 5 or parts[1] not in {"ip4", "ip6"} or parts[3] != "tcp":
-            raise ValueError('expected a TCP multiaddr such as "/ip4/0.0.0.0/tcp/0"')
+def _check_listen(text: str) -> None:
+    parts = text.split("/")
+    if len(parts) != 5 or parts[1] not in {"ip4", "ip6"} or parts[3] != "tcp":
+        raise ValueError('expected a TCP multiaddr such as "/ip4/0.0.0.0/tcp/0"')
+    _check_ip(parts[2], 4 if parts[1] == "ip4" else 6)
+    _port(parts[4])
+
+
+def _check_announce(text: str) -> None:
+    parts = text.split("/")
+    if len(parts) != 5 or parts[1] not in {"ip4", "ip6", "dns4", "dns6"} or parts[3] != "tcp":
+        raise ValueError('expected a TCP multiaddr such as "/ip4/203.0.113.7/tcp/4001"')
+    if parts[1].startswith("ip"):
         _check_ip(parts[2], 4 if parts[1] == "ip4" else 6)
-        _port(parts[4])
-        return cls(value)
+    elif not re.fullmatch(r"[A-Za-z0-9.-]{1,253}", parts[2]):
+        raise ValueError(f"{printable(parts[2], 60)!r} is not a host name")
+    if _port(parts[4]) == 0:
+        raise ValueError("an announced address needs its port")
 
 
-class AnnouncedAddress(str):
-    """A TCP multiaddr under which others reach this node, as its router forwards it."""
-
-    __slots__ = ()
-
-    @classmethod
-    def from_toml(cls, value: object) -> Self:
-        """Return the multiaddr written as `value`. Raises ValueError."""
-        parts = value.split("/") if isinstance(value, str) else []
-        if len(parts) != 5 or parts[1] not in {"ip4", "ip6", "dns4", "dns6"} or parts[3] != "tcp":
-            raise ValueError('expected a TCP multiaddr such as "/ip4/203.0.113.7/tcp/4001"')
-        if parts[1].startswith("ip"):
-            _check_ip(parts[2], 4 if parts[1] == "ip4" else 6)
-        elif not re.fullmatch(r"[A-Za-z0-9.-]{1,253}", parts[2]):
-            raise ValueError(f"{printable(parts[2], 60)!r} is not a host name")
-        if _port(parts[4]) == 0:
-            raise ValueError("an announced address needs its port")
-        return cls(value)
+def _check_device(text: str) -> None:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,2})?", text):
+        raise ValueError('expected "auto", "cpu", "cuda", "cuda:NUMBER" or "mps"')
 
 
-class ApiAddress(str):
-    """Where the control API is served: this machine only, "127.0.0.1:7717"."""
-
-    __slots__ = ()
-
-    @classmethod
-    def from_toml(cls, value: object) -> Self:
-        """Return the address written as `value`. Raises ValueError."""
-        host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-        if not isinstance(value, str) or not colon:
-            raise ValueError('expected "127.0.0.1:PORT"')
-        _port(port)
-        try:
-            loopback = ipaddress.IPv4Address(host).is_loopback
-        except ValueError:
-            loopback = False
-        if not loopback:
-            raise ValueError("the control API is for this machine only: 127.0.0.1:PORT")
-        return cls(value)
-
-    @property
-    def host(self) -> str:
-        """The loopback address."""
-        return self.rpartition(":")[0]
-
-    @property
-    def port(self) -> int:
-        """The TCP port; 0 = any free one."""
-        return int(self.rpartition(":")[2])
+def _check_ip(text: str, version: int) -> None:
+    try:
+        right = ipaddress.ip_address(text).version == version
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError(f"{printable(text, 60)!r} is not an IPv{version} address")
 
 
-class Device(str):
-    """Where training runs, in torch's words, or "auto"."""
-
-    __slots__ = ()
-
-    @classmethod
-    def from_toml(cls, value: object) -> Self:
-        """Return the device written as `value`. Raises ValueError."""
-        if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,2})?", value):
-            raise ValueError('expected "auto", "cpu", "cuda", "cuda:NUMBER" or "mps"')
-        return cls(value)
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65_535:
+        raise ValueError(f"{printable(text, 20)!r} is not a port (0 to 65535)")
+    return int(text)
 
 
-MIN_STORAGE_BYTES = Size(100 * 10**6)
-DEFAULT_API = ApiAddress(f"{API_HOST}:{API_PORT}")
+ListenAddress = Annotated[str, Check(_check_listen)]
+AnnouncedAddress = Annotated[str, Check(_check_announce)]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,13 +108,15 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class NodeSection(Section, frozen=True, kw_only=True):
     """[node]: who this node is and where it listens."""
 
-    name: NodeName | None = None
-    """None: a friendly name made from the PeerID."""
+    name: Annotated[str, Check(_check_name)] | None = None
+    """What other peers see it called. None: a friendly name made from the PeerID."""
     listen: Annotated[tuple[ListenAddress, ...], Meta(min_length=1, max_length=8)] = (
-        ListenAddress("/ip4/0.0.0.0/tcp/0"),
+        "/ip4/0.0.0.0/tcp/0",
     )
+    """TCP multiaddrs; port 0 = any free one."""
     announce: Annotated[tuple[AnnouncedAddress, ...], Meta(max_length=8)] = ()
-    api: ApiAddress | None = None
+    """TCP multiaddrs under which others reach this node, as its router forwards them."""
+    api: Annotated[str, Check(parse_api)] | None = None
     """None: `DEFAULT_API`, or any free port where that one is taken."""
 
 
@@ -159,7 +124,8 @@ class ContributeSection(Section, frozen=True, kw_only=True):
     """[contribute]: what training may use."""
 
     cpu_threads: Annotated[int, Meta(ge=1, le=256)] = max(1, (os.cpu_count() or 2) // 2)
-    device: Device = Device("auto")
+    device: Annotated[str, Check(_check_device)] = "auto"
+    """In torch's words, or "auto"."""
 
 
 class NetworkSection(Section, frozen=True, kw_only=True):
@@ -174,12 +140,20 @@ class StorageSection(Section, frozen=True, kw_only=True):
 
     keep_checkpoints: Annotated[int, Meta(ge=1, le=1000)] = 3
     """States kept of each run, the newest ones."""
-    max_bytes: Size = msgspec.field(name="max", default=Size(20 * 10**9))
-    min_free_bytes: Size = msgspec.field(name="min_free", default=Size(10**9))
+    max: Annotated[str, Check(_check_max)] = "20GB"
+    """All runs together."""
+    min_free: Annotated[str, Check(parse_size)] = "1GB"
+    """Left free on the disk, whatever `max` says."""
 
-    def __post_init__(self) -> None:
-        if self.max_bytes < MIN_STORAGE_BYTES:
-            raise ValueError(f"max is below {MIN_STORAGE_BYTES}: no run fits")
+    @property
+    def max_bytes(self) -> int:
+        """`max` as a number."""
+        return parse_size(self.max)
+
+    @property
+    def min_free_bytes(self) -> int:
+        """`min_free` as a number."""
+        return parse_size(self.min_free)
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -202,13 +176,8 @@ def load_config(path: Path) -> Config:
 
 def as_tables(config: Config) -> dict[str, dict[str, object]]:
     """Return all keys and values as they stand in TOML; None where nothing is set."""
-    return {
-        section: {
-            field.encode_name: _plain(getattr(getattr(config, section), field.name))
-            for field in msgspec.structs.fields(getattr(config, section))
-        }
-        for section in config.__struct_fields__
-    }
+    kind = dict[str, dict[str, object]]
+    return msgspec.json.decode(msgspec.json.encode(config), type=kind)
 
 
 def get_value(config: Config, key: str) -> object:
@@ -273,28 +242,3 @@ def _split(key: str) -> tuple[str, str]:
         known = [f"{table}.{item}" for table, items in tables.items() for item in items]
         raise ConfigError(f"there is no key {printable(key, 60)!r}", hint=suggestion(key, known))
     return section, name
-
-
-def _plain(value: object) -> object:
-    match value:
-        case Size() | str():
-            return str(value)
-        case tuple():
-            return [str(item) for item in value]
-        case _:
-            return value
-
-
-def _check_ip(text: str, version: int) -> None:
-    try:
-        right = ipaddress.ip_address(text).version == version
-    except ValueError:
-        right = False
-    if not right:
-        raise ValueError(f"{printable(text, 60)!r} is not an IPv{version} address")
-
-
-def _port(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65_535:
-        raise ValueError(f"{printable(text, 20)!r} is not a port (0 to 65535)")
-    return int(text)

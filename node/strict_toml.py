@@ -1,14 +1,14 @@
 """TOML that a person wrote, checked against a struct: a mistake is told with its file and line.
 
-Types beyond TOML's own (a size such as "20GB") are classes with a class method `from_toml(value)`
-that raises `ValueError`. A line is found by parsing ever longer beginnings of the text, so that it
-is right for every way of writing TOML.
+What msgspec's bounds can't say is said by `Annotated[str, Check(accept)]`. A line is found by
+parsing ever longer beginnings of the text, so that it is right for every way of writing TOML.
 """
 
 import math
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
@@ -39,6 +39,13 @@ class ConfigError(TalkootError):
     """A file that a person wrote can't be read or has a mistake; says where."""
 
     code = "bad_config"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """In `Annotated[str, …]`: calls `accept`, whose ValueError says what is wrong."""
+
+    accept: Callable[[str], object]
 
 
 def read_toml(path: Path, kind: type[StructT]) -> StructT:
@@ -91,7 +98,9 @@ def parse_toml(text: str, kind: type[StructT], source: str) -> StructT:
 
 def convert(value: object, kind: type[StructT]) -> StructT:
     """Return `value` (as `tomllib` gives it) as a struct. Raises msgspec.ValidationError."""
-    return msgspec.convert(value, kind, dec_hook=_from_toml)
+    made = msgspec.convert(value, kind)
+    _run_checks(made, kind, "$")
+    return made
 
 
 def choices_of(kind: object) -> list[str]:
@@ -127,8 +136,32 @@ def line_of(text: str, path: KeyPath) -> int | None:
     return None
 
 
-def _from_toml(kind: type[Any], value: object) -> object:
-    return kind.from_toml(value)
+def _run_checks(value: object, kind: object, place: str) -> None:
+    """Raise what a `Check` finds in the same form as msgspec's own errors."""
+    match value:
+        case msgspec.Struct():
+            for field in msgspec.structs.fields(value):
+                inner = getattr(value, field.name)
+                _run_checks(inner, field.type, f"{place}.{field.encode_name}")
+        case tuple():
+            for index, item in enumerate(value):
+                _run_checks(item, _step(kind, index), f"{place}[{index}]")
+        case str():
+            for check in _checks(kind):
+                try:
+                    check.accept(value)
+                except ValueError as error:
+                    raise msgspec.ValidationError(f"{error} - at `{place}`") from error
+        case _:
+            pass
+
+
+def _checks(kind: object) -> Iterator[Check]:
+    if get_origin(kind) is Annotated:
+        yield from (extra for extra in get_args(kind)[1:] if isinstance(extra, Check))
+    elif get_origin(kind) in {Union, UnionType}:
+        for member in get_args(kind):
+            yield from _checks(member)
 
 
 def _syntax_error(message: str, text: str, source: str) -> ConfigError:
@@ -202,7 +235,7 @@ def _offender(tables: dict[str, Any], kind: object, path: KeyPath) -> KeyPath:
         table = table[part]
     for key, value in table.items():
         try:
-            msgspec.convert({key: value}, inner, dec_hook=_from_toml)
+            msgspec.convert({key: value}, inner)
         except msgspec.ValidationError:
             return (*path, key)
     return path

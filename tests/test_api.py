@@ -24,12 +24,11 @@ from node.client import (
     connect,
     find_node,
 )
-from node.config import ApiAddress
 from node.paths import Paths
 from tests.fake_node import OTHER_RUN, RUN, FakeControls
 
 WRONG = "wrong"
-FREE_PORT = ApiAddress("127.0.0.1:0")
+FREE_PORT = "127.0.0.1:0"
 
 
 @dataclass
@@ -226,7 +225,7 @@ def taken_port() -> socket.socket:
 
 async def test_a_taken_port_that_was_configured_is_an_error_with_a_way_out(paths: Paths) -> None:
     with taken_port() as taken:
-        address = ApiAddress(f"127.0.0.1:{taken.getsockname()[1]}")
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ApiPortError) as caught:
             async with serve_api(FakeControls(), paths, address):
                 pass
@@ -240,7 +239,7 @@ async def test_a_taken_default_port_gives_way_to_a_free_one(
 ) -> None:
     with taken_port() as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setattr("node.api.DEFAULT_API", ApiAddress(f"127.0.0.1:{port}"))
+        monkeypatch.setattr("node.api.DEFAULT_API", f"127.0.0.1:{port}")
         async with serve_api(FakeControls(), paths, None) as url:
             assert not url.endswith(f":{port}")
             assert find_node(paths).url == url

@@ -13,7 +13,6 @@ import pytest
 
 from node.api import NotPermittedError, serve_api
 from node.cli import main
-from node.config import ApiAddress
 from node.paths import HOME_VARIABLE, Paths
 from protocol.errors import LinkError, TalkootError
 from tests.fake_node import HOSTILE, LINK, OTHER_RUN, PREVIEW, RUN, RUN_STATUS, FakeControls
@@ -34,7 +33,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
 async def node(paths: Paths) -> AsyncIterator[FakeControls]:
     paths.create()
     controls = FakeControls()
-    async with serve_api(controls, paths, ApiAddress("127.0.0.1:0")):
+    async with serve_api(controls, paths, "127.0.0.1:0"):
         yield controls
 
 

@@ -13,7 +13,6 @@ import pytest
 from node.api import serve_api
 from node.cli import main
 from node.cli.hosting import TEMPLATE
-from node.config import ApiAddress
 from node.demo_options import DemoOptions
 from node.methods.local import LocalSettings
 from node.paths import HOME_VARIABLE, Paths
@@ -37,7 +36,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
 async def node(paths: Paths) -> AsyncIterator[FakeControls]:
     paths.create()
     controls = FakeControls()
-    async with serve_api(controls, paths, ApiAddress("127.0.0.1:0")):
+    async with serve_api(controls, paths, "127.0.0.1:0"):
         yield controls
 
 

@@ -19,7 +19,6 @@ from node.client import (
     find_node,
     is_alive,
 )
-from node.config import ApiAddress
 from node.paths import Paths
 from protocol.control import (
     AmbiguousRunError,
@@ -52,7 +51,7 @@ def paths(tmp_path: Path) -> Paths:
 @pytest.fixture
 async def controls(paths: Paths) -> AsyncIterator[FakeControls]:
     made = FakeControls()
-    async with serve_api(made, paths, ApiAddress("127.0.0.1:0")):
+    async with serve_api(made, paths, "127.0.0.1:0"):
         yield made
 
 

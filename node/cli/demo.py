@@ -5,7 +5,7 @@ from pathlib import Path
 
 from node.cli.context import Commands, Context
 from node.cli.outcome import UsageError
-from node.demo_options import DemoOptions
+from node.demo.options import DemoOptions
 
 
 def add(commands: Commands) -> None:
@@ -28,7 +28,7 @@ def _demo(context: Context, options: argparse.Namespace) -> int:
         raise UsageError("a demo has at least one round")
     if options.data is not None and not options.data.exists():
         raise UsageError(f"there is no {options.data}", hint="--data names a file or a folder.")
-    from node.demo import main  # noqa: PLC0415 - loads torch; no other command needs it
+    from node.demo.show import main  # noqa: PLC0415 - loads torch; no other command needs it
 
     return main(
         DemoOptions(

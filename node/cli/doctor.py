@@ -16,7 +16,7 @@ from node.cli.context import Commands, Context
 from node.cli.outcome import FAILED, OK
 from node.cli.screen import say, show_json, size, table
 from node.client import NodeNotRunningError, find_node
-from node.config import DEFAULT_API, Config, load_config
+from node.config import DEFAULT_API, Config, load_config, parse_api
 from node.identity_file import load_identity
 from node.paths import Paths
 from node.tasks import task_kinds
@@ -113,9 +113,8 @@ def _home(paths: Paths) -> Iterator[Finding]:
 
 def _disk(paths: Paths, config: Config) -> Finding:
     free = shutil.disk_usage(paths.data).free
-    least = config.storage.min_free_bytes
-    if free < least:
-        hint = f"Free some space, or lower storage.min_free (now {least})."
+    if free < config.storage.min_free_bytes:
+        hint = f"Free some space, or lower storage.min_free (now {config.storage.min_free})."
         return Finding("disk", "failed", f"{size(free)} free", hint)
     return Finding("disk", "ok", f"{size(free)} free")
 
@@ -128,8 +127,8 @@ def _network(paths: Paths, config: Config) -> Iterator[Finding]:
     else:
         yield Finding("node", "ok", f"process {node.pid} at {node.url}")
         return  # its ports are taken, by itself
-    address = config.node.api or DEFAULT_API
-    yield _port("API port", socket.AF_INET, address.host, address.port)
+    host, number = parse_api(config.node.api or DEFAULT_API)
+    yield _port("API port", socket.AF_INET, host, number)
     for listen in config.node.listen:
         _, kind, host, _, port = listen.split("/")
         family = socket.AF_INET if kind == "ip4" else socket.AF_INET6
