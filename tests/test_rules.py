@@ -1,0 +1,245 @@
+"""The aggregation rules behind their one interface, and the weights that peers get."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from trust.aggregate import Mask, Rows, Weights, combine
+from trust.rules import RULES, Rule, cap_weights, mean, median, trimmed, trimmed_mean
+from trust.sorting import network, sorted_places
+
+LARGEST = float(np.finfo(np.float32).max)
+
+SEEDS = st.integers(0, 2**32 - 1)
+NAMES = st.sampled_from(sorted(RULES))
+ANY_ROWS = st.tuples(st.integers(0, 6), st.integers(1, 5)).flatmap(
+    lambda shape: arrays(np.float32, shape, elements=st.floats(width=32))
+)
+unhurried = settings(deadline=None, max_examples=100)
+
+
+def noise(seed: int, count: int, size: int) -> Rows:
+    return np.random.default_rng(seed).standard_normal((count, size), np.float32)
+
+
+def test_the_rules_are_those_a_manifest_can_name() -> None:
+    assert set(RULES) == {"clip", "mean", "median", "trimmed_mean"}
+
+
+@given(NAMES, ANY_ROWS, SEEDS)
+@settings(deadline=None, max_examples=400)
+def test_whatever_the_rows_hold_the_aggregate_lies_between_finite_ones(
+    name: str, rows: Rows, seed: int
+) -> None:
+    weights = np.random.default_rng(seed).integers(0, 3, len(rows)).astype(np.float64)
+    aggregate, report = RULES[name](rows, weights)
+    finite: Mask = np.all(np.isfinite(rows), axis=1)
+    counted = rows[finite & (weights > 0)].astype(np.float64)
+    assert aggregate.dtype == np.float32
+    assert report.non_finite == tuple((~finite).tolist())
+    assert report.empty == (len(counted) == 0)
+    if report.empty:
+        assert not aggregate.any()
+    else:
+        slack = 1e-6 * np.abs(counted).max() + 1e-44
+        assert (aggregate >= counted.min(axis=0) - slack).all()
+        assert (aggregate <= counted.max(axis=0) + slack).all()
+        assert sum(report.coefficients) == pytest.approx(1)
+
+
+@given(NAMES, SEEDS, st.integers(1, 9))
+@unhurried
+def test_a_report_tells_the_distances_from_the_aggregate(name: str, seed: int, count: int) -> None:
+    rows = noise(seed, count, 50)
+    aggregate, report = RULES[name](rows, np.ones(count))
+    distances = np.linalg.norm(rows - aggregate, axis=1)
+    assert report.distances == pytest.approx(distances.tolist(), rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_the_same_input_gives_the_same_bits(name: str) -> None:
+    rows = noise(1, 9, 100_000)
+    first, first_report = RULES[name](rows, np.ones(9))
+    again, report = RULES[name](rows.copy(), np.ones(9))
+    assert again.tobytes() == first.tobytes()
+    assert report == first_report
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_equal_rows_of_the_largest_float_stay_what_they_are(name: str, count: int) -> None:
+    rows = np.full((count, 9), LARGEST, np.float32)
+    aggregate, _ = RULES[name](rows, np.ones(count))
+    assert np.allclose(aggregate, LARGEST, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_a_negative_weight_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="weights"):
+        RULES[name](np.ones((2, 3), np.float32), np.array([1.0, -2.999999]))
+
+
+def middle_of_honest(rule: Rule, rows: Rows, honest: Mask, weights: Weights) -> None:
+    aggregate, _ = rule(rows, weights)
+    assert (aggregate >= rows[honest].min(axis=0)).all()
+    assert (aggregate <= rows[honest].max(axis=0)).all()
+
+
+@given(SEEDS, st.integers(1, 15), st.integers(-30, 30), st.data())
+@unhurried
+def test_liars_never_take_a_median_out_of_the_honest_range(
+    seed: int, count: int, power: int, data: st.DataObject
+) -> None:
+    """Fewer than half liars: the middle value has an honest one on either side."""
+    liars = data.draw(st.integers(0, (count - 1) // 2))
+    rows, honest = attacked(seed, count, liars, power)
+    middle_of_honest(median, rows, honest, np.random.default_rng(seed).uniform(1, 9, count))
+
+
+@given(SEEDS, st.integers(1, 15), st.integers(-30, 30))
+@unhurried
+def test_as_many_liars_as_are_trimmed_never_take_a_mean_out_of_the_honest_range(
+    seed: int, count: int, power: int
+) -> None:
+    rows, honest = attacked(seed, count, trimmed(count), power)
+    middle_of_honest(trimmed_mean, rows, honest, np.ones(count))
+
+
+def attacked(seed: int, count: int, liars: int, power: int) -> tuple[Rows, Mask]:
+    rng = np.random.default_rng(seed)
+    rows = noise(seed, count, 30)
+    honest = rng.permutation(count) >= liars
+    rows[~honest] *= np.float32(10.0**power) * rng.choice([-1, 1], size=(liars, 30))
+    return rows, honest
+
+
+@pytest.mark.parametrize(
+    ("voters", "expected"),
+    [(0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 1), (7, 1), (8, 2), (16, 4)],
+)
+def test_a_quarter_is_trimmed_at_either_end(voters: int, expected: int) -> None:
+    assert trimmed(voters) == expected
+
+
+@given(SEEDS, st.integers(1, 20))
+@unhurried
+def test_the_median_is_the_median(seed: int, count: int) -> None:
+    rows = noise(seed, count, 9_000)
+    aggregate, _ = median(rows, np.ones(count))
+    assert np.allclose(aggregate, np.median(rows, axis=0), atol=1e-6)
+
+
+def test_the_trimmed_mean_leaves_out_the_ends_of_each_coordinate() -> None:
+    rows = np.array([[0, 50], [1, 1], [3, 2], [80, -40]], np.float32)
+    aggregate, _ = trimmed_mean(rows, np.ones(4))
+    assert aggregate.tolist() == [2.0, 1.5]
+
+
+def test_voters_of_any_weight_have_one_vote_and_those_of_none_have_none() -> None:
+    rows = np.array([[1], [2], [3], [90]], np.float32)
+    aggregate, report = median(rows, np.array([1.0, 1.0, 1e9, 0.0]))
+    assert aggregate.tolist() == [2.0]
+    assert report.coefficients == pytest.approx((1 / 3, 1 / 3, 1 / 3, 0))
+
+
+def test_the_mean_is_weighted_and_leaves_out_what_is_not_finite() -> None:
+    rows = np.array([[1, 2], [4, 8], [np.nan, 0]], np.float32)
+    aggregate, report = mean(rows, np.array([2.0, 1.0, 5.0]))
+    assert aggregate.tolist() == pytest.approx([2, 4])
+    assert report.coefficients == pytest.approx((2 / 3, 1 / 3, 0))
+    assert report.non_finite == (False, False, True)
+    assert report.distances[2] == np.inf
+
+
+def test_weights_near_the_largest_double_do_not_overflow() -> None:
+    rows = np.array([[1], [3]], np.float32)
+    aggregate, _ = mean(rows, np.array([1e308, 1e308]))
+    assert aggregate.tolist() == [2.0]
+
+
+def test_one_liar_moves_the_mean_as_far_as_it_likes() -> None:
+    rows = np.array([[1], [1], [1e30]], np.float32)
+    assert mean(rows, np.ones(3))[0][0] > 1e29
+
+
+@given(arrays(np.float64, st.integers(1, 9), elements=st.sampled_from([0.0, 0.25, 0.125])))
+def test_rows_without_a_coefficient_are_never_read(coefficients: Weights) -> None:
+    rows = noise(2, len(coefficients), 40)
+    expected = (coefficients[:, None] * rows).sum(axis=0)
+    rows[coefficients == 0] = np.nan
+    assert np.allclose(combine(rows, coefficients), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("places", range(1, 11))
+def test_a_network_sorts_every_row_of_zeros_and_ones(places: int) -> None:
+    """The zero-one principle (Knuth 5.3.4): what sorts these sorts everything."""
+    columns = np.array(list(product((0, 1), repeat=places)), np.float32).T.copy()
+    for first in range(places):
+        for last in range(first + 1, places + 1):
+            [(_, values)] = sorted_places(list(columns), first, last)
+            assert np.array_equal(values, np.sort(columns, axis=0)[first:last])
+
+
+def test_fewer_places_need_fewer_comparators() -> None:
+    assert len(network(16, 0, 16)) == 63
+    assert len(network(16, 7, 9)) < 60
+    assert network(1, 0, 1) == ()
+
+
+def test_sorting_leaves_the_rows_as_they_were() -> None:
+    rows = noise(3, 5, 20_000)
+    before = rows.copy()
+    median(rows, np.ones(5))
+    assert np.array_equal(rows, before)
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        ([], []),
+        ([0, 0], [0, 0]),
+        ([7], [7]),
+        ([0, 7], [0, 7]),
+        ([32, 32, 32, 32], [32, 32, 32, 32]),
+        ([32, 16, 32, 10**12], [32, 16, 32, 64]),
+        ([0, 0, 0, 10, 10, 90], [0, 0, 0, 10, 10, 20]),
+        ([1000, 10], [10, 10]),
+        ([30, 10, 5], [15, 10, 5]),
+    ],
+)
+def test_no_peer_weighs_more_than_two_median_peers_or_all_others(
+    samples: list[int], expected: list[float]
+) -> None:
+    assert cap_weights(samples).tolist() == expected
+
+
+@given(st.lists(st.integers(1, 2**62), min_size=4, max_size=12))
+def test_from_four_peers_on_the_cap_is_twice_the_median(samples: list[int]) -> None:
+    cap = 2 * float(np.median(np.array(samples, np.float64)))
+    assert cap_weights(samples).tolist() == [min(float(count), cap) for count in samples]
+
+
+def test_gates_scale_the_weight_and_closed_ones_are_not_counted_in_the_median() -> None:
+    weights = cap_weights([1, 1, 1, 8, 8, 99], [0, 0, 0, 1, 0.5, 1])
+    assert weights.tolist() == [0, 0, 0, 8, 4, 16]
+
+
+@pytest.mark.parametrize(
+    ("samples", "gates"),
+    [([-1, 2], None), ([1, 2], [1.0]), ([1, 2], [1.0, 1.5]), ([1, 2], [1.0, np.nan])],
+)
+def test_weights_out_of_range_are_refused(samples: list[int], gates: list[float] | None) -> None:
+    with pytest.raises(ValueError, match="gates"):
+        cap_weights(samples, gates)
+
+
+@pytest.mark.parametrize("samples", [[1600, 16], [96, 32, 16]])
+def test_a_light_peer_beside_a_heavy_one_still_counts(samples: list[int]) -> None:
+    rows = noise(4, len(samples), 9_000)
+    _, report = RULES["clip"](rows, cap_weights(samples))
+    assert not any(report.dropped)
+    assert min(report.coefficients) > 0.1
