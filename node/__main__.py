@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from node.cli.outcome import guarded
 from node.config import Config, load_config
@@ -15,6 +16,9 @@ from node.logs import set_up_logging
 from node.paths import Paths, home_lock
 from node.version import VERSION
 from protocol.identity import Identity
+
+if TYPE_CHECKING:
+    from trust.attacks import Attack
 
 log = logging.getLogger("node")
 
@@ -37,7 +41,7 @@ def _run(options: argparse.Namespace) -> int:
         identity = load_identity(paths.identity)
         log.info("talkoot %s starts as %s", VERSION, identity.peer_id)
         try:
-            asyncio.run(_serve(config, paths, identity))
+            asyncio.run(serve(config, paths, identity))
         except Exception:
             log.exception("the node ends by an error")
             raise
@@ -45,14 +49,17 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _serve(config: Config, paths: Paths, identity: Identity) -> None:
+async def serve(
+    config: Config, paths: Paths, identity: Identity, corrupt: "Attack | None" = None
+) -> None:
+    """Run the node until a signal ends it; `corrupt` is a demonstration's liar."""
     from node.app import run  # noqa: PLC0415 - takes seconds to import; a mistake is told before
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await run(config, paths, identity, stop)
+    await run(config, paths, identity, stop, corrupt)
 
 
 if __name__ == "__main__":

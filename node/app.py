@@ -26,10 +26,11 @@ from node.paths import Paths
 from node.preview import preview_of
 from node.run_folder import RunFolder
 from node.session import NodeSetting, Session
+from node.sources import Sources
 from node.state import export
 from node.storage import Disk, StateError
 from node.trainer import Resources
-from node.transfer import Sources, fetch_manifest
+from node.transfer import fetch_manifest
 from node.version import VERSION
 from node.wire import Floats
 from protocol.control import Exported, HostSpec, Peer, Preview, RunStatus, Status
@@ -228,7 +229,7 @@ class Node:
             self._setting.resources,
         )
         session = self._start(folder, fresh=True)
-        await session.find_addresses()
+        await session.serving.wait()
         return session.status()
 
     async def leave(self, run: str) -> None:

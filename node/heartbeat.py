@@ -42,8 +42,8 @@ class Heartbeat:
                     await self._channel.say(self.commitment)
 
     async def say_presence(self, *, record: bool = False, leaving: bool = False) -> None:
-        """Say once where we are; who holds no state yet stands nowhere and says nothing."""
-        head = self._machine.head
+        """Say once where we are; who neither holds nor fetches a state says nothing."""
+        head = self._machine.target or self._machine.head
         if head is None:
             return
         state = "finished" if self._set.is_finished(head.round) else self._machine.phase.value
@@ -88,9 +88,10 @@ class Heartbeat:
         """Dial whom we know and lost; so two halves of a split swarm find each other again."""
         book = self._set.book
         while True:
-            for peer, live in self._machine.live.peers().items():
-                book.note(peer, live.presence.addresses)
             if lost := book.addresses(without=await self._set.swarm.connected()):
                 await self._set.swarm.connect(lost)
-            await asyncio.to_thread(book.save)
-            await asyncio.sleep(DIAL_SECONDS)
+            for _ in range(int(DIAL_SECONDS / PRESENCE_SECONDS)):
+                for peer, live in self._machine.live.peers().items():
+                    book.note(peer, live.presence.addresses)
+                await asyncio.to_thread(book.save)
+                await asyncio.sleep(PRESENCE_SECONDS)

@@ -31,7 +31,7 @@ async def found_run(
         TalkootError: the task, its data or the settings can't be used, or the disk is full.
     """
     LocalSettings.read(spec.method.settings)
-    kind = task_class(spec.task.kind)
+    kind = await asyncio.to_thread(task_class, spec.task.kind)  # may import torch
     path = Path(spec.task.data) if spec.task.data else None
     data = await asyncio.to_thread(kind.prepare, spec.task.config, path)
     draft = RunFolder(runs / f".draft-{identity.peer_id}", NO_RUN, disk)

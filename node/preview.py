@@ -1,5 +1,7 @@
 """What a person sees of a run before anything of it starts."""
 
+import asyncio
+
 from dht.swarm import Swarm
 from node.config import Config
 from node.tasks import UnknownTaskError, task_class
@@ -23,7 +25,7 @@ async def preview_of(
     task = manifest.task
     state_bytes = 2 * FLOAT_BYTES * task.parameters
     peers = await swarm.fetch(RecordKey(link.run, "presence"))
-    obstacle = _obstacle(manifest, state_bytes, config, free_bytes)
+    obstacle = await asyncio.to_thread(_obstacle, manifest, state_bytes, config, free_bytes)
     return Preview(
         run=link.run.hex(),
         name=manifest.name,

@@ -13,11 +13,12 @@ from dht.swarm import Swarm
 from node.address_book import AddressBook
 from node.run_folder import DataFile, RunFolder
 from node.run_setting import RunSetting
+from node.sources import FetchError, Sources
 from node.state import State
 from node.storage import Disk
 from node.trainer import Resources, TrainerProcess, TrainerTask
-from node.transfer import Sources, fetch_blob
-from node.tree_server import TreeShelf
+from node.transfer import fetch_blob
+from node.tree_server import TreeServer, TreeShelf
 from node.wire import Floats
 from node.worker import Worker
 from protocol.control import AddressKind, Peer, PeerShare, RoundReport, RunState, RunStatus
@@ -76,6 +77,8 @@ class Session:
         self.folder = folder
         self.book = AddressBook(folder.path / "peers.json", node.disk)
         self.worker: Worker | None = None
+        self.serving = asyncio.Event()
+        """Set when others can fetch the manifest here, so that the link works."""
         self._node = node
         self._first_peers = peers
         self._fresh = fresh
@@ -101,57 +104,57 @@ class Session:
             self.worker = None
 
     async def _take_part(self) -> None:
+        node, shelf = self._node, TreeShelf(self.envelope)
         await asyncio.to_thread(self.book.load)
         for address in self._first_peers:
             self.book.note_address(address)
-        async with TrainerProcess(self._node.resources) as trainer:
-            await self.find_addresses()
-            await self._node.swarm.connect(self.book.addresses())
+        async with (
+            TreeServer(node.swarm, self.run_id, shelf),
+            TrainerProcess(node.resources) as trainer,
+        ):
+            self._addresses = await node.swarm.addresses()
+            self.serving.set()
+            await node.swarm.connect(self.book.addresses())
             data = await self._data()
+            shelf.put(data)
             task = self.manifest.task
             await trainer.load(TrainerTask(task.kind, task.version, task.config, data.path))
             state = await asyncio.to_thread(self.folder.checkpoints.load_newest)
-            shelf = TreeShelf(self.envelope)
-            shelf.put(data)
-            setting = RunSetting(
-                swarm=self._node.swarm,
-                identity=self._node.identity,
-                run=self.run_id,
-                manifest=self.manifest,
-                folder=self.folder,
-                book=self.book,
-                name=self._node.name,
-                reduces=self._node.reduces,
-                max_state_bytes=self._node.max_state_bytes,
-                corrupt=self._node.corrupt,
-            )
             self.worker = Worker(
-                setting, trainer, shelf, state, fresh=self._fresh, refused=self._node.refused
+                self._setting(), trainer, shelf, state, fresh=self._fresh, refused=node.refused
             )
             await self.worker.run()
 
+    def _setting(self) -> RunSetting:
+        return RunSetting(
+            swarm=self._node.swarm,
+            identity=self._node.identity,
+            run=self.run_id,
+            manifest=self.manifest,
+            folder=self.folder,
+            book=self.book,
+            name=self._node.name,
+            reduces=self._node.reduces,
+            max_state_bytes=self._node.max_state_bytes,
+            corrupt=self._node.corrupt,
+        )
+
     async def _data(self) -> DataFile:
-        root = self.manifest.task.data_root
-        found = await asyncio.to_thread(self.folder.data, root)
-        while found is None:
-            self._state, self._reason = "catching_up", "downloading the data"
+        task = self.manifest.task
+        while True:
             peers = sorted(await self._node.swarm.connected())
+            sources = Sources(self._node.swarm, self.run_id, peers)
             try:
-                await fetch_blob(
-                    Sources(self._node.swarm, self.run_id, peers),
-                    self.folder,
-                    root,
-                    self.manifest.task.data_bytes,
-                    self._on_fetched,
+                return await fetch_blob(
+                    sources, self.folder, task.data_root, task.data_bytes, self._on_fetched
                 )
-            except TalkootError as error:
+            except FetchError as error:
                 self._reason = f"downloading the data: {error.message}; trying again"
                 await asyncio.sleep(_RETRY_SECONDS)
                 await self._node.swarm.connect(self.book.addresses())
-            found = await asyncio.to_thread(self.folder.data, root)
-        return found
 
     def _on_fetched(self, done: int, total: int) -> None:
+        self._state, self._reason = "catching_up", "downloading the data"
         self._fetched = done / max(total, 1)
 
     # what people see
@@ -160,10 +163,6 @@ class Session:
     def state(self) -> State | None:
         """The agreed state that this node holds in memory."""
         return self.worker.state if self.worker else None
-
-    async def find_addresses(self) -> None:
-        """Learn under which addresses this node can be reached, for the link."""
-        self._addresses = await self._node.swarm.addresses()
 
     def link(self) -> str:
         """Return a join link through this node."""

@@ -5,7 +5,6 @@ shared vectors (node.trainer_messages). One thread reads commands, the main thre
 The process ends when the socket does, or with its parent, whatever it is doing.
 """
 
-import ctypes
 import logging
 import math
 import os
@@ -20,6 +19,7 @@ from time import monotonic
 
 import torch
 
+from node.lifeline import die_with_parent
 from node.methods.flat import FlatModel, as_array
 from node.methods.inner import Step, inner_round
 from node.tasks import Task, load_task
@@ -46,7 +46,6 @@ from protocol.codec import decode
 from protocol.errors import CodecError, TalkootError
 
 PROGRESS_SECONDS = 0.25
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _log = logging.getLogger(__name__)
 
@@ -233,16 +232,10 @@ def _reserve(memory: int, size: int) -> None:
         ) from error
 
 
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        prctl = ctypes.CDLL(None).prctl
-        prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-
-
 def main() -> None:
     """Serve the daemon that started this process."""
     control, memory, nice, threads = (int(argument) for argument in sys.argv[1:])
-    _die_with_parent()
+    die_with_parent(signal.SIGKILL)
     os.dup2(2, 1)  # what a library prints belongs in the log
     os.nice(nice)
     torch.set_num_threads(threads)

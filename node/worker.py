@@ -21,10 +21,11 @@ from node.exchange_setting import ExchangeSetting, ExchangeTiming, Update
 from node.heartbeat import Heartbeat
 from node.methods.local import LocalSettings, OuterStep, TrainPlan
 from node.run_setting import RunSetting, Tally
+from node.sources import Sources
 from node.state import State
 from node.trainer import Progress, Trainer, TrainResult
-from node.transfer import Sources, fetch_state
-from node.tree_server import TreeServer, TreeShelf
+from node.transfer import fetch_state
+from node.tree_server import TreeShelf
 from node.wire import Floats
 from protocol.errors import ManifestError, TalkootError
 from protocol.events import (
@@ -75,7 +76,7 @@ class Worker:
     Args:
         setting: the run and what this peer brings.
         trainer: computes updates; its task is loaded, and the caller ends it.
-        shelf: what this peer serves: manifest and data set, and soon the states.
+        shelf: where this peer puts its states for others to fetch; served by the caller.
         state: the agreed state that this peer holds already, if any.
         fresh: this peer made the state itself just now, so there is nobody to ask for a newer one.
         refused: counts refused messages by error code.
@@ -147,7 +148,6 @@ class Worker:
         """
         name = self._set.run.hex()[:8]
         async with (
-            TreeServer(self._set.swarm, self._set.run, self._shelf),
             self._server.serving(),
             asyncio.TaskGroup() as tasks,
         ):
@@ -195,6 +195,7 @@ class Worker:
             case Adopt():
                 self._adopt()
             case CatchUp(head, holders):
+                await self._heartbeat.say_presence()
                 self._start_job(lambda: self._catch_up(head, holders))
 
     def _post(self, event: Event) -> None:

@@ -13,7 +13,7 @@ import pytest
 from node.api import serve_api
 from node.cli import main
 from node.cli.hosting import TEMPLATE
-from node.demo_options import DemoOptions
+from node.demo.options import DemoOptions
 from node.methods.local import LocalSettings
 from node.paths import HOME_VARIABLE, Paths
 from node.tasks.text import TextConfig
@@ -246,9 +246,9 @@ def test_the_demo_is_given_what_was_asked_for(
         given.append(options)
         return 0
 
-    fake = ModuleType("node.demo")
+    fake = ModuleType("node.demo.show")
     monkeypatch.setattr(fake, "main", demo, raising=False)
-    monkeypatch.setitem(sys.modules, "node.demo", fake)
+    monkeypatch.setitem(sys.modules, "node.demo.show", fake)
     assert main(["demo"]) == 0
     argv = "demo --peers 3 --attackers 0 --rounds 7 --data . --aggregator mean --json --keep"
     assert main(argv.split()) == 0

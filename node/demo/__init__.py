@@ -1,0 +1,1 @@
+"""`talkoot demo`: a whole swarm on this machine, as separate processes over a real network."""

@@ -1,0 +1,37 @@
+"""One node of a demonstration: `python -P -m node.demo.peer [--attack NAME]`.
+
+It is the node of `python -P -m node` but for two things: it ends with the demonstration, and it
+may lie. The ordinary node has no switch for either.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+
+from node.__main__ import serve
+from node.config import load_config
+from node.identity_file import load_identity
+from node.lifeline import die_with_parent
+from node.logs import set_up_logging
+from node.paths import Paths, home_lock
+from trust.attacks import ATTACKS
+
+
+def main() -> int:
+    """Run the node until SIGTERM, or until the demonstration is gone."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--attack", choices=sorted(ATTACKS))
+    options = parser.parse_args()
+    die_with_parent(signal.SIGTERM)
+    paths = Paths.from_environment()
+    paths.create()
+    with home_lock(paths):
+        set_up_logging(paths.log, debug=False, terminal=False)
+        config, identity = load_config(paths.config_file), load_identity(paths.identity)
+        asyncio.run(serve(config, paths, identity, ATTACKS.get(options.attack or "")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

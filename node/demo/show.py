@@ -1,0 +1,233 @@
+"""The demonstration itself: found a run, let everybody join, watch, and sum up."""
+
+import asyncio
+import json
+import math
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from node.cli.screen import console, details, harmless, say
+from node.demo.options import DemoOptions
+from node.demo.processes import DemoError, DemoPeer, running_peers
+from node.demo.view import DemoView
+from node.paths import Paths
+from node.run_folder import RunFolder
+from node.storage import Disk
+from node.trainer import TrainerProcess, TrainerTask
+from protocol.control import HostSpec, RunStatus, TaskSource
+from protocol.manifest import MethodSpec, RoundSpec, Scalar, TrustSpec, open_manifest
+
+ROUNDS = 12
+LOCAL_STEPS = 50
+TASK_CONFIG: dict[str, Scalar] = {"batch": 8}
+ROUND_SECONDS = 120.0
+STUCK_SECONDS = 180.0
+POLL_SECONDS = 0.5
+SAMPLE_BYTES = 300
+ATTACK = "reverse"
+
+
+@dataclass(slots=True)
+class Summary:
+    """What the demonstration came to."""
+
+    loss_first: float | None = None
+    """Held-out loss of the model at the start."""
+    loss_last: float | None = None
+    """Held-out loss of the agreed model at the end; none = it is not a number any more."""
+    rounds: int = 0
+    seconds: float = 0.0
+    state_roots: dict[str, str] = field(default_factory=dict)
+    """Of each honest peer."""
+    attackers: list[str] = field(default_factory=list)
+    attacker_weight: float | None = None
+    """Largest share that an attacker ever had in an aggregate; none = there was none to see."""
+    export: str = ""
+
+
+def main(options: DemoOptions) -> int:
+    """Run the demonstration; 0 = every honest peer ended with the same state."""
+    out, err = console(sys.stdout), console(sys.stderr)
+    with _home(keep=options.keep, err=err) as home:
+        summary, sample = asyncio.run(_show(options, home, err))
+    agreed = len(set(summary.state_roots.values())) == 1
+    if options.json:
+        say(out, json.dumps(asdict(summary)))
+    else:
+        _tell(out, options, summary, sample)
+    return 0 if agreed else 1
+
+
+@contextmanager
+def _home(*, keep: bool, err: Console) -> Iterator[Path]:
+    home = Path(tempfile.mkdtemp(prefix="talkoot-demo-"))
+    try:
+        yield home
+    finally:
+        if keep:
+            say(err, f"The nodes' folders: {home}")
+        else:
+            shutil.rmtree(home, ignore_errors=True)
+
+
+async def _show(options: DemoOptions, home: Path, err: Console) -> tuple[Summary, str]:
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    began = time.monotonic()
+    rounds = options.rounds or ROUNDS
+    honest = options.peers - options.attackers
+    attacks = [None] * honest + [ATTACK] * options.attackers
+    with DemoView(err, rounds, quiet=options.json) as view:
+        view.say(f"Starting {options.peers} nodes, {options.attackers} of them attackers…")
+        async with running_peers(home, attacks) as peers:
+            view.say("Preparing the run…")
+            run = await peers[0].client.host(_spec(options, rounds))
+            if run.link is None:
+                raise DemoError("the first node can't be reached by others")
+            for peer in peers[1:]:
+                await peer.client.join(run.link)
+            watch = _Watch(peers, rounds, view)
+            statuses = await watch.until_finished()
+            view.say("Measuring the model…")
+            summary = Summary(
+                rounds=statuses[peers[0].name].round,
+                state_roots={
+                    peer.peer_id: statuses[peer.name].root or "" for peer in peers[:honest]
+                },
+                attackers=[peer.peer_id for peer in peers[honest:]],
+                attacker_weight=watch.attacker_weight,
+                export=await _export(peers[0], run.run),
+            )
+        sample = await _measure(summary, peers[0].paths, run.run)
+    summary.seconds = round(time.monotonic() - began, 1)
+    return summary, sample
+
+
+def _spec(options: DemoOptions, rounds: int) -> HostSpec:
+    return HostSpec(
+        name="demo",
+        description="A demonstration on one machine",
+        licence="MIT",
+        task=TaskSource(
+            kind="text", data=str(options.data) if options.data else None, config=TASK_CONFIG
+        ),
+        method=MethodSpec(kind="local", settings={}),
+        round=RoundSpec(
+            local_steps=LOCAL_STEPS,
+            max_seconds=ROUND_SECONDS,
+            min_peers=options.peers,
+            total=rounds,
+        ),
+        trust=TrustSpec(rule=options.aggregator),
+    )
+
+
+class _Watch:
+    """Follows the run at all peers until the honest ones are done."""
+
+    def __init__(self, peers: Sequence[DemoPeer], rounds: int, view: DemoView) -> None:
+        self.attacker_weight: float | None = None
+        self._peers = peers
+        self._rounds = rounds
+        self._view = view
+
+    async def until_finished(self) -> dict[str, RunStatus]:
+        """Return the last status of each peer.
+
+        Raises:
+            DemoError: a node ended, its run stopped, or nothing moved for too long.
+        """
+        progress, since = -1.0, time.monotonic()
+        while True:
+            statuses = await self._statuses()
+            self._note_attackers(statuses)
+            self._view.update(self._peers, statuses)
+            honest = [statuses[peer.name] for peer in self._peers if peer.attack is None]
+            if all(status.state == "finished" for status in honest):
+                return statuses
+            now = sum(status.round + status.progress for status in honest)
+            if now > progress:
+                progress, since = now, time.monotonic()
+            elif time.monotonic() - since > STUCK_SECONDS:
+                raise DemoError(f"nothing moved for {STUCK_SECONDS:.0f} s: {honest[0].reason}")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _statuses(self) -> dict[str, RunStatus]:
+        statuses = {}
+        for peer in self._peers:
+            if peer.process.returncode is not None:
+                raise DemoError(f"{peer.name} ended with code {peer.process.returncode}")
+            runs = await peer.client.runs()
+            statuses[peer.name] = runs[0]
+            if runs[0].state == "stopped" and peer.attack is None:
+                raise DemoError(f"{peer.name} stopped: {runs[0].reason}")
+        return statuses
+
+    def _note_attackers(self, statuses: dict[str, RunStatus]) -> None:
+        attackers = {peer.peer_id for peer in self._peers if peer.attack}
+        report = statuses[self._peers[0].name].last_round
+        for share in report.peers if report else ():
+            if share.id in attackers:
+                self.attacker_weight = max(self.attacker_weight or 0.0, share.share)
+
+
+async def _export(peer: DemoPeer, run: str) -> str:
+    folder = Paths.from_environment().data / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    return (await peer.client.export(run, str(folder / "model.safetensors"))).path
+
+
+async def _measure(summary: Summary, paths: Paths, run: str) -> str:
+    """Evaluate the first and the last state on held-out data, and let the model write."""
+    folder = RunFolder(paths.runs / run, bytes.fromhex(run), Disk())
+    _, manifest = open_manifest(folder.manifest() or b"")
+    state = await asyncio.to_thread(folder.checkpoints.load_newest)
+    if state is None:
+        raise DemoError("the first node kept no state")
+    task = manifest.task
+    async with TrainerProcess() as trainer:
+        loaded = await trainer.load(
+            TrainerTask(task.kind, task.version, task.config, folder.data_path)
+        )
+        summary.loss_first = _finite(await trainer.evaluate(loaded.params))
+        summary.loss_last = _finite(await trainer.evaluate(np.array(state.params)))
+        return await trainer.sample(np.array(state.params), SAMPLE_BYTES, "def ") or ""
+
+
+def _finite(loss: float) -> float | None:
+    return round(loss, 4) if math.isfinite(loss) else None
+
+
+def _tell(out: Console, options: DemoOptions, summary: Summary, sample: str) -> None:
+    roots = sorted(set(summary.state_roots.values()))
+    last = "not a number any more" if summary.loss_last is None else f"{summary.loss_last:.3f}"
+    facts = [
+        ("Held-out loss", f"{summary.loss_first} → {last}"),
+        ("Rounds", f"{summary.rounds} in {summary.seconds:.0f} s, rule {options.aggregator}"),
+    ]
+    if len(roots) == 1:
+        honest = len(summary.state_roots)
+        facts.append(("State", f"{roots[0][:16]}…, the same at all {honest} honest peers"))
+    else:
+        facts.append(("State", f"differs: {', '.join(root[:16] for root in roots)}"))
+    if summary.attackers:
+        weight = f"{summary.attacker_weight or 0.0:.3f}"
+        each = f"{len(summary.attackers)}, sending -10 times the update"
+        facts.append(("Attackers", f"{each}; largest weight in an aggregate {weight}"))
+    facts.append(("Model", summary.export))
+    say(out, "")
+    out.print(details(facts))
+    say(out, "\nWhat it writes:\n", "bold")
+    for line in sample.splitlines():
+        say(out, harmless(line))
