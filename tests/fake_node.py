@@ -150,7 +150,9 @@ class FakeStartError(TalkootError):
     code = "fake"
 
 
-async def run(config: Config, paths: Paths, identity: Identity, stop: asyncio.Event) -> None:
+async def run(
+    config: Config, paths: Paths, identity: Identity, stop: asyncio.Event, corrupt: object = None
+) -> None:
     """Stand in for `node.app.run`."""
     if os.environ.get("FAKE_NODE") == "crash":
         raise ExceptionGroup("tasks", [FakeStartError("the fake has no network", hint="No hint.")])
