@@ -72,6 +72,8 @@ def _fields(query: str, now: float) -> JoinLink:
         raise LinkError(f"the link can't be read: {error}", hint=_ASK_AGAIN) from error
     single = {key: value for key, value in pairs if key != "p"}
     peers = tuple(value for key, value in pairs if key == "p")
+    if len(single) + len(peers) < len(pairs):
+        raise LinkError("the link can't be read: a field comes twice", hint=_ASK_AGAIN)
     if single.get("v") != "1" or set(single) - {"v", "r", "n", "x"}:
         raise LinkError("the link is of a later version", hint="Update talkoot, then try again.")
     try:
