@@ -1,7 +1,8 @@
 """A node without network and training, behind the real control API and the real daemon's start.
 
 As a program (`python -m tests.fake_node`) it is `python -m node` with another `node.app`; the
-variable FAKE_NODE makes it fail at its start ("crash") or never serve ("hang").
+variable FAKE_NODE makes it fail at its start ("crash"), never serve ("hang"), or catch up for a
+moment after joining ("slow").
 """
 
 import asyncio
@@ -83,6 +84,7 @@ class FakeControls:
         self.preview_answer = PREVIEW
         self.peer = PEER
         self.known = [RUN_STATUS, msgspec.structs.replace(RUN_STATUS, run=OTHER_RUN, name="second")]
+        self.joined = RUN_STATUS
         self.failure: Exception | None = None
         self.hold: asyncio.Event | None = None
         """While it isn't set, a preview takes; `reached` tells that one began."""
@@ -119,7 +121,7 @@ class FakeControls:
 
     async def join(self, link: str) -> RunStatus:
         self._ask("join", link)
-        return RUN_STATUS
+        return self.joined
 
     async def host(self, spec: HostSpec) -> RunStatus:
         self._ask("host", spec)
@@ -159,7 +161,12 @@ async def run(
     if os.environ.get("FAKE_NODE") == "hang":
         await stop.wait()
         return
-    async with serve_api(FakeControls(stop), paths, config.node.api):
+    controls = FakeControls(stop)
+    if os.environ.get("FAKE_NODE") == "slow":
+        controls.joined = msgspec.structs.replace(
+            RUN_STATUS, state="catching_up", reason="downloading the data", progress=0.25
+        )
+    async with serve_api(controls, paths, config.node.api):
         await stop.wait()
 
 

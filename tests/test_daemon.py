@@ -19,11 +19,11 @@ from node.paths import HOME_VARIABLE, Paths, lock_holder
 from tests.fake_node import LINK
 
 ROOT = Path(__file__).parent.parent
+FAKE_DAEMON = (sys.executable, "-m", "tests.fake_node")
 TALKOOT = [
     *(sys.executable, "-c"),
-    "import sys; from node.cli import daemon, main\n"
-    "daemon.DAEMON_COMMAND = (sys.executable, '-m', 'tests.fake_node')\n"
-    "sys.exit(main())",
+    f"import sys, node.spawn; node.spawn.DAEMON_COMMAND = {FAKE_DAEMON!r}\n"
+    "from node.cli import main; sys.exit(main())",
 ]
 Shown = pytest.CaptureFixture[str]
 
@@ -34,14 +34,21 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Paths]:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("FAKE_NODE", raising=False)
-    monkeypatch.setattr("node.spawn.DAEMON_COMMAND", (sys.executable, "-m", "tests.fake_node"))
+    monkeypatch.setattr("node.spawn.DAEMON_COMMAND", FAKE_DAEMON)
     paths = Paths.from_environment()
     paths.create()
     paths.config_file.write_text('[node]\napi = "127.0.0.1:0"\n')
     yield paths
-    for child in psutil.Process().children():
-        child.kill()
-        child.wait(10)
+    for node in psutil.process_iter(["cmdline"]):
+        if "tests.fake_node" in (node.info["cmdline"] or []) and _lives_in(node, tmp_path):
+            node.kill()
+            node.wait(10)
+
+
+def _lives_in(node: psutil.Process, home: Path) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(node.environ().get(HOME_VARIABLE) == str(home))
+    return False
 
 
 def read_until(terminal: int, text: str) -> str:
@@ -112,9 +119,7 @@ def test_a_second_start_finds_the_first_node(paths: Paths, capsys: Shown) -> Non
     assert main(["up", "-d"]) == 0
     assert main(["up"]) == 1
     assert f"a node already runs in this home (process {pid})" in capsys.readouterr().err
-    second = subprocess.run(
-        [sys.executable, "-m", "tests.fake_node"], capture_output=True, text=True, check=False
-    )
+    second = subprocess.run(FAKE_DAEMON, capture_output=True, text=True, check=False)
     assert second.returncode == 1
     assert f"a node already runs in this home (process {pid})" in second.stderr
     assert find_node(paths).pid == pid
@@ -218,6 +223,33 @@ def test_ctrl_c_at_the_question_joins_nothing(
     assert process.wait(10) == 130
     assert "Traceback" not in read_rest(terminal)
     assert find_node(paths).pid == lock_holder(paths)
+
+
+@pytest.mark.usefixtures("paths")
+def test_joining_at_a_terminal_shows_the_download_until_the_run_trains(
+    monkeypatch: pytest.MonkeyPatch,
+    on_terminal: Callable[..., tuple[subprocess.Popen[bytes], int]],
+) -> None:
+    monkeypatch.setenv("FAKE_NODE", "slow")
+    process, terminal = on_terminal("join", LINK, "--yes")
+    read_until(terminal, "downloading the data")
+    read_until(terminal, "25%")
+    read_until(terminal, "You take part in python")
+    assert process.wait(10) == 0
+
+
+def test_following_the_log_shows_new_lines_and_ends_cleanly_by_ctrl_c(
+    paths: Paths, on_terminal: Callable[..., tuple[subprocess.Popen[bytes], int]]
+) -> None:
+    paths.log.write_text("an old line\n")
+    process, terminal = on_terminal("logs", "-f")
+    read_until(terminal, "an old line")
+    with paths.log.open("a") as log:
+        log.write("a new line\n")
+    read_until(terminal, "a new line")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+    assert "Traceback" not in read_rest(terminal)
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
