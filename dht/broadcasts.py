@@ -7,7 +7,6 @@ forgets the oldest.
 
 import asyncio
 from collections import deque
-from typing import Any
 
 from dht.addresses import peer_id_of_bytes
 from dht.daemon import Channel, Daemon, ask
@@ -59,7 +58,7 @@ class Subscription:
             self._ended = True
             self._changed.set()
 
-    def take(self, message: Any) -> None:  # noqa: ANN401  # protobufs are untyped
+    def take(self, message: p2pd_pb2.PSMessage) -> None:
         """Queue one `p2pd_pb2.PSMessage`, unless it is our own or not a peer's."""
         try:
             author = peer_id_of_bytes(getattr(message, "from"))
@@ -105,6 +104,6 @@ async def subscribe(daemon: Daemon, topic: str) -> Channel:
     return channel
 
 
-def _request(kind: int, topic: str, data: bytes | None = None) -> Any:  # noqa: ANN401
+def _request(kind: int, topic: str, data: bytes | None = None) -> p2pd_pb2.Request:
     inner = p2pd_pb2.PSRequest(type=kind, topic=topic, data=data)
     return p2pd_pb2.Request(type=p2pd_pb2.Request.PUBSUB, pubsub=inner)

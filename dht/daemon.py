@@ -19,13 +19,13 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from dht.engine import p2pd_pb2, read_pbmsg_safe, write_pbmsg
 from dht.swarm import NetworkError
@@ -39,9 +39,11 @@ _IDENTIFY_SECONDS = 3.0
 _CLIENT_SECONDS = 30
 """p2pd ends if no client holds a persistent connection within this time after its start."""
 _HEARTBEAT = "300ms"
-"""Of gossipsub, 1 s by default: how soon a new subscriber hears everyone."""
+"""Of gossipsub, 1 s by default: a new subscriber may miss what is said before the first one. Too
+short is no good either: a lost message can be asked for again for five of them."""
 ROUTING_RETRY_SECONDS = (0.1, 0.3, 0.6)
 _READ_BYTES = 1 << 20
+_WORDS_CHARACTERS = 500
 _CONTROL = "control.sock"
 _SETTINGS = "p2pd.json"
 _UNIX_PATH_BYTES = 100
@@ -90,12 +92,15 @@ class DaemonConfig:
 
 
 class Daemon:
-    """A running p2pd while the context lasts. `closed` is set as soon as it has ended."""
+    """A running p2pd while the context lasts; `last_words` is the last line that it wrote.
+
+    `closed` is set as soon as it has ended.
+    """
 
     def __init__(self, config: DaemonConfig) -> None:
         self._config = config
         self._tasks = OwnedTasks()
-        self._words: deque[str] = deque(maxlen=20)
+        self.last_words = "it said nothing"
         self._process: asyncio.subprocess.Process | None = None
         self._folder = ""
         self.closed = asyncio.Event()
@@ -126,11 +131,6 @@ class Daemon:
         return self._process.pid if self._process else 0
 
     @property
-    def last_words(self) -> str:
-        """The last line that p2pd has written."""
-        return self._words[-1] if self._words else "it said nothing"
-
-    @property
     def listens(self) -> bool:
         """Whether it was told to listen at all."""
         return bool(self._config.listen)
@@ -151,7 +151,7 @@ class Daemon:
         except OSError as error:
             raise DaemonGoneError from error
 
-    async def request(self, request: Any) -> Any:  # noqa: ANN401  # protobufs are untyped
+    async def request(self, request: p2pd_pb2.Request) -> p2pd_pb2.Response:
         """Return p2pd's response to a `p2pd_pb2.Request`. Deadlines are the caller's.
 
         Raises:
@@ -164,7 +164,7 @@ class Daemon:
         finally:
             channel[1].close()
 
-    async def identify(self) -> Any:  # noqa: ANN401
+    async def identify(self) -> p2pd_pb2.IdentifyResponse:
         """Return p2pd's `IdentifyResponse`: PeerID and addresses, both in bytes.
 
         Raises:
@@ -212,12 +212,13 @@ class Daemon:
 
     async def _read(self, process: asyncio.subprocess.Process, ready: asyncio.Future[bool]) -> None:
         output = process.stdout
-        while output and (line := await output.readline()):
-            words = line.decode(errors="replace").strip()
-            self._words.append(words)
-            logger.debug("p2pd: %s", words)
-            if words.startswith("Peer ID:") and not ready.done():
-                ready.set_result(True)
+        with contextlib.suppress(EOFError):
+            while output:
+                line = await _read_line(output)
+                self.last_words = line or self.last_words
+                logger.debug("p2pd: %s", line)
+                if line.startswith("Peer ID:") and not ready.done():
+                    ready.set_result(True)
         if not ready.done():
             ready.set_result(False)
 
@@ -228,24 +229,39 @@ class Daemon:
         self.closed.set()
 
     async def _stop(self) -> None:
-        process = self._process
-        if process and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError, TimeoutError):
-                process.terminate()
-                await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+        await self._signal(signal.SIGTERM, _STOP_SECONDS)
         await self._kill()
         self.closed.set()
         await self._tasks.cancel()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _kill(self) -> None:
-        if self._process and self._process.returncode is None:
+        await self._signal(signal.SIGKILL, _STOP_SECONDS)
+
+    async def _signal(self, number: signal.Signals, seconds: float) -> None:
+        """Signal p2pd and wait for its end.
+
+        Not by `Process.send_signal`: it reaps a child that has just ended by itself, as p2pd does,
+        before asyncio's watcher can, which then warns of an unknown process.
+        """
+        process = self._process
+        if process and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+                os.kill(process.pid, number)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await process.wait()
 
 
-async def ask(channel: Channel, request: Any) -> Any:  # noqa: ANN401
+async def _read_line(output: asyncio.StreamReader) -> str:
+    try:
+        line = await output.readuntil()
+    except asyncio.LimitOverrunError as error:
+        line = await output.readexactly(error.consumed)
+    return line.decode(errors="replace").strip()[:_WORDS_CHARACTERS]
+
+
+async def ask(channel: Channel, request: p2pd_pb2.Request) -> p2pd_pb2.Response:
     """Return p2pd's response to `request` on an open channel.
 
     Raises:

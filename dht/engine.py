@@ -68,6 +68,7 @@ _fill_utils()
 
 # ruff: noqa: E402  # only now are these imports light
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import Message as Protobuf
 from hivemind.dht.node import Blacklist, DHTNode
 from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.routing import DHTID, RoutingTable
@@ -96,6 +97,7 @@ __all__ = [
     "P2PDaemonError",
     "P2PHandlerError",
     "PeerID",
+    "Protobuf",
     "RoutingTable",
     "dht_pb2",
     "get_dht_time",

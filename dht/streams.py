@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import Counter
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from dht.addresses import bytes_of_peer_id, peer_id_of_bytes
 from dht.daemon import ROUTING_RETRY_SECONDS, Daemon, DaemonRefusedError, ask, is_unrouted
@@ -43,6 +44,7 @@ class Streams:
         self._incoming: Counter[PeerId] = Counter()
         self._handlers = OwnedTasks()
         self._closing = OwnedTasks()
+        self._opened: WeakSet[FramedStream] = WeakSet()
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> "Streams":
@@ -55,6 +57,8 @@ class Streams:
         if self._server:
             self._server.close()
         await self._handlers.cancel()
+        for stream in list(self._opened):
+            await stream.close()
         await self._closing.drain(_LEAVE_SECONDS)
         await self._closing.cancel()
 
@@ -114,7 +118,9 @@ class Streams:
             writer.close()
             raise
         writer.transport.set_write_buffer_limits(BUFFER_BYTES)
-        return FramedStream(peer, reader, writer, frame_bytes, self._closing)
+        stream = FramedStream(peer, reader, writer, frame_bytes, self._closing)
+        self._opened.add(stream)
+        return stream
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._handlers.spawn(self._receive(reader, writer), "an incoming stream")

@@ -8,7 +8,6 @@ leaves callers waiting when p2pd is gone. All that is in the reading loop, which
 
 import asyncio
 from collections import Counter
-from typing import Any
 from uuid import UUID
 
 from dht.addresses import peer_id_of_bytes
@@ -67,7 +66,7 @@ class FencedControl(ControlClient):  # type: ignore[misc]  # hivemind is untyped
         if self._serving:
             self._serving.cancel()
 
-    async def call_unary_handler(self, peer_id: Any, proto: str, data: bytes) -> bytes:  # noqa: ANN401
+    async def call_unary_handler(self, peer_id: PeerID, proto: str, data: bytes) -> bytes:
         """Return the answer of `peer_id` to a call of the procedure `proto`.
 
         Raises:
@@ -109,7 +108,7 @@ class FencedControl(ControlClient):  # type: ignore[misc]  # hivemind is untyped
         except OSError:
             writer.close()
 
-    def take(self, message: Any) -> None:  # noqa: ANN401
+    def take(self, message: p2pd_pb2.PersistentConnectionResponse) -> None:
         """Do what one message from p2pd asks for. It may carry what strangers wrote."""
         call_id = UUID(bytes=message.callId)
         match message.WhichOneof("message"):
@@ -123,7 +122,7 @@ class FencedControl(ControlClient):  # type: ignore[misc]  # hivemind is untyped
                 if call and not call.done():
                     _settle(call, message)
 
-    def _accept(self, call_id: UUID, request: Any) -> None:  # noqa: ANN401
+    def _accept(self, call_id: UUID, request: p2pd_pb2.CallUnaryRequest) -> None:
         peer: PeerId | None = None
         try:
             peer = peer_id_of_bytes(request.peer)
@@ -138,7 +137,9 @@ class FencedControl(ControlClient):  # type: ignore[misc]  # hivemind is untyped
         self._handler_tasks[call_id] = task
         task.add_done_callback(lambda done: self._forget(call_id, peer, done))
 
-    async def _answer(self, call_id: UUID, request: Any, peer: PeerId) -> None:  # noqa: ANN401
+    async def _answer(
+        self, call_id: UUID, request: p2pd_pb2.CallUnaryRequest, peer: PeerId
+    ) -> None:
         handler = self.unary_handlers.get(request.proto)
         try:
             if handler is None:
@@ -157,7 +158,7 @@ class FencedControl(ControlClient):  # type: ignore[misc]  # hivemind is untyped
         self._refusals.count(error, peer)
         self._reply(call_id, p2pd_pb2.CallUnaryResponse(error=error.code.encode()))
 
-    def _reply(self, call_id: UUID, response: Any) -> None:  # noqa: ANN401
+    def _reply(self, call_id: UUID, response: p2pd_pb2.CallUnaryResponse) -> None:
         reply = p2pd_pb2.PersistentConnectionRequest(callId=call_id.bytes, unaryResponse=response)
         self._pending_messages.put_nowait(reply)
 
@@ -178,7 +179,7 @@ class FencedControl(ControlClient):  # type: ignore[misc]  # hivemind is untyped
 class FencedP2P(P2P):  # type: ignore[misc]  # hivemind is untyped
     """What `DHTProtocol` needs of a `P2P`: its procedures, over a `FencedControl`."""
 
-    def __init__(self, control: FencedControl, peer_id: Any) -> None:  # noqa: ANN401
+    def __init__(self, control: FencedControl, peer_id: PeerID) -> None:
         super().__init__()
         self._client = control
         self.peer_id = peer_id
@@ -187,7 +188,9 @@ class FencedP2P(P2P):  # type: ignore[misc]  # hivemind is untyped
         """Nothing to end: `dht.daemon.Daemon` owns process and sockets."""
 
 
-def _settle(call: asyncio.Future[bytes | None], message: Any) -> None:  # noqa: ANN401
+def _settle(
+    call: asyncio.Future[bytes | None], message: p2pd_pb2.PersistentConnectionResponse
+) -> None:
     if message.HasField("daemonError"):
         call.set_exception(P2PDaemonError(message.daemonError.message))
     elif not message.HasField("callUnaryResponse"):

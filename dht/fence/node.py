@@ -8,10 +8,9 @@ node's own storage unbounded.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable
 
-from dht.engine import DHTID, Blacklist, DHTNode
+from dht.engine import DHTID, Blacklist, DHTNode, PeerID
 from dht.fence.protocol import FencedProtocol, Found
 from dht.records import key_id
 from dht.tasks import OwnedTasks
@@ -41,7 +40,7 @@ class FencedNode(DHTNode):  # type: ignore[misc]  # hivemind is untyped
         self.peer_id = protocol.p2p.peer_id
         self.blacklist = Blacklist(_BLACKLIST_SECONDS, _BLACKLIST_GROWTH)
         self._tasks = tasks
-        self._collecting: defaultdict[Any, list[_Newest]] = defaultdict(list)
+        self._collecting: defaultdict[DHTID, list[_Newest]] = defaultdict(list)
 
     async def meet_neighbours(self) -> None:
         """Search for this node's own place, by which it and its neighbours get to know another."""
@@ -85,7 +84,7 @@ class FencedNode(DHTNode):  # type: ignore[misc]  # hivemind is untyped
             taken += sum(task.result() for task in asked)
         return taken > 0
 
-    async def _ask(self, peer: Any, record: Signed[Record], now: float) -> bool:  # noqa: ANN401
+    async def _ask(self, peer: PeerID, record: Signed[Record], now: float) -> bool:
         if peer == self.peer_id:
             return self._keep(record, now)
         answer = await self.protocol.call_store(peer, [record])
@@ -98,15 +97,17 @@ class FencedNode(DHTNode):  # type: ignore[misc]  # hivemind is untyped
             return False
         return True
 
-    async def _call_find_with_blacklist(self, peer_id: Any, keys: Any) -> dict[Any, Found] | None:  # noqa: ANN401
+    async def _call_find_with_blacklist(
+        self, peer_id: PeerID, keys: Collection[DHTID]
+    ) -> dict[DHTID, Found] | None:
         """Collect the records that come with the neighbours, which hivemind's search drops."""
-        response: dict[Any, Found] | None = await super()._call_find_with_blacklist(peer_id, keys)
+        response: dict[DHTID, Found] | None = await super()._call_find_with_blacklist(peer_id, keys)
         for key, (records, _) in (response or {}).items():
             for found in self._collecting.get(key, ()):
                 _merge(found, records)
         return response
 
-    def _stop_collecting(self, target: Any, found: _Newest) -> None:  # noqa: ANN401
+    def _stop_collecting(self, target: DHTID, found: _Newest) -> None:
         collecting = self._collecting[target]
         collecting[:] = [other for other in collecting if other is not found]
         if not collecting:

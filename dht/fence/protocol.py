@@ -2,7 +2,7 @@
 
 hivemind gives the procedures' names, their protobufs, the routing table and the way through p2pd.
 What it does with values is replaced. It unpacks msgpack with nested extension types before it
-validates (436 bytes overflow the stack and end the process), stores plain values and whole
+validates (1.2 KB overflow the stack and end the process), stores plain values and whole
 dictionaries, believes node ids, and answers any number of keys in one message. Here the only value
 is a sealed `protocol.records.Record`, in a request and in an answer alike:
 
@@ -30,6 +30,8 @@ from dht.engine import (
     P2PContext,
     P2PDaemonError,
     P2PHandlerError,
+    PeerID,
+    Protobuf,
     dht_pb2,
 )
 from dht.fence.control import FencedP2P
@@ -55,7 +57,7 @@ _TURN_KEYS = 64
 _Envelopes = list[Annotated[bytes, Meta(max_length=RECORD_BYTES)]]
 _CALL_ERRORS = (P2PDaemonError, P2PHandlerError, DecodeError, TimeoutError, OSError)
 
-Found = tuple[list[Signed[Record]], dict[Any, Any]]
+Found = tuple[list[Signed[Record]], dict[DHTID, PeerID]]
 """Records under a key, and the neighbours of the key as hivemind's {DHTID: PeerID}."""
 
 
@@ -63,7 +65,7 @@ Found = tuple[list[Signed[Record]], dict[Any, Any]]
 class Pong:
     """A peer's answer to a ping."""
 
-    node_id: Any
+    node_id: DHTID
     """Its DHTID, or None if it is a client."""
     offset_seconds: float
     """How far its clock is ahead of ours."""
@@ -150,7 +152,7 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
             response.results.append(self._result(key, room, node_id_of(context.remote_id)))
         return response
 
-    async def call_ping(self, peer: Any, **_: object) -> Pong | None:  # noqa: ANN401
+    async def call_ping(self, peer: PeerID, **_: object) -> Pong | None:
         """Ask `peer` (a hivemind PeerID) for its id and time; None if it doesn't answer."""
         asked = self._clock()
         request = dht_pb2.PingRequest(peer=self.node_info)
@@ -165,7 +167,9 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
         node_id = node_id_of(peer) if response.peer.node_id else None
         return Pong(node_id, offset, answered - asked)
 
-    async def call_store(self, peer: Any, records: Sequence[Signed[Record]]) -> list[bool] | None:  # noqa: ANN401
+    async def call_store(
+        self, peer: PeerID, records: Sequence[Signed[Record]]
+    ) -> list[bool] | None:
         """Ask `peer` to keep `records`; tells for each whether it does, None if no answer."""
         request = dht_pb2.StoreRequest(
             keys=[key_id(record.message.key) for record in records],
@@ -180,7 +184,7 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
             return None
         return list(response.store_ok)
 
-    async def call_find(self, peer: Any, keys: Collection[Any]) -> dict[Any, Found] | None:  # noqa: ANN401
+    async def call_find(self, peer: PeerID, keys: Collection[DHTID]) -> dict[DHTID, Found] | None:
         """Ask `peer` for the records and neighbours of `keys` (DHTIDs); None if no answer.
 
         What it says is checked as if it wanted it stored; what fails is left out and counted.
@@ -197,13 +201,13 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
             for key, result in zip(keys, response.results, strict=True)
         }
 
-    def _admit(self, info: Any, remote: Any, requests: int) -> PeerId:  # noqa: ANN401
+    def _admit(self, info: dht_pb2.NodeInfo, remote: PeerID, requests: int) -> PeerId:
         peer = PeerId(remote.to_base58())
         self.refusals.charge(peer, requests, time.monotonic())
         self._note(info, remote)
         return peer
 
-    def _note(self, info: Any, peer: Any) -> None:  # noqa: ANN401
+    def _note(self, info: dht_pb2.NodeInfo, peer: PeerID) -> None:
         """Take `peer` into the routing table if it says that it answers searches."""
         if not info.node_id:
             return
@@ -230,7 +234,9 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
             return False
         return True
 
-    def _believed(self, result: Any, key: Any, peer: Any) -> list[Signed[Record]]:  # noqa: ANN401
+    def _believed(
+        self, result: dht_pb2.FindResult, key: DHTID, peer: PeerID
+    ) -> list[Signed[Record]]:
         if result.type == dht_pb2.NOT_FOUND:
             return []
         try:
@@ -243,7 +249,7 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
         records = [self._checked(envelope, key.to_bytes(), peer) for envelope in envelopes]
         return [record for record in records if record]
 
-    def _checked(self, envelope: bytes, key: bytes, peer: Any) -> Signed[Record] | None:  # noqa: ANN401
+    def _checked(self, envelope: bytes, key: bytes, peer: PeerID) -> Signed[Record] | None:
         try:
             record = self._reader.read(envelope)
             if key_id(record.message.key) != key:
@@ -254,7 +260,7 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
             return None
         return record
 
-    def _neighbours(self, result: Any, peer: Any) -> dict[Any, Any]:  # noqa: ANN401
+    def _neighbours(self, result: dht_pb2.FindResult, peer: PeerID) -> dict[DHTID, PeerID]:
         found = {}
         named = zip(result.nearest_node_ids, result.nearest_peer_ids, strict=False)
         for (node_id, raw), _ in zip(named, range(self.bucket_size), strict=False):
@@ -266,10 +272,10 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
                 found[place] = neighbouring
         return found
 
-    def _count(self, error: ProtocolError, peer: Any) -> None:  # noqa: ANN401
+    def _count(self, error: ProtocolError, peer: PeerID) -> None:
         self.refusals.count(error, PeerId(peer.to_base58()))
 
-    def _result(self, key: bytes, room: int, asker: Any) -> Any:  # noqa: ANN401
+    def _result(self, key: bytes, room: int, asker: DHTID) -> dht_pb2.FindResult:
         records = self.store.get(key, self._clock())
         result = dht_pb2.FindResult(type=dht_pb2.NOT_FOUND)
         if records and sum(len(record.envelope) + 8 for record in records) < room:
@@ -283,7 +289,7 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
             result.nearest_peer_ids.append(peer.to_bytes())
         return result
 
-    async def _call(self, peer: Any, call: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401
+    async def _call(self, peer: PeerID, call: Coroutine[Any, Any, Protobuf]) -> Protobuf | None:
         try:
             response = await call
         except _CALL_ERRORS:
@@ -297,13 +303,13 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
             return None
         return response
 
-    def forget(self, peer: Any) -> None:  # noqa: ANN401
+    def forget(self, peer: PeerID) -> None:
         """Take `peer` out of the routing table."""
         node_id = self.routing_table.get(peer_id=peer)
         if node_id is not None:
             del self.routing_table[node_id]
 
-    def _meet(self, node_id: Any, peer: Any) -> None:  # noqa: ANN401
+    def _meet(self, node_id: DHTID, peer: PeerID) -> None:
         if node_id == self.node_id:
             return
         if node_id not in self.routing_table:
@@ -312,10 +318,10 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
         if stale is not None:
             self._tasks.spawn(self._check_alive(stale[1]), "pinging a neighbour")
 
-    async def _check_alive(self, peer: Any) -> None:  # noqa: ANN401
+    async def _check_alive(self, peer: PeerID) -> None:
         await self.call_ping(peer)
 
-    async def _hand_over(self, node_id: Any, peer: Any) -> None:  # noqa: ANN401
+    async def _hand_over(self, node_id: DHTID, peer: PeerID) -> None:
         """Give a new node what it should store, if no one nearer to the key than us does so."""
         async with self._handing_over:
             for turn, key in enumerate(self.store.keys()):
@@ -326,7 +332,7 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
                 if turn % _TURN_KEYS == 0:
                     await asyncio.sleep(0)
 
-    def _hands_over(self, key: Any, node_id: Any) -> bool:  # noqa: ANN401
+    def _hands_over(self, key: DHTID, node_id: DHTID) -> bool:
         others = self.routing_table.get_nearest_neighbors(key, self.num_replicas, exclude=node_id)
         distances = [key.xor_distance(other) for other, _ in others]
         if not distances:

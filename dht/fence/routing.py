@@ -5,14 +5,12 @@ between a node and the whole swarm within 0.5 s. Here the id is the hash of the 
 has authenticated, in every table and in every answer.
 """
 
-from typing import Any
-
 from dht.addresses import peer_id_of_bytes
 from dht.engine import DHTID, PeerID, RoutingTable
 from dht.fence.refusals import RefusedRequestError
 
 
-def node_id_of(peer: Any) -> Any:  # noqa: ANN401  # hivemind's PeerID and DHTID are untyped
+def node_id_of(peer: PeerID) -> DHTID:
     """Return the DHTID of a hivemind `PeerID`.
 
     Raises:
@@ -22,7 +20,7 @@ def node_id_of(peer: Any) -> Any:  # noqa: ANN401  # hivemind's PeerID and DHTID
     return DHTID.generate(source=peer.to_bytes())
 
 
-def neighbour(node_id: bytes, peer: bytes) -> tuple[Any, Any]:
+def neighbour(node_id: bytes, peer: bytes) -> tuple[DHTID, PeerID]:
     """Return the (DHTID, PeerID) that another peer names as a neighbour of a key.
 
     Raises:
@@ -40,7 +38,7 @@ def neighbour(node_id: bytes, peer: bytes) -> tuple[Any, Any]:
 class FencedRoutingTable(RoutingTable):  # type: ignore[misc]  # hivemind is untyped
     """hivemind's routing table with derived ids, and bounded as its `replacement_nodes` are not."""
 
-    def add_or_update_node(self, node_id: Any, peer_id: Any) -> tuple[Any, Any] | None:  # noqa: ANN401
+    def add_or_update_node(self, node_id: DHTID, peer_id: PeerID) -> tuple[DHTID, PeerID] | None:
         """Note that `peer_id` is alive; return a node to ping if its bucket is full.
 
         Raises:
@@ -48,7 +46,7 @@ class FencedRoutingTable(RoutingTable):  # type: ignore[misc]  # hivemind is unt
         """
         if node_id != node_id_of(peer_id):
             raise RefusedRequestError("foreign_node_id", f"{peer_id} claims another's place")
-        stale: tuple[Any, Any] | None = super().add_or_update_node(node_id, peer_id)
+        stale: tuple[DHTID, PeerID] | None = super().add_or_update_node(node_id, peer_id)
         bucket = self.buckets[self.get_bucket_index(node_id)]
         while len(bucket.replacement_nodes) > self.bucket_size:
             oldest, peer = next(iter(bucket.replacement_nodes.items()))
