@@ -20,6 +20,7 @@ from dht.swarm import NetworkError, Swarm
 from node.api import serve_api
 from node.config import Config
 from node.host import found_run
+from node.listen import lasting_addresses
 from node.logs import last_lines
 from node.names import friendly_name
 from node.paths import Paths
@@ -67,8 +68,9 @@ async def run(
     async with HivemindSwarm(
         identity,
         paths.identity,
-        listen=config.node.listen,
+        listen=lasting_addresses(config.node.listen, paths.ports),
         announce=config.node.announce,
+        client_mode=config.network.client_mode,
     ) as swarm:
         node = Node(config, paths, identity, swarm, stop, corrupt)
         node.addresses = tuple(await swarm.addresses())

@@ -87,6 +87,11 @@ class Paths:
         return self.state / "token"
 
     @property
+    def ports(self) -> Path:
+        """The TCP ports that this node got where any free one would do."""
+        return self.state / "ports.json"
+
+    @property
     def lock(self) -> Path:
         """Held by the running node; holds its pid."""
         return self.state / "lock"
