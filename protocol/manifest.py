@@ -95,11 +95,14 @@ def sign_manifest(identity: Identity, manifest: Manifest) -> Signed[Manifest]:
     """Sign as the host that the manifest names.
 
     Raises:
-        ManifestError: it names another host.
+        ManifestError: it names another host, or nobody could open it (a bound, or a number of the
+            wrong type, which only decoding checks).
     """
     if manifest.host != identity.peer_id:
         raise ManifestError("only the host that a manifest names can sign it")
-    return seal(identity, NO_RUN, manifest)
+    signed = seal(identity, NO_RUN, manifest)
+    open_manifest(signed.envelope)
+    return signed
 
 
 def open_manifest(data: bytes, run: bytes | None = None) -> tuple[RunId, Manifest]:
