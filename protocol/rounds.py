@@ -10,9 +10,9 @@
     any in a round ──most live peers stand on another head──> CATCHING_UP
 
 A peer moves only from one agreed root to the next: an update counts when it is in the roll call, a
-state when most of the roll call's members hold it. Who was left out, or fell behind, fetches the
-agreed state and takes part in the next round. Where no root gets most votes in time, members go on
-with their own, and the heads that peers stand on decide who follows whom.
+state when most of the roll call's members hold it, and each votes once. Who was left out, or fell
+behind, fetches the agreed state and takes part in the next round. Where no root gets most votes in
+time, members go on with their own, and the heads that peers stand on decide who follows whom.
 
 The caller performs the effects and feeds back events and ticks, with the time of each; so the same
 machine runs in the node, in the simulator and in the property tests.
@@ -20,7 +20,7 @@ machine runs in the node, in the simulator and in the property tests.
 
 import math
 from collections.abc import Mapping, Set, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from protocol.events import (
@@ -35,7 +35,6 @@ from protocol.events import (
     Event,
     Exchanged,
     PresenceHeard,
-    Result,
     ResultHeard,
     RollHeard,
     StartExchange,
@@ -47,8 +46,8 @@ from protocol.events import (
 from protocol.identity import PeerId
 from protocol.presence import MAX_LIVE_PEERS, Head, LivePeers
 from protocol.rollcall import MAX_MEMBERS, Commitment, Roll, choose_members, convener_rank
+from protocol.round_notes import RoundNotes, winner_of
 from protocol.signing import Signed
-from protocol.votes import MAX_ROLLS, Votes, winner_of
 
 _MAX_UNREACHABLE = 64
 
@@ -91,34 +90,6 @@ class RoundRules:
     """How long a newcomer listens before it chooses whom to follow."""
 
 
-@dataclass(slots=True)
-class _Round:
-    """What we know of the round that grows from `head`."""
-
-    head: Head
-    started_at: float
-    samples: int = 0
-    stopping: bool = False
-    closed: bool = False
-    own: Signed[Commitment] | None = None
-    commitments: dict[PeerId, Signed[Commitment]] = field(default_factory=dict)
-    roll: Roll | None = None
-    roll_heard_at: float = 0.0
-    followed: set[bytes] = field(default_factory=set)
-    """Digests of the rolls that counted here."""
-    given_up: frozenset[bytes] = frozenset()
-    """Digests of the rolls that counted before the round began again."""
-    votes: Votes = field(default_factory=Votes)
-    patience_at: float = math.inf
-    full_at: float = math.inf
-    ready_since: float | None = None
-    agree_by: float = math.inf
-
-    def concerns(self, message: Commitment | Result | Roll) -> bool:
-        """Return whether a message belongs to this round and grows from the same state."""
-        return (message.round, message.prev_root) == (self.head.round, self.head.root)
-
-
 _IN_ROUND = (Phase.TRAINING, Phase.COMMITTED, Phase.EXCHANGING, Phase.AGREEING)
 
 
@@ -149,7 +120,7 @@ class RoundMachine:
         self._lag_since: float | None = None
         self._wanted: Head | None = None
         self._unreachable: set[Head] = set()
-        self._round: _Round | None = _Round(head, 0.0) if head else None
+        self._round: RoundNotes | None = RoundNotes(head, 0.0) if head else None
 
     # what the caller may look at
 
@@ -203,7 +174,7 @@ class RoundMachine:
                 self._note(event, self._round)
         return self._decide()
 
-    def _note(self, event: Event, work: _Round) -> None:
+    def _note(self, event: Event, work: RoundNotes) -> None:
         match event:
             case Trained(samples):
                 work.samples = samples
@@ -217,10 +188,10 @@ class RoundMachine:
                     work.commitments.setdefault(commitment.signer, commitment)
             case ResultHeard(result) if work.concerns(result.message):
                 if self._has_room(work.votes, result.signer):
-                    work.votes.take(result.signer, result.message)
+                    work.votes.setdefault(result.signer, result.message.root)
             case Exchanged(result) if self.phase is Phase.EXCHANGING:
                 if work.roll and result.message.roll == work.roll.digest:
-                    work.votes.take(self.me, result.message)
+                    work.votes[self.me] = result.message.root
                     work.agree_by = self._now + self.rules.agree_seconds
                     self.phase = Phase.AGREEING
             case _:
@@ -234,9 +205,7 @@ class RoundMachine:
         work = self._round
         if not work or not self._is_acceptable(roll, work):
             return []
-        work.roll, work.roll_heard_at = roll, self._now
-        work.followed.add(roll.digest)
-        work.votes.withdraw(self.me)  # our vote was for the state of a roll that no longer counts
+        work.follow(roll, self._now)
         mine = roll.commitment(self.me)
         if work.own and mine and mine.envelope == work.own.envelope:
             self.phase = Phase.EXCHANGING
@@ -247,14 +216,12 @@ class RoundMachine:
         work.agree_by = self._now + self.rules.watch_seconds
         return stop + self._decide()
 
-    def _is_acceptable(self, roll: Roll, work: _Round) -> bool:
+    def _is_acceptable(self, roll: Roll, work: RoundNotes) -> bool:
         """Return whether a roll may replace what we have: it can't leave out half of the swarm."""
-        if self.phase not in _IN_ROUND or not work.concerns(roll):
+        if self.phase not in _IN_ROUND or not work.concerns(roll) or not work.prefers(roll):
             return False
-        if roll.digest in work.given_up or len(work.followed) >= MAX_ROLLS:
-            return False
-        if work.roll and roll.rank >= work.roll.rank:
-            return False
+        if self.me in work.votes:
+            return False  # a vote is final, or two roots could both have most votes
         if work.closed and roll.convener == self.me:
             return True  # judged when we closed it; others may have it by now
         members = set(roll.peers)
@@ -294,7 +261,7 @@ class RoundMachine:
             return self._start_round(head)
         return self._catch_up(head, holders)
 
-    def _close_roll(self, work: _Round) -> list[Effect]:
+    def _close_roll(self, work: RoundNotes) -> list[Effect]:
         if work.closed or len(work.commitments) < self.rules.min_peers:
             return []
         if work.ready_since is None:
@@ -309,15 +276,15 @@ class RoundMachine:
         chosen = choose_members(tuple(work.commitments.values()), self.me)
         return [CloseRoll(work.head.round, work.head.root, chosen)]
 
-    def _place_among_conveners(self, work: _Round) -> int:
+    def _place_among_conveners(self, work: RoundNotes) -> int:
         root, round_ = work.head.root, work.head.round
         mine = convener_rank(root, round_, self.me)
         return sum(convener_rank(root, round_, peer) < mine for peer in work.commitments)
 
-    def _agree(self, work: _Round) -> list[Effect]:
+    def _agree(self, work: RoundNotes) -> list[Effect]:
         if work.roll is None:
             return []
-        votes = work.votes.on(work.roll)
+        votes = {peer: work.votes[peer] for peer in work.roll.peers if peer in work.votes}
         winner = winner_of(votes, len(work.roll.members), self._stewards)
         if winner is None and self._is_overdue(work, work.roll):
             winner = votes.get(self.me)
@@ -330,13 +297,13 @@ class RoundMachine:
             return [Adopt(head), *self._start_round(head)]
         return self._catch_up(head, tuple(peer for peer, root in votes.items() if root == winner))
 
-    def _is_overdue(self, work: _Round, roll: Roll) -> bool:
+    def _is_overdue(self, work: RoundNotes, roll: Roll) -> bool:
         """Return whether to wait no longer for votes: out of time, or nobody is left to vote."""
         silence = self._now - work.roll_heard_at >= self.rules.presence_seconds
         deserted = silence and self.live.peers().keys().isdisjoint(roll.peers)
         return deserted or self._now >= work.agree_by
 
-    def _follow_most(self, work: _Round) -> list[Effect]:
+    def _follow_most(self, work: RoundNotes) -> list[Effect]:
         """Leave our head when most live peers have stood on another one for too long."""
         head, holders = self.live.heaviest_head(work.head, self._unreachable)
         if head is None or head == work.head:
@@ -364,13 +331,13 @@ class RoundMachine:
             self._unreachable.add(self._wanted)
 
     def _start_round(self, head: Head, given_up: Set[bytes] = frozenset()) -> list[Effect]:
-        self._round = _Round(head, self._now, given_up=frozenset(given_up))
+        self._round = RoundNotes(head, self._now, given_up=frozenset(given_up))
         self.phase = Phase.TRAINING
         return [StartTraining(head.round)]
 
     # deadlines
 
-    def _stop_at(self, work: _Round) -> float:
+    def _stop_at(self, work: RoundNotes) -> float:
         """Return when training ends: the deadline, or sooner when the others are done."""
         if work.patience_at == math.inf and self._most_are_done(work):
             elapsed = self._now - work.started_at
@@ -380,7 +347,7 @@ class RoundMachine:
             work.full_at = self._now
         return min(work.started_at + self.rules.max_seconds, work.patience_at, work.full_at)
 
-    def _most_are_done(self, work: _Round) -> bool:
+    def _most_are_done(self, work: RoundNotes) -> bool:
         """Return whether two thirds have committed, of all but ourselves if we have not."""
         working = set(self.live.alongside(work.head))
         if work.own:
@@ -388,10 +355,10 @@ class RoundMachine:
         done = working & set(work.commitments)
         return bool(done) and 3 * len(done) >= 2 * len(working)
 
-    def _close_at(self, work: _Round) -> float:
+    def _close_at(self, work: RoundNotes) -> float:
         return self._stop_at(work) + self.rules.settle_seconds
 
-    def _swarm_samples(self, work: _Round) -> int:
+    def _swarm_samples(self, work: RoundNotes) -> int:
         """Return the samples of this round in the swarm; no claim counts above twice the median."""
         others = [presence.samples for presence in self.live.alongside(work.head).values()]
         claims = sorted([*others, work.samples])
