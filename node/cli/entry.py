@@ -2,8 +2,11 @@
 
 import argparse
 import asyncio
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Coroutine, Sequence
 from functools import partial
+from typing import Any
 
 from node.cli import daemon, demo, doctor, hosting, listing, membership, settings
 from node.cli.context import Command, Context, allow_debug
@@ -26,7 +29,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: Command, options: argparse.Namespace) -> int:
     context = Context.of_process(debug=options.debug)
     result = command(context, options)
-    return result if isinstance(result, int) else asyncio.run(result)
+    if isinstance(result, int):
+        return result
+    try:
+        return asyncio.run(_interruptible(result))
+    except asyncio.CancelledError as error:
+        raise KeyboardInterrupt from error
+
+
+async def _interruptible(command: Coroutine[Any, Any, int]) -> int:
+    """Run `command` so that Ctrl-C cancels it, at once.
+
+    asyncio's own handler sets no wake-up descriptor: a signal just before the loop sleeps would go
+    unnoticed until the next event, and at a question there may be none.
+    """
+    running = asyncio.current_task()
+    if running is not None and threading.current_thread() is threading.main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, running.cancel)
+    return await command
 
 
 def _parser() -> argparse.ArgumentParser:
