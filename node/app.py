@@ -53,7 +53,7 @@ async def run(
     stop: asyncio.Event,
     corrupt: Callable[[Floats, int], Floats] | None = None,
 ) -> None:
-    """Run the node until `stop` is set.
+    """Run the node until `stop` is set; a network that dies is started again.
 
     Args:
         config: the configuration.
@@ -65,21 +65,32 @@ async def run(
     Raises:
         TalkootError: the network or the API can't be started.
     """
-    async with HivemindSwarm(
-        identity,
-        paths.identity,
-        listen=lasting_addresses(config.node.listen, paths.ports),
-        announce=config.node.announce,
-        client_mode=config.network.client_mode,
-    ) as swarm:
-        node = Node(config, paths, identity, swarm, stop, corrupt)
-        node.addresses = tuple(await swarm.addresses())
-        async with asyncio.TaskGroup() as tasks:
-            node.start_sessions(tasks)
-            async with serve_api(node, paths, config.node.api) as url:
-                node.api_url = url
-                await stop.wait()
-            await node.end_sessions()
+    while not stop.is_set():
+        async with HivemindSwarm(
+            identity,
+            paths.identity,
+            listen=lasting_addresses(config.node.listen, paths.ports),
+            announce=config.node.announce,
+            client_mode=config.network.client_mode,
+        ) as swarm:
+            node = Node(config, paths, identity, swarm, stop, corrupt)
+            node.addresses = tuple(await swarm.addresses())
+            async with asyncio.TaskGroup() as tasks:
+                node.start_sessions(tasks)
+                async with serve_api(node, paths, config.node.api) as url:
+                    node.api_url = url
+                    await _first_of(stop, swarm.closed)
+                await node.end_sessions()
+        if not stop.is_set():
+            log.error("the network process has died; starting it again")
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        waits = [tasks.create_task(event.wait(), name="end") for event in events]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
 
 
 class Node:

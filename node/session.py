@@ -286,7 +286,7 @@ _PHASES: dict[Phase, tuple[RunState, str]] = {
 def _warnings(manifest: Manifest, worker: Worker, live: int) -> tuple[str, ...]:
     found = []
     if live < FEWEST_FOR_TRUST:
-        found.append(f"only {live} live peers: no guarantee against a liar below 4")
+        found.append(f"fewer than 4 live peers ({live}): no guarantee against a liar")
     if manifest.trust.rule == "mean":
         found.append("the rule is a plain mean: one liar can destroy the model")
     if worker.tally.missing:
