@@ -53,7 +53,7 @@ def _obstacle(manifest: Manifest, state_bytes: int, config: Config, free_bytes: 
         return error.message
     needed = manifest.task.data_bytes + (config.storage.keep_checkpoints + 1) * state_bytes
     if needed > config.storage.max_bytes:
-        return f"it needs {needed:,} bytes on disk; storage.max allows {config.storage.max_bytes}"
+        return f"it needs {needed:,} bytes on disk; storage.max allows {config.storage.max}"
     if needed + config.storage.min_free_bytes > free_bytes:
         return f"it needs {needed:,} bytes on disk; {free_bytes:,} are free"
     return ""

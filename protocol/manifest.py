@@ -56,6 +56,10 @@ class RoundSpec(Message, frozen=True, kw_only=True):
     total: Annotated[int, Meta(ge=1, le=1 << 40)] | None = None
     """Rounds until the run is finished; none = it goes on."""
 
+    def __post_init__(self) -> None:
+        if (self.local_steps is None) == (self.target_samples is None):
+            raise ValueError("a round ends by local_steps or by target_samples: give one of them")
+
 
 class TrustSpec(Message, frozen=True):
     """Whom the reducers believe: the aggregation rule (trust.rules)."""
@@ -80,10 +84,6 @@ class Manifest(Message, frozen=True, kw_only=True):
     admission: Literal["open"]
     stewards: Annotated[tuple[PeerIdField, ...], Meta(max_length=64)]
     genesis_root: Bytes32
-
-    def __post_init__(self) -> None:
-        if (self.round.local_steps is None) == (self.round.target_samples is None):
-            raise ValueError("a round ends by local_steps or by target_samples, one of the two")
 
 
 def run_id_of(manifest: Manifest) -> RunId:
