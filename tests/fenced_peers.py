@@ -43,6 +43,7 @@ class Wires:
     def __init__(self) -> None:
         self.handlers: dict[tuple[PeerID, str], tuple[Callable[..., Any], type[Protobuf]]] = {}
         self.dead: set[PeerID] = set()
+        self.calls: list[tuple[PeerID, str]] = []
 
 
 class FakeP2P:
@@ -66,6 +67,7 @@ class FakeP2P:
         self, peer: PeerID, name: str, request: Protobuf, kind: type[Protobuf]
     ) -> Protobuf:
         await asyncio.sleep(0)
+        self._wires.calls.append((peer, name))
         if self.answer:
             return self.answer(name, request)
         found = self._wires.handlers.get((peer, name))

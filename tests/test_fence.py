@@ -218,7 +218,8 @@ def test_full_buckets_remember_a_bounded_number_of_others() -> None:
     assert set(table.uid_to_peer_id.values()) == set(table.peer_id_to_uid)
 
 
-@pytest.mark.parametrize("raw", [b"", bytes(37), bytes(38), bytes(2_000_000)])
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("raw", [b"", bytes(37), bytes(38), b"\xff" * 1_000_000])
 def test_a_neighbour_without_a_real_peer_id_is_refused_in_no_time(raw: bytes) -> None:
     with pytest.raises(SignatureError):
         neighbour(bytes(20), raw)
@@ -386,6 +387,24 @@ def _always(response: Protobuf) -> Callable[..., Protobuf]:
     return answer
 
 
+async def test_a_peer_that_does_not_answer_a_search_is_not_asked_to_store() -> None:
+    wires = Wires()
+    some = await peers(4, wires)
+    dead = some[1].p2p.peer_id
+    wires.dead.add(dead)
+    wires.calls.clear()
+    assert await some[0].node.put(record(some[0].identity), NOW)
+    asked = [name.rpartition("/")[2] for peer, name in wires.calls if peer == dead]
+    assert asked == ["rpc_find"]
+
+
+async def test_storing_under_a_key_does_not_fetch_what_is_there() -> None:
+    one, other = await peers(2)
+    other.store.put(record(OWNER), NOW)
+    assert await one.node.put(record(one.identity), NOW)
+    assert OWNER.peer_id not in {known.signer for known in one.protocol._reader._known.values()}
+
+
 async def test_a_search_does_not_write_into_the_storage() -> None:
     one, other = await peers(2)
     one.store.put(record(one.identity), NOW)
@@ -469,6 +488,25 @@ async def test_an_answer_to_a_caller_who_just_gave_up_harms_nobody(control: Fenc
     control.take(_answer(first, b"late"))
     control.take(_answer(second, b"in time"))
     assert await calls[1] == b"in time"
+
+
+async def test_a_peer_that_p2pd_does_not_know_yet_is_asked_again(
+    control: FencedControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dht.fence.control.ROUTING_RETRY_SECONDS", (0.0, 0.0))
+    peer = PeerID.from_base58(STRANGER.peer_id)
+    call = asyncio.create_task(control.call_unary_handler(peer, "x", b""))
+    for complaint in ("failed to find any peer in table", "routing: not found"):
+        first = await _asked(control)
+        unknown = p2pd_pb2.PersistentConnectionResponse(callId=first.bytes)
+        unknown.daemonError.message = complaint
+        control.take(unknown)
+    control.take(_answer(await _asked(control), b"here"))
+    assert await call == b"here"
+
+
+async def _asked(control: FencedControl) -> UUID:
+    return UUID(bytes=(await control._pending_messages.get()).callId)
 
 
 async def test_callers_are_told_at_once_when_p2pd_ends(control: FencedControl) -> None:

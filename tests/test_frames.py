@@ -165,12 +165,16 @@ async def test_an_end_that_closes_does_not_wait_for_ever(
     assert await pair.reader.read() == b"\xff\xff\xff\xff"
 
 
-async def test_closing_ends_a_receive_of_another_task(pair: Pair) -> None:
+async def test_closing_ends_a_receive_of_another_task(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
     receiving = asyncio.create_task(pair.near.receive())
     await asyncio.sleep(0)
     await pair.near.close()
     with pytest.raises(StreamClosedError, match="this end"):
         await receiving
+    await pair.tasks.drain(1)
+    assert caplog.records == []
 
 
 async def test_a_connection_that_breaks_is_told_from_one_that_was_closed(pair: Pair) -> None:

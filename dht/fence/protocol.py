@@ -358,8 +358,6 @@ class _StoreItem:
             raise RefusedRecordError("plain_value", "a plain value has no owner")
         if self.subkey == DHTProtocol.IS_DICTIONARY:
             raise RefusedRecordError("whole_dictionary", "records are stored one by one")
-        if len(self.value) > RECORD_BYTES:
-            raise RefusedRecordError("too_large", f"a record of {len(self.value)} bytes")
         if not self.expiration_time > now:  # NaN too
             raise RefusedRecordError("expired", "expired, or without an end")
 
