@@ -4,8 +4,12 @@ Each member of a roll call runs one `Exchange`. As a sender it opens one stream 
 reducer; as a reducer it serves the streams that the others open. A sender that stalls is left out;
 a reducer that fails is replaced by its backup; what nobody reduces stays missing.
 
-Peers may end with different aggregates where a reducer died half-way. The vote on the state root
-(protocol.rounds) settles that, not this module.
+Peers may end with different aggregates where a reducer died half-way, or tells each something else.
+The vote on the state root (protocol.rounds) settles that, not this module.
+
+A reducer that lies about its aggregate is believed as long as its numbers are finite: nobody else
+saw all inputs. Its share of the vector bounds what it can do, and no claim of capacity counts above
+twice the median (protocol.rollcall). Its receipt, signed, is what an audit will hold it to.
 """
 
 import asyncio
@@ -79,19 +83,21 @@ class Exchange:
         self._update = update
         self._members = roll.peers
         self._me = self._members.index(setting.identity.peer_id)
-        self._capacities = [member.message.capacity for member in roll.members]
+        self._capacities = _offers(roll)
         self._sizes = [stop - start for start, stop in setting.layout.chunks]
         self._primary = assign_reducers(self._capacities, self._sizes)
         self._reducer = Reducer(setting, roll, previous)
         self._results: dict[int, Reduced] = {}
+        self._aggregate = np.zeros(setting.layout.size, np.float32)
         self._streams: Counter[PeerId] = Counter()
         self._faults: dict[PeerId, str] = {}
         self._sent = self._received = 0
         self._send_seconds = 0.0
-        self._started_at = asyncio.get_running_loop().time()
+        self._started_at: float | None = None
 
     async def run(self) -> Outcome:
         """Exchange all chunks; always ends within the total time, with what there is."""
+        self._started_at = asyncio.get_running_loop().time()
         by_reducer: dict[int, list[int]] = {}
         for chunk, reducer in enumerate(self._primary):
             by_reducer.setdefault(reducer, []).append(chunk)
@@ -128,17 +134,20 @@ class Exchange:
                     peer, exchange_protocol(self._set.run), TRANSFER_FRAME_BYTES
                 )
             try:
-                await self._trade(stream, reducer, chunks)
+                async with asyncio.timeout(self._set.timing.reducer):
+                    await self._trade(stream, reducer, chunks)
             finally:
                 await stream.close()
         except (NetworkError, ProtocolError, TimeoutError) as error:
             self._fault(peer, error)
 
     async def _reduce_own(self, chunks: list[int]) -> None:
+        self._reducer.begin(chunks)
         for chunk in chunks:
             self._reducer.take(self._me, chunk, self._update.parts[chunk])
         for chunk in chunks:
-            self._results.setdefault(chunk, await self._reducer.reduce(chunk))
+            reduced = await self._reducer.reduce(chunk)
+            self._keep(chunk, reduced, unpack_update(reduced.data, self._sizes[chunk]))
 
     async def _trade(self, stream: Stream, reducer: int, chunks: list[int]) -> None:
         offer = Offer(self.roll.envelope, tuple(chunks), self._update.leaves)
@@ -149,12 +158,14 @@ class Exchange:
         finally:
             sending.cancel()
             await asyncio.wait([sending])
-        if not sending.cancelled() and (error := sending.exception()):
-            raise error
 
     async def _send_parts(self, stream: Stream, chunks: list[int]) -> None:
-        for chunk in chunks:
-            await self._send(stream, encode(Part(chunk, self._update.parts[chunk])))
+        """Send our chunks; who doesn't take them may still tell us the aggregate of the others."""
+        try:
+            for chunk in chunks:
+                await self._send(stream, encode(Part(chunk, self._update.parts[chunk])))
+        except (NetworkError, ProtocolError, TimeoutError) as error:
+            self._fault(stream.peer, error)
 
     async def _receive_aggregates(self, stream: Stream, reducer: int, wanted: set[int]) -> None:
         while wanted:
@@ -164,11 +175,17 @@ class Exchange:
             aggregate = decode(frame, Aggregate, limit=TRANSFER_FRAME_BYTES)
             if aggregate.chunk not in wanted:
                 raise RoundError(f"chunk {aggregate.chunk} was not asked for, or comes twice")
-            reduced = self._check_aggregate(aggregate, reducer)
-            self._results.setdefault(aggregate.chunk, reduced)
+            reduced, values = self._check_aggregate(aggregate, reducer)
+            self._keep(aggregate.chunk, reduced, values)
+            if self._is_backup(aggregate.chunk):
+                self._reducer.adopt(aggregate.chunk, reduced)
             wanted.remove(aggregate.chunk)
 
-    def _check_aggregate(self, aggregate: Aggregate, reducer: int) -> Reduced:
+    def _keep(self, chunk: int, reduced: Reduced, values: Floats) -> None:
+        self._results[chunk] = reduced
+        self._aggregate[slice(*self._set.layout.chunks[chunk])] = values
+
+    def _check_aggregate(self, aggregate: Aggregate, reducer: int) -> tuple[Reduced, Floats]:
         signed = unseal(aggregate.receipt, self._set.run, Receipt)
         receipt = signed.message
         # a backup may pass on what the reducer itself still signed
@@ -180,8 +197,10 @@ class Exchange:
         if not len(receipt.shares) == len(receipt.distances) == len(self._members):
             raise RoundError("a receipt doesn't report on every member")
         check_chunk(aggregate.data, receipt.leaf)
-        unpack_update(aggregate.data, self._sizes[aggregate.chunk])
-        return Reduced(aggregate.data, aggregate.receipt, receipt)
+        values = unpack_update(aggregate.data, self._sizes[aggregate.chunk])
+        if not np.isfinite(values).all():
+            raise RoundError("an aggregate is not finite")
+        return Reduced(aggregate.data, aggregate.receipt, receipt), values
 
     # as a reducer
 
@@ -189,7 +208,8 @@ class Exchange:
         """Serve one sender's stream, whose first frame was `offer`.
 
         Raises:
-            RoundError: the sender isn't a member, or asks for chunks that aren't ours to reduce.
+            RoundError: the sender isn't a member, asks for chunks that aren't ours to reduce, or
+                for the same twice.
             ChunkError: its leaves aren't those it committed to.
         """
         self._check_offer(stream.peer, offer)
@@ -199,7 +219,7 @@ class Exchange:
             self._reducer.expect(member, chunk)
         try:
             async with (
-                asyncio.timeout_at(self._started_at + 2 * self._set.timing.total),
+                asyncio.timeout_at(self._serve_until),
                 asyncio.TaskGroup() as tasks,
             ):
                 tasks.create_task(self._receive_parts(stream, member, offer), name="receive parts")
@@ -214,12 +234,23 @@ class Exchange:
         check_leaves(offer.leaves, commitment.message.update_root)
         if len(offer.leaves) != len(self._sizes):
             raise ChunkError("the update has another number of chunks than the model")
+        if len(set(offer.chunks)) != len(offer.chunks):
+            raise RoundError("an offer names a chunk twice")
         for chunk in offer.chunks:
             if chunk >= len(self._sizes):
                 raise RoundError(f"there is no chunk {chunk}")
-            primary = self._primary[chunk]
-            if self._me not in (primary, backup_of(primary, self._capacities)):
+            if self._primary[chunk] != self._me and not self._is_backup(chunk):
                 raise RoundError(f"chunk {chunk} is not ours to reduce")
+
+    def _is_backup(self, chunk: int) -> bool:
+        return backup_of(self._primary[chunk], self._capacities) == self._me
+
+    @property
+    def _serve_until(self) -> float:
+        """Others may have begun later than we, by as long as their whole exchange takes."""
+        if self._started_at is None:
+            raise RuntimeError("the exchange does not run")
+        return self._started_at + 2 * self._set.timing.total
 
     async def _receive_parts(self, stream: Stream, member: int, offer: Offer) -> None:
         wanted = set(offer.chunks)
@@ -241,7 +272,7 @@ class Exchange:
 
     async def _send_aggregates(self, stream: Stream, chunks: Sequence[int]) -> None:
         for chunk in chunks:
-            reduced = self._results.get(chunk) or await self._reducer.reduce(chunk)
+            reduced = await self._reducer.reduce(chunk)
             await self._send(stream, encode(Aggregate(chunk, reduced.data, reduced.receipt)))
 
     # both
@@ -259,12 +290,8 @@ class Exchange:
         self._faults[peer] = reason
 
     def _outcome(self) -> Outcome:
-        aggregate = np.zeros(self._set.layout.size, np.float32)
-        for chunk, reduced in self._results.items():
-            start, stop = self._set.layout.chunks[chunk]
-            aggregate[start:stop] = unpack_update(reduced.data, stop - start)
         return Outcome(
-            aggregate=aggregate,
+            aggregate=self._aggregate,
             missing=tuple(sorted(set(range(len(self._sizes))) - self._results.keys())),
             reports=self._reports(),
             bytes_sent=self._sent,
@@ -287,3 +314,9 @@ class Exchange:
                 missing += portion * (found is None)
             reports[peer] = MemberReport(share, float(fair[index]), missing)
         return reports
+
+
+def _offers(roll: Roll) -> list[int]:
+    """Return what each member offers as a reducer; where nobody does, all have to."""
+    capacities = [member.message.capacity for member in roll.members]
+    return capacities if any(capacities) else [1] * len(capacities)

@@ -1,19 +1,30 @@
 """Routes incoming exchange streams to the exchange of their roll call."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from hashlib import sha256
 
-from dht.swarm import Stream, Swarm
+from dht.swarm import NetworkError, Stream, Swarm
 from node.exchange import Exchange
 from node.exchange_setting import OPEN_SECONDS, exchange_protocol
 from protocol.codec import decode
+from protocol.errors import ProtocolError, RoundError
+from protocol.identity import PeerId
 from protocol.rollcall import Roll, RollCall, open_roll
 from protocol.signing import unseal
 from protocol.transfers import TRANSFER_FRAME_BYTES, Offer
 
+log = logging.getLogger(__name__)
+
 KEPT_EXCHANGES = 2
 """A slower peer may still want an aggregate of the round before."""
+MAX_WAITING_PER_PEER = 4
+MAX_WAITING_BYTES = 32 << 20
+"""Of the offers whose exchange has not begun here; anybody can make up a roll call to wait for."""
+UNSERVE_SECONDS = 1.0
 
 
 class ExchangeServer:
@@ -23,24 +34,41 @@ class ExchangeServer:
         swarm: the network.
         run: the run's 32-byte id.
         on_roll: is told of every roll call that a sender shows us; we may not have heard of it.
+        refused: counts refused offers by error code.
     """
 
-    def __init__(self, swarm: Swarm, run: bytes, on_roll: Callable[[Roll], None]) -> None:
+    def __init__(
+        self,
+        swarm: Swarm,
+        run: bytes,
+        on_roll: Callable[[Roll], None],
+        refused: Counter[str] | None = None,
+    ) -> None:
         self._swarm = swarm
         self._run = run
         self._on_roll = on_roll
+        self._refused = Counter() if refused is None else refused
         self._exchanges: dict[bytes, Exchange] = {}
         self._added = asyncio.Event()
+        self._waiting: Counter[PeerId] = Counter()
+        self._waiting_bytes = 0
+        self._handlers: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Serve while the context lasts."""
+        """Serve while the context lasts; streams that are open then end with it."""
         protocol = exchange_protocol(self._run)
-        await self._swarm.serve(protocol, TRANSFER_FRAME_BYTES, self._serve)
+        await self._swarm.serve(protocol, TRANSFER_FRAME_BYTES, self._handle)
         try:
             yield
         finally:
-            await self._swarm.unserve(protocol)
+            try:
+                with suppress(NetworkError, TimeoutError):  # a network that is gone serves nothing
+                    async with asyncio.timeout(UNSERVE_SECONDS):
+                        await self._swarm.unserve(protocol)
+            finally:
+                for handler in self._handlers:
+                    handler.cancel()
 
     def add(self, exchange: Exchange) -> None:
         """Serve this exchange's streams, also those that wait for it already."""
@@ -50,12 +78,49 @@ class ExchangeServer:
         self._added.set()
         self._added = asyncio.Event()
 
-    async def _serve(self, stream: Stream) -> None:
+    async def _handle(self, stream: Stream) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._handlers.add(task)
+            task.add_done_callback(self._handlers.discard)
+        try:
+            exchange, offer = await self._accept(stream)
+            await exchange.serve(stream, offer)
+        except ProtocolError as error:
+            self._refused[error.code] += 1
+            log.info("refused an offer of %s: %s", stream.peer, error)
+        except (NetworkError, TimeoutError) as error:
+            log.info("%s made no offer: %s", stream.peer, str(error) or "it stalled")
+
+    async def _accept(self, stream: Stream) -> tuple[Exchange, Offer]:
         async with asyncio.timeout(OPEN_SECONDS):
-            offer = decode(await stream.receive(), Offer, limit=TRANSFER_FRAME_BYTES)
-            roll = open_roll(unseal(offer.roll, self._run, RollCall), self._run)
-            if roll.digest not in self._exchanges:
-                self._on_roll(roll)
-            while roll.digest not in self._exchanges:
-                await self._added.wait()
-        await self._exchanges[roll.digest].serve(stream, offer)
+            frame = await stream.receive()
+            offer = decode(frame, Offer, limit=TRANSFER_FRAME_BYTES)
+            digest = sha256(offer.roll).digest()
+            if digest not in self._exchanges:
+                with self._place_for(stream.peer, len(frame)):
+                    await self._wait_for(digest, offer, stream.peer)
+        return self._exchanges[digest], offer
+
+    @contextmanager
+    def _place_for(self, peer: PeerId, size: int) -> Iterator[None]:
+        full = self._waiting_bytes + size > MAX_WAITING_BYTES
+        if full or self._waiting[peer] >= MAX_WAITING_PER_PEER:
+            raise RoundError("too many offers wait for their exchange already")
+        self._waiting[peer] += 1
+        self._waiting_bytes += size
+        try:
+            yield
+        finally:
+            self._waiting_bytes -= size
+            self._waiting[peer] -= 1
+            if not self._waiting[peer]:
+                del self._waiting[peer]
+
+    async def _wait_for(self, digest: bytes, offer: Offer, peer: PeerId) -> None:
+        roll = open_roll(unseal(offer.roll, self._run, RollCall), self._run)
+        if roll.commitment(peer) is None:
+            raise RoundError(f"{peer} shows a roll call that it is not in")
+        self._on_roll(roll)
+        while digest not in self._exchanges:
+            await self._added.wait()

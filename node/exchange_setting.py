@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 from dht.swarm import Swarm
-from node.wire import Floats, pack_update
+from node.wire import UPDATE_BYTES, Floats, pack_update
 from protocol.identity import Identity
-from protocol.layout import Layout
+from protocol.layout import CHUNK_FLOATS, Layout
 from protocol.merkle import root_of
 
 SLOWEST_BYTES_PER_SECOND = 1_000_000
 OPEN_SECONDS = 5.0
+STALL_SECONDS = 5.0
 
 
 def exchange_protocol(run: bytes) -> str:
@@ -23,15 +24,22 @@ class ExchangeTiming:
 
     open: float = OPEN_SECONDS
     """For a connection, and for members that have not opened a stream at all."""
-    stall: float = 5.0
+    stall: float = STALL_SECONDS
     """For the next frame of a stream under way."""
     inputs: float = 10.0
     """For all inputs of a chunk; who is slower is left out."""
 
     @classmethod
-    def for_bytes(cls, update_bytes: int) -> "ExchangeTiming":
-        """Return limits under which a peer at `SLOWEST_BYTES_PER_SECOND` can take part."""
-        return cls(inputs=OPEN_SECONDS + update_bytes / SLOWEST_BYTES_PER_SECOND)
+    def for_bytes(cls, update_bytes: int, members: int = 2) -> "ExchangeTiming":
+        """Return limits under which a peer at `SLOWEST_BYTES_PER_SECOND` can take part.
+
+        Its streams to all other members share its line, so a frame may wait for one of each.
+        """
+        frames_bytes = min(update_bytes, members * UPDATE_BYTES * CHUNK_FLOATS)
+        return cls(
+            stall=STALL_SECONDS + frames_bytes / SLOWEST_BYTES_PER_SECOND,
+            inputs=OPEN_SECONDS + update_bytes / SLOWEST_BYTES_PER_SECOND,
+        )
 
     @property
     def answer(self) -> float:
@@ -39,9 +47,14 @@ class ExchangeTiming:
         return self.inputs + self.stall
 
     @property
+    def reducer(self) -> float:
+        """For all that one reducer owes; then its backup is asked."""
+        return self.answer + self.inputs
+
+    @property
     def total(self) -> float:
         """For the whole exchange, a backup's second try included."""
-        return 2 * (self.answer + self.open)
+        return 2 * (self.open + self.reducer)
 
 
 @dataclass(frozen=True, slots=True)

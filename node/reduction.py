@@ -1,13 +1,20 @@
-"""The reducer's side of an exchange: collect the inputs of a chunk, aggregate once, sign once."""
+"""The reducer's side of an exchange: collect the inputs of a chunk, aggregate once, sign once.
+
+A chunk's clock runs from `begin`. For a backup that is when the reducer has failed it too, not when
+somebody first asks: or one peer could have the backup aggregate its input alone, before the others
+come. What it holds is bounded by the layout: each member's input to the chunks that it is asked to
+reduce, at most once.
+"""
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from node.exchange_setting import ExchangeSetting
-from node.wire import Floats, pack_update, unpack_update
+from node.wire import Floats, pack_aggregate, unpack_update
 from protocol.merkle import leaf_hash
 from protocol.rollcall import Roll
 from protocol.signing import seal
@@ -31,10 +38,11 @@ class Reduced:
 class _Collection:
     """The inputs of one chunk by member index, until all are in or the time is over."""
 
-    created_at: float
     inputs: dict[int, bytes] = field(default_factory=dict)
     under_way: set[int] = field(default_factory=set)
     gone: set[int] = field(default_factory=set)
+    began_at: float = 0.0
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
     complete: asyncio.Event = field(default_factory=asyncio.Event)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     reduced: Reduced | None = None
@@ -56,6 +64,15 @@ class Reducer:
         self._previous = previous
         self._collections: dict[int, _Collection] = {}
 
+    def begin(self, chunks: Iterable[int]) -> None:
+        """Start the clock of these chunks: they fall to us, and all members are about to send."""
+        now = asyncio.get_running_loop().time()
+        for chunk in chunks:
+            collection = self._collection(chunk)
+            if not collection.begun.is_set():
+                collection.began_at = now
+                collection.begun.set()
+
     def expect(self, member: int, chunk: int) -> None:
         """Note that a member's chunk is under way: it gets the full time."""
         self._collection(chunk).under_way.add(member)
@@ -73,9 +90,18 @@ class Reducer:
         collection.gone.add(member)
         self._check_complete(collection)
 
+    def adopt(self, chunk: int, reduced: Reduced) -> None:
+        """Pass on what the chunk's own reducer made of it: we are only its backup."""
+        collection = self._collection(chunk)
+        collection.reduced = reduced
+        collection.inputs.clear()
+        collection.begun.set()
+        collection.complete.set()
+
     async def reduce(self, chunk: int) -> Reduced:
         """Wait for the chunk's inputs and return the aggregate of those that came."""
         collection = self._collection(chunk)
+        await collection.begun.wait()
         await self._wait_complete(collection, self._set.timing.open)
         members = set(range(len(self._roll.members)))
         for silent in members - collection.inputs.keys() - collection.under_way:
@@ -89,9 +115,7 @@ class Reducer:
             return collection.reduced
 
     def _collection(self, chunk: int) -> _Collection:
-        if chunk not in self._collections:
-            self._collections[chunk] = _Collection(asyncio.get_running_loop().time())
-        return self._collections[chunk]
+        return self._collections.setdefault(chunk, _Collection())
 
     def _check_complete(self, collection: _Collection) -> None:
         if len(collection.inputs.keys() | collection.gone) == len(self._roll.members):
@@ -100,7 +124,7 @@ class Reducer:
     @staticmethod
     async def _wait_complete(collection: _Collection, seconds: float) -> None:
         try:
-            async with asyncio.timeout_at(collection.created_at + seconds):
+            async with asyncio.timeout_at(collection.began_at + seconds):
                 await collection.complete.wait()
         except TimeoutError:
             log.debug("inputs are missing after %.0f s", seconds)
@@ -120,7 +144,7 @@ class Reducer:
             if not report.non_finite[row]:
                 shares[member] = float(report.coefficients[row])
                 distances[member] = float(report.distances[row])
-        data = pack_update(values)
+        data = pack_aggregate(values)
         receipt = Receipt(
             round=self._roll.round,
             roll=self._roll.digest,

@@ -11,11 +11,20 @@ from protocol.errors import CodecError
 
 Floats = NDArray[np.float32]
 
+UPDATE_BYTES = 2
+"""Of one value of an update, or of an aggregate."""
+_LARGEST = np.float32(np.finfo(np.float16).max)
+
 
 def pack_update(values: Floats) -> bytes:
     """Return one chunk of an update, float32 (n,), as n little-endian float16."""
     with np.errstate(over="ignore"):
         return values.astype("<f2").tobytes()
+
+
+def pack_aggregate(values: Floats) -> bytes:
+    """Return one chunk of an aggregate like an update's; beyond the range is the range's end."""
+    return pack_update(values.clip(-_LARGEST, _LARGEST))
 
 
 def unpack_update(data: bytes, size: int) -> Floats:
@@ -24,6 +33,8 @@ def unpack_update(data: bytes, size: int) -> Floats:
     Raises:
         CodecError: not exactly `size` values.
     """
-    if len(data) != 2 * size:
-        raise CodecError(f"a chunk of {size} values has {2 * size} bytes, not {len(data)}")
+    if len(data) != UPDATE_BYTES * size:
+        raise CodecError(
+            f"a chunk of {size} values has {UPDATE_BYTES * size} bytes, not {len(data)}"
+        )
     return np.frombuffer(data, dtype="<f2").astype(np.float32)

@@ -19,7 +19,9 @@ TRANSFER_FRAME_BYTES = 1 << 20
 
 ChunkField = Annotated[int, Meta(ge=0, lt=MAX_CHUNKS)]
 DataField = Annotated[bytes, Meta(max_length=4 * CHUNK_FLOATS + 64)]
-PerMember = Annotated[tuple[float | None, ...], Meta(max_length=MAX_MEMBERS)]
+Share = Annotated[float, Meta(ge=0, le=1.001)]
+"""A part of 1, as it comes out of a sum."""
+Distance = Annotated[float, Meta(ge=0)]
 
 
 class Offer(Message, frozen=True):
@@ -47,9 +49,9 @@ class Receipt(Message, frozen=True):
     chunk: ChunkField
     leaf: Bytes32
     """Leaf hash of the aggregate's bytes."""
-    shares: PerMember
+    shares: Annotated[tuple[Share | None, ...], Meta(max_length=MAX_MEMBERS)]
     """Each member's coefficient in the aggregate, in roll order; None = it sent nothing usable."""
-    distances: PerMember
+    distances: Annotated[tuple[Distance | None, ...], Meta(max_length=MAX_MEMBERS)]
     """Each member's distance from the aggregate (Euclidean, in units of the update)."""
 
 
