@@ -1,0 +1,176 @@
+"""The members of one roll call on the in-process network, some honest, some driven by hand."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dht.memory import MemoryNetwork, MemorySwarm
+from dht.memory_streams import MemoryStream
+from dht.swarm import Handler
+from dht.virtual_time import run
+from node.exchange import Exchange, Outcome
+from node.exchange_server import ExchangeServer
+from node.exchange_setting import (
+    ExchangeSetting,
+    ExchangeTiming,
+    Update,
+    exchange_protocol,
+)
+from node.wire import Floats
+from protocol.codec import encode
+from protocol.identity import Identity, PeerId
+from protocol.layout import Layout, TensorSpec
+from protocol.rollcall import Commitment, Roll, assign_reducers, backup_of, call_roll, open_roll
+from protocol.signing import Signed, seal
+from protocol.transfers import TRANSFER_FRAME_BYTES, Offer, Part
+
+RUN = bytes(range(32))
+PREV_ROOT = bytes(32)
+LAYOUT = Layout(
+    (
+        TensorSpec(name="a", shape=(2_000,)),
+        TensorSpec(name="b", shape=(130_000,)),
+        TensorSpec(name="c", shape=(2_000,)),
+    )
+)
+"""Three chunks: of four members with the same capacity the first three reduce one each."""
+TIMING = ExchangeTiming(open=5.0, stall=5.0, inputs=10.0)
+
+
+def values_of(number: int) -> Floats:
+    """Return a member's update, which float16 holds exactly."""
+    return np.full(LAYOUT.size, number + 1, np.float32)
+
+
+@dataclass
+class Group:
+    """One roll call. Members are named by their place in it."""
+
+    network: MemoryNetwork
+    identities: list[Identity]
+    swarms: list[MemorySwarm]
+    capacities: Sequence[int]
+    rule: str
+    updates: list[Update]
+    roll: Roll = field(init=False)
+    servers: dict[int, ExchangeServer] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+    shown: list[Roll] = field(default_factory=list)
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    def __post_init__(self) -> None:
+        self.roll = self.roll_of(range(len(self.identities)), self.capacities)
+
+    def peer(self, number: int) -> PeerId:
+        return self.identities[number].peer_id
+
+    def commitment(self, number: int, capacity: int, round_: int = 0) -> Signed[Commitment]:
+        commitment = Commitment(
+            round=round_,
+            prev_root=PREV_ROOT,
+            at=0.0,
+            samples=10,
+            steps=1,
+            loss=None,
+            capacity=capacity,
+            update_root=self.updates[number].root,
+        )
+        return seal(self.identities[number], RUN, commitment)
+
+    def roll_of(self, numbers: Iterable[int], capacities: Sequence[int], round_: int = 0) -> Roll:
+        """Return a roll call of these members; the first of them is its convener."""
+        members = list(numbers)
+        signed = [self.commitment(n, capacities[n], round_) for n in members]
+        call = call_roll(round_, PREV_ROOT, 0.0, signed)
+        return open_roll(seal(self.identities[members[0]], RUN, call), RUN)
+
+    def reducer_of(self, chunk: int) -> int:
+        sizes = [stop - start for start, stop in LAYOUT.chunks]
+        return assign_reducers(self.capacities, sizes)[chunk]
+
+    def backup_of(self, chunk: int) -> int:
+        backup = backup_of(self.reducer_of(chunk), self.capacities)
+        assert backup is not None
+        return backup
+
+    async def serve(self, number: int) -> ExchangeServer:
+        server = ExchangeServer(self.swarms[number], RUN, self.shown.append, self.refused)
+        await self.stack.enter_async_context(server.serving())
+        self.servers[number] = server
+        return server
+
+    async def serve_by_hand(self, number: int, handler: Handler) -> None:
+        await self.swarms[number].serve(exchange_protocol(RUN), TRANSFER_FRAME_BYTES, handler)
+
+    def exchange_of(self, number: int) -> Exchange:
+        setting = ExchangeSetting(
+            self.swarms[number], self.identities[number], RUN, LAYOUT, self.rule, TIMING
+        )
+        return Exchange(setting, self.roll, self.updates[number], None)
+
+    async def take_part(self, number: int) -> Outcome:
+        """Exchange as an honest member does."""
+        server = self.servers.get(number) or await self.serve(number)
+        exchange = self.exchange_of(number)
+        server.add(exchange)
+        return await exchange.run()
+
+    async def exchange(self, numbers: Iterable[int]) -> dict[int, Outcome]:
+        """Let these members exchange at the same time."""
+        async with asyncio.TaskGroup() as tasks:
+            running = {n: tasks.create_task(self.take_part(n), name=f"member {n}") for n in numbers}
+        return {number: task.result() for number, task in running.items()}
+
+    async def open(self, number: int, to: int) -> MemoryStream:
+        return await self.swarms[number].open(
+            self.peer(to), exchange_protocol(RUN), TRANSFER_FRAME_BYTES
+        )
+
+    def offer(self, number: int, *chunks: int, roll: Roll | None = None) -> bytes:
+        envelope = (roll or self.roll).envelope
+        return encode(Offer(envelope, chunks, self.updates[number].leaves))
+
+    def part(self, number: int, chunk: int) -> bytes:
+        return encode(Part(chunk, self.updates[number].parts[chunk]))
+
+
+def play(
+    members: int,
+    story: Callable[[Group], Awaitable[None]],
+    *,
+    capacities: Sequence[int] | None = None,
+    rule: str = "mean",
+    updates: dict[int, Update] | None = None,
+) -> None:
+    """Run `story` in virtual time over `members` connected peers, one of which is a stranger.
+
+    The stranger is the last of `group.swarms` and not in the roll call.
+    """
+
+    async def main() -> None:
+        network = MemoryNetwork(1)
+        identities = sorted(
+            (Identity.from_seed(bytes([number + 1]) * 32) for number in range(members)),
+            key=lambda identity: identity.peer_id,
+        )
+        packed = [Update.pack(values_of(number), LAYOUT) for number in range(members)]
+        for number, update in (updates or {}).items():
+            packed[number] = update
+        async with AsyncExitStack() as stack:
+            swarms = [
+                await stack.enter_async_context(MemorySwarm(network, identity))
+                for identity in [*identities, Identity.from_seed(b"s" * 32)]
+            ]
+            for swarm in swarms[1:]:
+                await swarm.connect(await swarms[0].addresses())
+            group = Group(
+                network, identities, swarms, capacities or [1_000] * members, rule, packed
+            )
+            async with group.stack:
+                await story(group)
+
+    run(main(), limit_seconds=500)
