@@ -72,6 +72,26 @@ class Pong:
     round_trip_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class _StoreItem:
+    key: bytes
+    subkey: bytes
+    value: bytes
+    expiration_time: float
+    in_cache: bool
+
+    def check_form(self, now: float) -> None:
+        """Refuse what needs no look into the value, and no signature to be verified."""
+        if self.in_cache:
+            raise RefusedRecordError("cache_store", "this node caches nothing for others")
+        if self.subkey == DHTProtocol.IS_REGULAR_VALUE:
+            raise RefusedRecordError("plain_value", "a plain value has no owner")
+        if self.subkey == DHTProtocol.IS_DICTIONARY:
+            raise RefusedRecordError("whole_dictionary", "records are stored one by one")
+        if not self.expiration_time > now:  # NaN too
+            raise RefusedRecordError("expired", "expired, or without an end")
+
+
 class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
     """One peer's side of the DHT protocol; `refusals` counts what it did not believe."""
 
@@ -216,7 +236,7 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
             raise RefusedRequestError("foreign_node_id", "it claims another peer's place")
         self._meet(node_id, peer)
 
-    def _keep(self, item: "_StoreItem", peer: PeerId) -> bool:
+    def _keep(self, item: _StoreItem, peer: PeerId) -> bool:
         try:
             now = self._clock()
             item.check_form(now)
@@ -340,26 +360,6 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
         newcomer, own = key.xor_distance(node_id), key.xor_distance(self.node_id)
         wanted = len(distances) < self.num_replicas or newcomer < distances[-1]
         return bool(wanted and own < distances[0])
-
-
-@dataclass(frozen=True, slots=True)
-class _StoreItem:
-    key: bytes
-    subkey: bytes
-    value: bytes
-    expiration_time: float
-    in_cache: bool
-
-    def check_form(self, now: float) -> None:
-        """Refuse what needs no look into the value, and no signature to be verified."""
-        if self.in_cache:
-            raise RefusedRecordError("cache_store", "this node caches nothing for others")
-        if self.subkey == DHTProtocol.IS_REGULAR_VALUE:
-            raise RefusedRecordError("plain_value", "a plain value has no owner")
-        if self.subkey == DHTProtocol.IS_DICTIONARY:
-            raise RefusedRecordError("whole_dictionary", "records are stored one by one")
-        if not self.expiration_time > now:  # NaN too
-            raise RefusedRecordError("expired", "expired, or without an end")
 
 
 def _unpack(value: bytes) -> _Envelopes:
