@@ -187,14 +187,14 @@ async def announces_too_much(group: Group) -> None:
         announces_too_much,
     ],
 )
-def test_a_member_that_misbehaves_costs_the_others_a_bounded_time(
+def test_a_member_that_misbehaves_costs_the_others_a_few_seconds(
     liar: Callable[[Group], Coroutine[Any, Any, None]],
 ) -> None:
     async def story(group: Group) -> None:
         async with asyncio.TaskGroup() as tasks:
             misbehaving = tasks.create_task(liar(group))
             outcomes = await group.exchange(range(3))
-            assert now() < TIMING.answer
+            assert now() < max(TIMING.open, TIMING.stall) + 1
             misbehaving.cancel()
         assert is_everywhere(one_result(outcomes), 2)
         assert outcomes[0].missing == ()
@@ -488,7 +488,7 @@ def test_a_reducer_that_drips_is_replaced_in_bounded_time() -> None:
 
         await group.serve_by_hand(1, handler)
         outcomes = await group.exchange([0, 2])
-        assert now() < TIMING.total
+        assert now() < TIMING.reducer + TIMING.inputs
         assert outcomes[0].missing == ()
 
     play(3, story, capacities=[1, 1_000_000, 1])
