@@ -18,16 +18,15 @@ import importlib.util
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from dht.engine import p2pd_pb2, read_pbmsg_safe, write_pbmsg
+from dht.socket_folder import socket_folder
 from dht.swarm import NetworkError
 from dht.tasks import OwnedTasks
 
@@ -46,7 +45,6 @@ _READ_BYTES = 1 << 20
 _WORDS_CHARACTERS = 500
 _CONTROL = "control.sock"
 _SETTINGS = "p2pd.json"
-_UNIX_PATH_BYTES = 100
 logger = logging.getLogger(__name__)
 
 Channel = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -103,18 +101,21 @@ class Daemon:
         self.last_words = "it said nothing"
         self._process: asyncio.subprocess.Process | None = None
         self._folder = ""
+        self._resources = contextlib.ExitStack()
         self.closed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         for address in self._config.listen:
             _check_free(address)
-        self._folder = _private_folder()
-        _write_settings(Path(self._folder, _SETTINGS), self._config)
-        try:
-            await self._start()
-        except BaseException:
-            await self._stop()
-            raise
+        with contextlib.ExitStack() as resources:
+            self._folder = str(resources.enter_context(socket_folder()))
+            _write_settings(Path(self._folder, _SETTINGS), self._config)
+            try:
+                await self._start()
+            except BaseException:
+                await self._stop()
+                raise
+            self._resources = resources.pop_all()
         return self
 
     async def __aexit__(
@@ -123,7 +124,10 @@ class Daemon:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._stop()
+        try:
+            await self._stop()
+        finally:
+            self._resources.close()
 
     @property
     def pid(self) -> int:
@@ -235,7 +239,6 @@ class Daemon:
         await self._kill()
         self.closed.set()
         await self._tasks.cancel()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _kill(self) -> None:
         await self._signal(signal.SIGKILL, _STOP_SECONDS)
@@ -341,14 +344,6 @@ def _binary() -> str:
             f"{path} is missing", hint="Install hivemind from its wheel: pip install hivemind"
         )
     return str(path)
-
-
-def _private_folder() -> str:
-    folder = tempfile.mkdtemp(prefix="talkoot-")
-    if len(folder) > _UNIX_PATH_BYTES - len(f"/{_CONTROL}"):
-        Path(folder).rmdir()
-        folder = tempfile.mkdtemp(prefix="talkoot-", dir="/tmp")
-    return folder
 
 
 def _is_loopback(address: str) -> bool:
