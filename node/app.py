@@ -19,7 +19,7 @@ from dht.hivemind_swarm import HivemindSwarm
 from dht.swarm import NetworkError, Swarm
 from node.api import serve_api
 from node.config import Config
-from node.host import found_run
+from node.host import found_run, remove_drafts
 from node.listen import lasting_addresses
 from node.logs import last_lines
 from node.names import friendly_name
@@ -29,13 +29,13 @@ from node.run_folder import RunFolder
 from node.session import NodeSetting, Session
 from node.sources import Sources
 from node.state import export
-from node.storage import Disk, StateError
+from node.storage import Disk, StateError, telling
 from node.trainer import Resources
 from node.transfer import fetch_manifest
 from node.version import VERSION
 from node.wire import Floats
 from protocol.control import Exported, HostSpec, Peer, Preview, RunStatus, Status
-from protocol.errors import TalkootError
+from protocol.errors import ManifestError, TalkootError
 from protocol.identity import Identity
 from protocol.link import JoinLink, parse_link
 from protocol.manifest import open_manifest
@@ -134,6 +134,7 @@ class Node:
     def start_sessions(self, tasks: asyncio.TaskGroup) -> None:
         """Take up the runs on disk that this node has not left."""
         self._tasks = tasks
+        remove_drafts(self._paths.runs)
         for path in sorted(self._paths.runs.iterdir()):
             if path.name.startswith(".") or (path / _LEFT).exists():
                 continue
@@ -211,19 +212,26 @@ class Node:
     async def join(self, link: str) -> RunStatus:
         """Start to take part in the run behind a link."""
         parsed, envelope = await self._manifest_behind(link)
-        name = parsed.run.hex()
-        if name in self._sessions and not self._running[name].done():
-            return self._sessions[name].status()
-        folder = self._folder(self._paths.runs / name)
+        folder = self._folder(self._paths.runs / parsed.run.hex())
         await asyncio.to_thread(folder.create)
         await asyncio.to_thread(folder.save_manifest, envelope)
-        (folder.path / _LEFT).unlink(missing_ok=True)
-        session = self._start(folder, peers=parsed.peers)
+        with telling(folder.path, 0):
+            (folder.path / _LEFT).unlink(missing_ok=True)
+        if session := self._running_session(parsed.run.hex()):
+            session.note_peers(parsed.peers)
+        else:
+            session = self._start(folder, peers=parsed.peers)
         return session.status()
+
+    def _running_session(self, run: str) -> Session | None:
+        task = self._running.get(run)
+        return None if task is None or task.done() else self._sessions[run]
 
     async def _manifest_behind(self, text: str) -> tuple[JoinLink, bytes]:
         link = parse_link(text, self._swarm.time())
         peers = await self._swarm.connect(link.peers)
+        if known := await asyncio.to_thread(self._known_manifest, link.run):
+            return link, known
         if not peers:
             raise NetworkError(
                 f"none of the link's {len(link.peers)} peers answers",
@@ -231,9 +239,20 @@ class Node:
             )
         return link, await fetch_manifest(Sources(self._swarm, link.run, peers))
 
+    def _known_manifest(self, run: bytes) -> bytes | None:
+        """Return the manifest on disk, of a run that this node founded, joined or left."""
+        try:
+            envelope = self._folder(self._paths.runs / run.hex()).manifest()
+            if envelope is not None:
+                open_manifest(envelope, run)
+        except (StateError, ManifestError) as error:
+            log.info("the manifest of %s is fetched anew: %s", run.hex()[:12], error)
+            return None
+        return envelope
+
     async def host(self, spec: HostSpec) -> RunStatus:
         """Sign a manifest and start its run."""
-        folder = await found_run(
+        path = await found_run(
             spec,
             self._identity,
             self._swarm.time(),
@@ -241,26 +260,31 @@ class Node:
             self._disk,
             self._setting.resources,
         )
-        session = self._start(folder, fresh=True)
+        session = self._start(self._folder(path), fresh=True)
         await session.serving.wait()
+        if session.failure:
+            raise session.failure
         return session.status()
 
     async def leave(self, run: str) -> None:
         """Stop taking part; what is on disk stays."""
-        session = self._sessions.pop(run)
+        folder = self._sessions[run].folder.path
+        with telling(folder, 0):
+            (folder / _LEFT).touch()
+        del self._sessions[run]
         task = self._running.pop(run)
         task.cancel()
         await asyncio.wait([task], timeout=SESSION_END_SECONDS)
-        (session.folder.path / _LEFT).touch()
 
     async def export(self, run: str, path: str) -> Exported:
         """Write the run's agreed model as safetensors."""
-        session = self._sessions[run]
+        session, target = self._sessions[run], Path(path)
+        if not target.is_absolute():
+            raise StateError(f"{path} is not an absolute path")
         state = session.state or await asyncio.to_thread(session.folder.checkpoints.load_newest)
         if state is None:
             raise StateError("there is no agreed state of this run here yet")
         metadata = {"run": run, "round": str(state.round), "root": state.root.hex()}
-        target = Path(path)
         await asyncio.to_thread(export, state, target, metadata, self._disk)
         size = target.stat().st_size
         return Exported(

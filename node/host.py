@@ -1,23 +1,29 @@
 """Starting a run: from what a host wants to a signed manifest, a data set and a genesis state."""
 
 import asyncio
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 from node.methods.local import LocalSettings
 from node.run_folder import DataFile, RunFolder
 from node.state import State
-from node.storage import Disk
+from node.storage import Disk, move, telling
 from node.tasks import task_class
 from node.trainer import Resources, TrainerProcess, TrainerTask
 from protocol.control import HostSpec
 from protocol.identity import Identity
 from protocol.manifest import NO_RUN, Manifest, TaskSpec, run_id_of, sign_manifest
 
+_DRAFT = ".draft-"
+
 
 async def found_run(
     spec: HostSpec, identity: Identity, created: float, runs: Path, disk: Disk, resources: Resources
-) -> RunFolder:
-    """Make the folder of a new run: manifest, data set and genesis state.
+) -> Path:
+    """Make the folder of a new run, whole or not at all: manifest, data set and genesis state.
 
     Args:
         spec: what the host wants.
@@ -27,6 +33,9 @@ async def found_run(
         disk: for durable writing.
         resources: what building the model may use.
 
+    Returns:
+        The folder, named by the run's id.
+
     Raises:
         TalkootError: the task, its data or the settings can't be used, or the disk is full.
     """
@@ -34,15 +43,30 @@ async def found_run(
     kind = await asyncio.to_thread(task_class, spec.task.kind)  # may import torch
     path = Path(spec.task.data) if spec.task.data else None
     data = await asyncio.to_thread(kind.prepare, spec.task.config, path)
-    draft = RunFolder(runs / f".draft-{identity.peer_id}", NO_RUN, disk)
-    await asyncio.to_thread(draft.create)
-    data_file = await asyncio.to_thread(draft.save_data, data)
-    task = TrainerTask(spec.task.kind, kind.version, spec.task.config, data_file.path)
-    async with TrainerProcess(resources) as trainer:
-        loaded = await trainer.load(task)
-    genesis = await asyncio.to_thread(State.genesis, NO_RUN, loaded.layout, loaded.params)
-    manifest = _manifest(spec, identity, created, kind.version, data_file, genesis)
-    return await asyncio.to_thread(_keep, draft, runs, disk, identity, manifest, genesis)
+    with _draft_in(runs, disk) as draft:
+        data_file = await asyncio.to_thread(draft.save_data, data)
+        task = TrainerTask(spec.task.kind, kind.version, spec.task.config, data_file.path)
+        async with TrainerProcess(resources) as trainer:
+            loaded = await trainer.load(task)
+        genesis = await asyncio.to_thread(State.genesis, NO_RUN, loaded.layout, loaded.params)
+        manifest = _manifest(spec, identity, created, kind.version, data_file, genesis)
+        return await asyncio.to_thread(_keep, draft, disk, identity, manifest, genesis)
+
+
+def remove_drafts(runs: Path) -> None:
+    """Remove what a node that was killed while founding a run left behind."""
+    for path in runs.glob(f"{_DRAFT}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _draft_in(runs: Path, disk: Disk) -> Iterator[RunFolder]:
+    draft = RunFolder(runs / f"{_DRAFT}{token_hex(4)}", NO_RUN, disk)
+    try:
+        draft.create()
+        yield draft
+    finally:
+        shutil.rmtree(draft.path, ignore_errors=True)
 
 
 def _manifest(
@@ -77,18 +101,13 @@ def _manifest(
 
 
 def _keep(
-    draft: RunFolder,
-    runs: Path,
-    disk: Disk,
-    identity: Identity,
-    manifest: Manifest,
-    genesis: State,
-) -> RunFolder:
+    draft: RunFolder, disk: Disk, identity: Identity, manifest: Manifest, genesis: State
+) -> Path:
     run = run_id_of(manifest)
-    folder = RunFolder(runs / run.hex(), run, disk)
-    folder.create()
-    draft.data_path.replace(folder.data_path)
-    draft.path.rmdir()
+    folder = RunFolder(draft.path, run, disk)
     folder.checkpoints.save(State.genesis(run, genesis.layout, genesis.params))
     folder.save_manifest(sign_manifest(identity, manifest).envelope)
-    return folder
+    path = draft.path.with_name(run.hex())
+    with telling(path.parent, 0):
+        move(draft.path, path)
+    return path

@@ -1,7 +1,6 @@
 """One run at this node, from its manifest to a worker: the data, the trainer, the state."""
 
 import asyncio
-import ipaddress
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from msgspec.structs import replace
 
 from dht.swarm import Swarm
 from node.address_book import AddressBook
+from node.reach import address_kind, farthest_first
 from node.run_folder import DataFile, RunFolder
 from node.run_setting import RunSetting
 from node.sources import FetchError, Sources
@@ -21,7 +21,7 @@ from node.transfer import fetch_blob
 from node.tree_server import TreeServer, TreeShelf
 from node.wire import Floats
 from node.worker import Worker
-from protocol.control import AddressKind, Peer, PeerShare, RoundReport, RunState, RunStatus
+from protocol.control import Peer, PeerShare, RoundReport, RunState, RunStatus
 from protocol.errors import TalkootError
 from protocol.identity import Identity, PeerId
 from protocol.link import JoinLink
@@ -78,7 +78,9 @@ class Session:
         self.book = AddressBook(folder.path / "peers.json", node.disk)
         self.worker: Worker | None = None
         self.serving = asyncio.Event()
-        """Set when others can fetch the manifest here, so that the link works."""
+        """Set when others can fetch the manifest here, so that the link works; or never will."""
+        self.failure: TalkootError | None = None
+        """What stopped the run here, if anything did."""
         self._node = node
         self._first_peers = peers
         self._fresh = fresh
@@ -86,6 +88,7 @@ class Session:
         self._reason = "loading the trainer"
         self._fetched = 0.0
         self._addresses: list[str] = []
+        self._stopped: RunStatus | None = None
 
     @property
     def is_host(self) -> bool:
@@ -100,19 +103,25 @@ class Session:
         except* TalkootError as group:
             error = _first(group)
             log.error("run %s stopped: %s", self.run_id.hex()[:12], error)  # noqa: TRY400
-            self._state, self._reason = "stopped", f"{error.message}. {error.hint}".strip()
+            self.failure, self._stopped = error, self._stopped_by(error)
             self.worker = None
+        finally:
+            self.serving.set()
+
+    def note_peers(self, addresses: Sequence[str]) -> None:
+        """Remember the peers of a join link."""
+        for address in addresses:
+            self.book.note_address(address)
 
     async def _take_part(self) -> None:
         node, shelf = self._node, TreeShelf(self.envelope)
         await asyncio.to_thread(self.book.load)
-        for address in self._first_peers:
-            self.book.note_address(address)
+        self.note_peers(self._first_peers)
         async with (
             TreeServer(node.swarm, self.run_id, shelf),
             TrainerProcess(node.resources) as trainer,
         ):
-            self._addresses = await node.swarm.addresses()
+            self._addresses = farthest_first(await node.swarm.addresses())
             self.serving.set()
             await node.swarm.connect(self.book.addresses())
             data = await self._data()
@@ -171,6 +180,8 @@ class Session:
 
     def status(self) -> RunStatus:
         """Return what to show of this run."""
+        if self._stopped:
+            return self._stopped
         common = RunStatus(
             run=self.run_id.hex(),
             name=self.manifest.name,
@@ -182,6 +193,12 @@ class Session:
             link=self.link() or None,
         )
         return self._worker_status(common, self.worker) if self.worker else common
+
+    def _stopped_by(self, error: TalkootError) -> RunStatus:
+        """Return where the run stood when `error` stopped it here."""
+        reason = " ".join(filter(None, (f"{error.message}.", error.hint)))
+        changes = {"state": "stopped", "reason": reason, "peers": 0, "samples_per_second": 0.0}
+        return replace(self.status(), **changes)
 
     def _worker_status(self, common: RunStatus, worker: Worker) -> RunStatus:
         tally, state = worker.tally, worker.state
@@ -246,7 +263,7 @@ class Session:
                 root=live.presence.root.hex(),
                 state=live.presence.state,
                 samples_per_second=live.presence.samples_per_second,
-                address=_address_kind(live.presence.addresses),
+                address=address_kind(live.presence.addresses),
                 share=_share(worker, peer),
                 dropped=_share(worker, peer) == 0,
                 last_seen_seconds=now - live.heard_at,
@@ -292,20 +309,6 @@ def _warnings(manifest: Manifest, worker: Worker, live: int) -> tuple[str, ...]:
     if worker.tally.missing:
         found.append(f"{worker.tally.missing} parts of the last round had no reducer")
     return tuple(found)
-
-
-def _address_kind(addresses: tuple[str, ...]) -> AddressKind:
-    kinds: set[AddressKind] = set()
-    for address in addresses:
-        parts = address.split("/")
-        if "p2p-circuit" in parts:
-            kinds.add("relayed")
-        elif len(parts) > 2 and parts[1] in {"ip4", "ip6"}:
-            try:
-                kinds.add("local" if ipaddress.ip_address(parts[2]).is_private else "direct")
-            except ValueError:
-                continue
-    return next((kind for kind in ("direct", "local", "relayed") if kind in kinds), "unknown")
 
 
 def _first(group: BaseExceptionGroup[TalkootError]) -> TalkootError:

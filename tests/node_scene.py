@@ -1,0 +1,141 @@
+"""Whole nodes on the in-process network, in virtual time: real app and sessions, fake trainer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dht.memory import MemoryNetwork, MemorySwarm
+from dht.virtual_time import run
+from node.app import Node
+from node.config import Config, StorageSection
+from node.paths import Paths
+from node.trainer import LoadedTask, Resources, TrainerError, TrainerTask
+from node.wire import Floats
+from protocol.control import HostSpec, RunStatus, TaskSource
+from protocol.identity import Identity
+from protocol.manifest import MethodSpec, RoundSpec, Rule, TrustSpec
+from tests.swarm_run import LAYOUT, FakeTrainer
+
+ROOMY = Config(storage=StorageSection(min_free="0B"))
+Corrupt = Callable[[Floats, int], Floats]
+
+
+class FakeTraining(FakeTrainer):
+    """Stands in for `TrainerProcess`: its model is `LAYOUT`, whatever the task."""
+
+    failures_to_load: list[TrainerError]
+    """Raised by the next loads, one each; shared by all."""
+
+    def __init__(self, _: Resources | None = None) -> None:
+        super().__init__()
+
+    async def __aenter__(self) -> "FakeTraining":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
+
+    async def load(self, task: TrainerTask) -> LoadedTask:  # noqa: ARG002
+        if self.failures_to_load:
+            raise self.failures_to_load.pop(0)
+        return LoadedTask(LAYOUT, np.zeros(LAYOUT.size, np.float32), "cpu")
+
+
+def fake_training(monkeypatch: pytest.MonkeyPatch) -> type[FakeTraining]:
+    """Let nodes train by `FakeTraining`."""
+    monkeypatch.setattr(FakeTraining, "failures_to_load", [], raising=False)
+    monkeypatch.setattr("node.session.TrainerProcess", FakeTraining)
+    monkeypatch.setattr("node.host.TrainerProcess", FakeTraining)
+    return FakeTraining
+
+
+def identity(number: int) -> Identity:
+    return Identity.from_seed(bytes([number + 1]) * 32)
+
+
+@dataclass(slots=True)
+class Scene:
+    """Homes 0, 1, 2, ... under one folder, whose nodes meet in one network."""
+
+    folder: Path
+    network: MemoryNetwork = field(default_factory=lambda: MemoryNetwork(seed=1))
+
+    def paths(self, number: int) -> Paths:
+        paths = Paths.under(self.folder / f"home-{number}")
+        paths.create()
+        return paths
+
+    @asynccontextmanager
+    async def node(
+        self, number: int, config: Config = ROOMY, corrupt: Corrupt | None = None
+    ) -> AsyncIterator[Node]:
+        """Run the node of a home while the context lasts."""
+        paths, me = self.paths(number), identity(number)
+        async with MemorySwarm(self.network, me) as swarm, asyncio.TaskGroup() as tasks:
+            node = Node(config, paths, me, swarm, asyncio.Event(), corrupt)
+            node.start_sessions(tasks)
+            try:
+                yield node
+            finally:
+                await node.end_sessions()
+
+
+def spec_of(
+    folder: Path,
+    task: TaskSource | None = None,
+    method: MethodSpec | None = None,
+    *,
+    rule: Rule = "clip",
+    min_peers: int = 1,
+    total: int | None = None,
+) -> HostSpec:
+    """Return what a host asks for; by default the task `text` over a small file in `folder`."""
+    text = folder / "text.txt"
+    text.write_text("one two three " * 1000)
+    return HostSpec(
+        name="a run",
+        task=task or TaskSource(kind="text", data=str(text), config={"context": 16}),
+        method=method or MethodSpec(kind="local", settings={}),
+        round=RoundSpec(local_steps=10, max_seconds=20.0, min_peers=min_peers, total=total),
+        trust=TrustSpec(rule=rule),
+    )
+
+
+def play(folder: Path, scenario: Callable[[Scene], Awaitable[None]]) -> None:
+    """Run a scenario to its end in virtual time."""
+
+    async def main() -> None:
+        await scenario(Scene(folder))
+
+    run(main(), limit_seconds=1000)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Wait, in virtual time, until `condition` holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - no event tells of a change of status
+            await asyncio.sleep(0.05)
+
+
+def only(node: Node) -> RunStatus:
+    """Return the status of the node's one run."""
+    (status,) = node.runs()
+    return status
+
+
+async def reach(round_: int, *nodes: Node) -> None:
+    """Wait until all these nodes hold the state of this round of their one run, or a later one."""
+    await until(lambda: all(only(node).round >= round_ for node in nodes))
+
+
+async def same_root(*nodes: Node) -> str:
+    """Wait until these nodes hold the same state, and return its root."""
+    await until(lambda: len({only(node).root for node in nodes}) == 1)
+    root = only(nodes[0]).root
+    assert root is not None
+    return root
