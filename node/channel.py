@@ -2,6 +2,9 @@
 
 Everything is said twice: broadcast at once, and stored in the DHT as the record of truth for who
 missed it. Both ways in lead through the same checks to the same events.
+
+What strangers can cost is bounded: each author has an allowance, by which a roll call counts for as
+many messages as its signatures take to check; and nothing waits for the network without a limit.
 """
 
 import asyncio
@@ -12,7 +15,7 @@ from dataclasses import dataclass
 
 from dht.swarm import NetworkError, Swarm
 from protocol.codec import Message
-from protocol.errors import ProtocolError, RecordError
+from protocol.errors import ProtocolError, RecordError, RoundError
 from protocol.events import (
     Announcement,
     CommitmentHeard,
@@ -35,8 +38,13 @@ PRESENCE_SKEW_SECONDS = 60.0
 """A presence older than this, or as far in the future, is not believed."""
 MESSAGES_PER_SECOND = 20
 """Of one author; a burst of three seconds is allowed."""
+MEMBERS_PER_MESSAGE = 8
+"""So many signatures in a roll call cost as much as a message."""
 MAX_AUTHORS = 4096
-MAX_OUTBOX = 64
+DHT_SECONDS = 15.0
+"""For a record to be stored or looked up; a DHT in trouble takes longer, and is tried again."""
+RECORDS_AT_ONCE = 32
+"""Of those looked up, until others have their turn."""
 
 
 @dataclass(slots=True)
@@ -54,6 +62,7 @@ class RunChannel:
         run: the run's 32-byte id.
         post: takes each event that was heard and checked.
         refused: counts refused messages by error code.
+        total: the round after which the run is finished; None = it goes on.
     """
 
     def __init__(
@@ -63,14 +72,17 @@ class RunChannel:
         run: bytes,
         post: Callable[[Event], None],
         refused: Counter[str],
+        total: int | None = None,
     ) -> None:
         self._swarm = swarm
         self._identity = identity
         self._run = run
         self._post = post
         self._refused = refused
+        self._total = total
         self._topic = f"talkoot/1/{run.hex()}"
-        self._outbox: asyncio.Queue[tuple[RecordKey, bytes]] = asyncio.Queue(MAX_OUTBOX)
+        self._outbox: dict[Topic, tuple[RecordKey, bytes]] = {}
+        self._outbox_filled = asyncio.Event()
         self._allowances: dict[PeerId, _Allowance] = {}
 
     def sign(self, message: MessageT) -> Signed[MessageT]:
@@ -82,47 +94,62 @@ class RunChannel:
 
         Args:
             signed: our own message.
-            topic: where its record belongs.
+            topic: where its record belongs; it takes the place of one that still waits.
         """
-        if topic is not None and not self._outbox.full():
+        if topic is not None:
             round_ = 0 if topic == "presence" else signed.message.round
-            self._outbox.put_nowait((RecordKey(self._run, topic, round_), signed.envelope))
+            self._outbox[topic] = RecordKey(self._run, topic, round_), signed.envelope
+            self._outbox_filled.set()
         try:
             await self._swarm.publish(self._topic, signed.envelope)
         except NetworkError as error:
             log.debug("broadcast failed: %s", error)
 
     async def listen(self) -> None:
-        """Hear broadcasts until the network ends."""
+        """Hear broadcasts for ever.
+
+        Raises:
+            NetworkError: the network has ended.
+        """
         async with self._swarm.subscribe(self._topic) as broadcasts:
             async for author, data in broadcasts:
                 self._hear(author, data)
+        raise NetworkError("the network has ended")
 
     async def keep_records(self) -> None:
         """Store what was said in the DHT, one record after the other, for ever."""
         while True:
-            key, envelope = await self._outbox.get()
-            record = Record(
-                run=key.run,
-                topic=key.topic,
-                round=key.round,
-                expires=self._swarm.time() + RECORD_SECONDS,
-                body=envelope,
-            )
-            sealed = seal(self._identity, self._run, record)
-            try:
+            await self._outbox_filled.wait()
+            self._outbox_filled.clear()
+            while self._outbox:
+                await self._store(*self._outbox.pop(next(iter(self._outbox))))
+
+    async def _store(self, key: RecordKey, envelope: bytes) -> None:
+        record = Record(
+            run=key.run,
+            topic=key.topic,
+            round=key.round,
+            expires=self._swarm.time() + RECORD_SECONDS,
+            body=envelope,
+        )
+        sealed = seal(self._identity, self._run, record)
+        try:
+            async with asyncio.timeout(DHT_SECONDS):
                 await self._swarm.store(key, sealed.envelope, RECORD_SECONDS)
-            except NetworkError as error:
-                log.debug("record not stored: %s", error)
+        except (NetworkError, TimeoutError) as error:
+            log.debug("record not stored: %s", error)
 
     async def look_up(self, topic: Topic, round_: int = 0) -> None:
         """Read the records of a topic as if they had been broadcast."""
         try:
-            found = await self._swarm.fetch(RecordKey(self._run, topic, round_))
-        except NetworkError as error:
+            async with asyncio.timeout(DHT_SECONDS):
+                found = await self._swarm.fetch(RecordKey(self._run, topic, round_))
+        except (NetworkError, TimeoutError) as error:
             log.debug("records not read: %s", error)
             return
-        for data in found:
+        for number, data in enumerate(found, start=1):
+            if number % RECORDS_AT_ONCE == 0:
+                await asyncio.sleep(0)
             try:
                 record = unseal(data, self._run, Record)
             except ProtocolError as error:
@@ -138,6 +165,7 @@ class RunChannel:
             signed = unseal(data, self._run, Announcement)
             if signed.signer != author:
                 raise RecordError("it speaks with somebody else's words")
+            self._check_round(signed.message)
             self._post(self._to_event(signed))
         except ProtocolError as error:
             self._refuse(author, error)
@@ -152,23 +180,36 @@ class RunChannel:
             case Commitment() as commitment:
                 return CommitmentHeard(Signed(signer, commitment, envelope))
             case RollCall() as call:
+                self._spend_allowance(signer, len(call.commitments) // MEMBERS_PER_MESSAGE)
                 return RollHeard(open_roll(Signed(signer, call, envelope), self._run))
             case Result() as result:
                 return ResultHeard(Signed(signer, result, envelope))
             case other:
                 raise RecordError(f"a {type(other).__name__} is no announcement")
 
-    def _spend_allowance(self, author: PeerId) -> None:
-        now = self._swarm.time()
-        burst = 3.0 * MESSAGES_PER_SECOND
-        if author not in self._allowances and len(self._allowances) >= MAX_AUTHORS:
-            self._allowances.clear()
-        allowance = self._allowances.setdefault(author, _Allowance(burst, now))
+    def _check_round(self, message: Message) -> None:
+        """Refuse what goes on beyond the end: nobody honest is there any more to outvote it."""
+        if self._total is None:
+            return
+        match message:
+            case Presence() if message.round > self._total:
+                raise RoundError("it stands beyond the run's last round")
+            case Commitment() | RollCall() | Result() if message.round >= self._total:
+                raise RoundError("the run has no such round")
+            case _:
+                pass
+
+    def _spend_allowance(self, author: PeerId, cost: int = 1) -> None:
+        now, burst = asyncio.get_running_loop().time(), 3.0 * MESSAGES_PER_SECOND
+        allowance = self._allowances.pop(author, None) or _Allowance(burst, now)
+        self._allowances[author] = allowance  # last: who was heard longest ago is forgotten first
+        if len(self._allowances) > MAX_AUTHORS:
+            del self._allowances[next(iter(self._allowances))]
         earned = (now - allowance.at) * MESSAGES_PER_SECOND
         allowance.left, allowance.at = min(burst, allowance.left + earned), now
-        if allowance.left < 1:
+        if allowance.left < cost:
             raise RecordError("it says too much at once")
-        allowance.left -= 1
+        allowance.left -= cost
 
     def _refuse(self, author: PeerId | None, error: ProtocolError) -> None:
         self._refused[error.code] += 1
