@@ -206,7 +206,7 @@ class Session:
         run_state, reason = _describe(worker)
         changes = {
             "state": run_state,
-            "reason": tally.reason or reason,
+            "reason": reason,
             "round": state.round if state else 0,
             "progress": tally.progress,
             "root": state.root.hex() if state else None,
@@ -223,11 +223,13 @@ class Session:
     def _last_round(self, worker: Worker) -> RoundReport | None:
         if not worker.tally.reports:
             return None
-        live = worker.machine.live.peers()
+        names = {self._node.identity.peer_id: self._node.name}
+        for peer, live in worker.machine.live.peers().items():
+            names[peer] = live.presence.name
         shares = tuple(
             PeerShare(
                 id=peer,
-                name=live[peer].presence.name if peer in live else "",
+                name=names.get(peer, ""),
                 share=report.share,
                 clipped=0 < report.share < 0.9 * report.expected,
                 dropped=report.share == 0,
@@ -282,11 +284,13 @@ def _describe(worker: Worker) -> tuple[RunState, str]:
     if worker.finished:
         return "finished", "all planned rounds are done; the state stays available to others"
     phase, machine = worker.machine.phase, worker.machine
+    if trouble := worker.tally.reason:
+        return "catching_up" if phase is Phase.CATCHING_UP else "waiting", trouble
     if phase is Phase.JOINING and worker.state is None:
         return "waiting", "looking for peers that hold the run's state"
-    missing = machine.rules.min_peers - len(machine.commitments)
-    if phase is Phase.COMMITTED and missing > 0:
-        return "waiting", f"the round needs {missing} more peers"
+    needed, ready = machine.rules.min_peers, len(machine.commitments)
+    if phase is Phase.COMMITTED and ready < needed:
+        return "waiting", f"a round needs {needed} peers, and {ready} are ready"
     return _PHASES[phase]
 
 

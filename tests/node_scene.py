@@ -72,11 +72,15 @@ class Scene:
 
     @asynccontextmanager
     async def node(
-        self, number: int, config: Config = ROOMY, corrupt: Corrupt | None = None
+        self,
+        number: int,
+        config: Config = ROOMY,
+        corrupt: Corrupt | None = None,
+        kind: type[MemorySwarm] = MemorySwarm,
     ) -> AsyncIterator[Node]:
         """Run the node of a home while the context lasts."""
         paths, me = self.paths(number), identity(number)
-        async with MemorySwarm(self.network, me) as swarm, asyncio.TaskGroup() as tasks:
+        async with kind(self.network, me) as swarm, asyncio.TaskGroup() as tasks:
             node = Node(config, paths, me, swarm, asyncio.Event(), corrupt)
             node.start_sessions(tasks)
             try:

@@ -1,0 +1,269 @@
+"""What a person is told of a run: its state and the reason, its peers, its last round."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dht.hivemind_swarm import ClockSkewError
+from dht.memory import MemorySwarm
+from node.app import Node
+from node.config import Config, StorageSection
+from node.trainer import TrainerError, TrainResult
+from node.wire import Floats
+from protocol.control import Peer, PeerShare
+from protocol.identity import PeerId
+from protocol.manifest import Rule
+from tests.node_scene import (
+    FakeTraining,
+    Scene,
+    fake_training,
+    identity,
+    only,
+    play,
+    reach,
+    spec_of,
+    until,
+)
+
+FULL_DISK = Config(storage=StorageSection(min_free="900000TB"))
+
+
+@pytest.fixture(autouse=True)
+def training(monkeypatch: pytest.MonkeyPatch) -> type[FakeTraining]:
+    return fake_training(monkeypatch)
+
+
+async def meet(
+    scene: Scene, host: Node, *guests: Node, rule: Rule = "clip", total: int | None = None
+) -> None:
+    """Start a run that waits for all these nodes, and let the guests join."""
+    peers = 1 + len(guests)
+    status = await host.host(spec_of(scene.folder, rule=rule, min_peers=peers, total=total))
+    assert status.link is not None
+    for guest in guests:
+        await guest.join(status.link)
+
+
+def test_a_round_that_needs_more_peers_says_so(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host:
+            await host.host(spec_of(scene.folder, min_peers=2))
+            await until(lambda: only(host).state == "waiting")
+            assert only(host).reason == "a round needs 2 peers, and 1 are ready"
+
+    play(tmp_path, scenario)
+
+
+def test_a_run_trains_and_finishes(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, scene.node(1) as guest:
+            await meet(scene, host, guest, total=3)
+            await until(lambda: (only(guest).state, only(guest).reason) == ("training", ""))
+            await until(lambda: 0 < only(guest).progress < 1)
+            await until(lambda: only(guest).state == only(host).state == "finished")
+            status = only(guest)
+            assert (status.round, status.rounds_total, status.peers) == (3, 3, 2)
+            assert status.samples_accepted == status.samples_mine == 3 * 80
+            assert status.loss is not None
+            assert "stays available" in status.reason
+
+    play(tmp_path, scenario)
+
+
+def test_a_download_without_anybody_to_ask_goes_on_when_somebody_comes(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(1) as guest:
+            async with scene.node(0) as host:
+                link = (await host.host(spec_of(scene.folder))).link
+                assert link is not None
+                await guest.join(link)
+            await until(lambda: "downloading the data: " in only(guest).reason)
+            assert only(guest).reason.endswith("; trying again")
+            assert only(guest).state != "stopped"
+            async with scene.node(0):
+                await reach(1, guest)
+
+    play(tmp_path, scenario)
+
+
+def test_who_finds_no_state_says_what_it_looks_for(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(1) as guest:
+            async with scene.node(0) as host:
+                link = (await host.host(spec_of(scene.folder))).link
+                assert link is not None
+                run = (await guest.join(link)).run
+                await until((scene.paths(1).runs / run / "data.bin").exists)
+            await until(lambda: only(guest).state == "waiting")
+            assert only(guest).reason == "looking for peers that hold the run's state"
+            assert only(guest).root is None
+
+    play(tmp_path, scenario)
+
+
+class DyingTraining(FakeTraining):
+    """Its process is killed once it has trained a little."""
+
+    async def train(self, *_: object, **__: object) -> TrainResult:
+        await asyncio.sleep(0.1)
+        raise TrainerError("trainer_died", "killed by signal 9 (SIGKILL)", hint="Free some memory.")
+
+
+def test_a_trainer_that_dies_is_a_reason_and_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host:
+            monkeypatch.setattr("node.session.TrainerProcess", DyingTraining)
+            await host.host(spec_of(scene.folder))
+            await until(lambda: "SIGKILL" in only(host).reason)
+            assert only(host).state == "waiting"
+            reason = "training stopped: killed by signal 9 (SIGKILL). Free some memory."
+            assert only(host).reason == reason
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("rule", "peers", "words"),
+    [
+        ("clip", 4, []),
+        ("clip", 3, ["fewer than 4 live peers (3)"]),
+        ("mean", 4, ["plain mean"]),
+        ("mean", 3, ["fewer than 4 live peers (3)", "plain mean"]),
+    ],
+)
+def test_what_is_not_safe_is_a_warning(
+    tmp_path: Path, rule: Rule, peers: int, words: list[str]
+) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as one, scene.node(1) as two, scene.node(2) as three:
+            nodes = [one, two, three]
+            if peers == 3:
+                await check(scene, *nodes)
+                return
+            async with scene.node(3) as four:
+                await check(scene, *nodes, four)
+
+    async def check(scene: Scene, host: Node, *guests: Node) -> None:
+        await meet(scene, host, *guests, rule=rule)
+        await reach(1, host, *guests)
+        found = only(host).warnings
+        assert len(found) == len(words)
+        assert all(word in warning for word, warning in zip(words, found, strict=True))
+
+    play(tmp_path, scenario)
+
+
+def of(peers: Sequence[PeerShare] | Sequence[Peer], number: int) -> PeerShare | Peer:
+    return next(peer for peer in peers if peer.id == identity(number).peer_id)
+
+
+def test_a_liar_is_seen_dropped_and_the_honest_are_not(tmp_path: Path) -> None:
+    def lie(update: Floats, _: int) -> Floats:
+        return np.float32(-10) * update
+
+    async def scenario(scene: Scene) -> None:
+        async with (
+            scene.node(0) as host,
+            scene.node(1) as one,
+            scene.node(2) as two,
+            scene.node(3, corrupt=lie) as liar,
+        ):
+            await meet(scene, host, one, two, liar)
+            await reach(2, host)
+            report = only(host).last_round
+            assert report is not None
+            seen = of(report.peers, 3)
+            assert isinstance(seen, PeerShare)
+            assert (seen.share, seen.dropped, seen.clipped) == (0, True, False)
+            for number in range(3):
+                honest = of(report.peers, number)
+                assert isinstance(honest, PeerShare)
+                assert not honest.dropped
+                assert honest.share == pytest.approx(1 / 3, abs=0.05)
+                assert honest.name
+            assert [peer.dropped for peer in host.peers(None)].count(True) == 1
+
+    play(tmp_path, scenario)
+
+
+def test_peers_are_listed_with_where_they_stand(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, scene.node(1) as guest:
+            await meet(scene, host, guest)
+            await reach(1, host, guest)
+            peers = host.peers(only(host).run)
+            assert [peer.me for peer in peers] == [True, False]
+            assert {peer.id for peer in peers} == {identity(0).peer_id, identity(1).peer_id}
+            other = of(peers, 1)
+            assert isinstance(other, Peer)
+            assert other.root is not None
+            assert other.last_seen_seconds is not None
+            assert other.share == pytest.approx(0.5)
+            assert guest.peers("ab" * 32) == []
+
+    play(tmp_path, scenario)
+
+
+def test_who_ends_says_goodbye(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host:
+            async with scene.node(1) as guest:
+                await meet(scene, host, guest)
+                await reach(1, host)
+            await until(lambda: only(host).peers == 1, seconds=1)
+
+    play(tmp_path, scenario)
+
+
+def test_a_full_disk_stops_the_run_with_a_reason_and_loses_nothing(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host:
+            await host.host(spec_of(scene.folder))
+            await reach(3, host)
+        folder = scene.paths(0).runs
+        before = sorted(path.name for path in folder.rglob("state-*"))
+        async with scene.node(0, FULL_DISK) as host:
+            await until(lambda: only(host).state == "stopped")
+            status = only(host)
+            assert "no room for" in status.reason
+            assert "Free " in status.reason
+            assert status.round > 3
+            assert status.root is not None
+            assert status.peers == 0
+            assert host.peers(None) == []
+        assert sorted(path.name for path in folder.rglob("state-*")) == before
+        async with scene.node(0) as host:
+            await reach(4, host)
+
+    play(tmp_path, scenario)
+
+
+class WrongClock(MemorySwarm):
+    """A node whose clock all others contradict."""
+
+    async def connect(self, addresses: Sequence[str]) -> list[PeerId]:
+        if await super().connect(addresses):
+            raise ClockSkewError(-12.0)
+        return []
+
+
+def test_a_wrong_clock_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host:
+            link = (await host.host(spec_of(scene.folder))).link
+            assert link is not None
+            async with scene.node(1) as guest:
+                await guest.join(link)
+                await reach(1, guest)
+            async with scene.node(1, kind=WrongClock) as guest:
+                await until(lambda: only(guest).state == "stopped")
+                assert "clock is 12.0 s ahead of the swarm's" in only(guest).reason
+                with pytest.raises(ClockSkewError):
+                    await guest.preview(link)
+
+    play(tmp_path, scenario)
