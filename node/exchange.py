@@ -23,7 +23,7 @@ import numpy as np
 from dht.swarm import NetworkError, Stream
 from node.exchange_setting import ExchangeSetting, Update, exchange_protocol
 from node.reduction import Reduced, Reducer
-from node.wire import Floats, unpack_update
+from node.wire import Floats, check_update, unpack_update
 from protocol.codec import decode, encode
 from protocol.errors import ChunkError, ProtocolError, RoundError
 from protocol.identity import PeerId
@@ -87,7 +87,7 @@ class Exchange:
         self._sizes = [stop - start for start, stop in setting.layout.chunks]
         self._primary = assign_reducers(self._capacities, self._sizes)
         self._reducer = Reducer(setting, roll, previous)
-        self._results: dict[int, Reduced] = {}
+        self._receipts: dict[int, Receipt] = {}
         self._aggregate = np.zeros(setting.layout.size, np.float32)
         self._streams: Counter[PeerId] = Counter()
         self._faults: dict[PeerId, str] = {}
@@ -117,7 +117,7 @@ class Exchange:
     async def _obtain(self, reducer: int, chunks: list[int]) -> None:
         """Get these chunks from their reducer, else from its backup."""
         await self._obtain_from(reducer, chunks)
-        rest = [chunk for chunk in chunks if chunk not in self._results]
+        rest = [chunk for chunk in chunks if chunk not in self._receipts]
         backup = backup_of(reducer, self._capacities)
         if rest and backup is not None:
             log.info("%s failed to reduce; its backup takes over", self._members[reducer])
@@ -182,7 +182,7 @@ class Exchange:
             wanted.remove(aggregate.chunk)
 
     def _keep(self, chunk: int, reduced: Reduced, values: Floats) -> None:
-        self._results[chunk] = reduced
+        self._receipts[chunk] = reduced.message
         self._aggregate[slice(*self._set.layout.chunks[chunk])] = values
 
     def _check_aggregate(self, aggregate: Aggregate, reducer: int) -> tuple[Reduced, Floats]:
@@ -263,7 +263,7 @@ class Exchange:
                 if part.chunk not in wanted:
                     raise RoundError(f"chunk {part.chunk} was not offered, or comes twice")
                 check_chunk(part.data, offer.leaves[part.chunk])
-                unpack_update(part.data, self._sizes[part.chunk])
+                check_update(part.data, self._sizes[part.chunk])
                 self._reducer.take(member, part.chunk, part.data)
                 wanted.remove(part.chunk)
         finally:
@@ -292,7 +292,7 @@ class Exchange:
     def _outcome(self) -> Outcome:
         return Outcome(
             aggregate=self._aggregate,
-            missing=tuple(sorted(set(range(len(self._sizes))) - self._results.keys())),
+            missing=tuple(sorted(set(range(len(self._sizes))) - self._receipts.keys())),
             reports=self._reports(),
             bytes_sent=self._sent,
             bytes_received=self._received,
@@ -303,13 +303,13 @@ class Exchange:
     def _reports(self) -> dict[PeerId, MemberReport]:
         weights = self._reducer.weights
         fair = weights / max(float(weights.sum()), 1e-30)
-        covered = max(1, sum(self._sizes[chunk] for chunk in self._results))
+        covered = max(1, sum(self._sizes[chunk] for chunk in self._receipts))
         reports = {}
         for index, peer in enumerate(self._members):
             share = missing = 0.0
-            for chunk, reduced in self._results.items():
+            for chunk, receipt in self._receipts.items():
                 portion = self._sizes[chunk] / covered
-                found = reduced.message.shares[index]
+                found = receipt.shares[index]
                 share += portion * (found or 0.0)
                 missing += portion * (found is None)
             reports[peer] = MemberReport(share, float(fair[index]), missing)

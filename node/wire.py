@@ -27,8 +27,8 @@ def pack_aggregate(values: Floats) -> bytes:
     return pack_update(values.clip(-_LARGEST, _LARGEST))
 
 
-def unpack_update(data: bytes, size: int) -> Floats:
-    """Return a chunk as float32 (size,).
+def check_update(data: bytes, size: int) -> None:
+    """Check that a chunk can be unpacked.
 
     Raises:
         CodecError: not exactly `size` values.
@@ -37,4 +37,13 @@ def unpack_update(data: bytes, size: int) -> Floats:
         raise CodecError(
             f"a chunk of {size} values has {UPDATE_BYTES * size} bytes, not {len(data)}"
         )
+
+
+def unpack_update(data: bytes, size: int) -> Floats:
+    """Return a chunk as float32 (size,).
+
+    Raises:
+        CodecError: not exactly `size` values.
+    """
+    check_update(data, size)
     return np.frombuffer(data, dtype="<f2").astype(np.float32)
