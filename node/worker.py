@@ -236,6 +236,7 @@ class Worker:
             Commitment(
                 round=round_,
                 prev_root=state.root,
+                at=self._set.swarm.time(),
                 samples=result.samples,
                 steps=result.steps,
                 loss=result.loss if math.isfinite(result.loss) else None,

@@ -109,6 +109,19 @@ class LivePeers:
             if live.presence.head == head and live.presence.state in working
         }
 
+    def expected(self, head: Head) -> set[PeerId]:
+        """Return who may commit to the round after `head`: who is alongside, or a round behind.
+
+        Without the latter, whoever hears first that a round is agreed would go on alone.
+        """
+        behind = {
+            peer
+            for peer, live in self._peers.items()
+            if (live.presence.round, live.presence.root) == (head.round - 1, head.prev_root)
+            and live.presence.state in HOLDING_STATES
+        }
+        return behind | set(self.alongside(head))
+
     def heaviest_head(
         self, own: Head | None, unreachable: Collection[Head] = ()
     ) -> tuple[Head | None, tuple[PeerId, ...]]:

@@ -31,6 +31,8 @@ class Commitment(Message, frozen=True):
     round: RoundField
     prev_root: Bytes32
     """Root of the agreed state that it trained from."""
+    at: Annotated[float, Meta(ge=0)]
+    """DHT time; a later one of the same peer counts in its place: a restarted peer has a new update."""
     samples: Annotated[int, Meta(ge=1, le=1 << 40)]
     steps: Annotated[int, Meta(ge=1, le=1 << 30)]
     loss: float | None

@@ -43,11 +43,42 @@ class RoundNotes:
         """Return whether a message belongs to this round and grows from the same state."""
         return (message.round, message.prev_root) == (self.head.round, self.head.root)
 
+    def take(self, commitment: Signed[Commitment]) -> None:
+        """Take a commitment to this round; of each peer the latest counts."""
+        known = self.commitments.get(commitment.signer)
+        if known is None or known.message.at < commitment.message.at:
+            self.commitments[commitment.signer] = commitment
+
+    def current_members(self, roll: Roll) -> set[PeerId]:
+        """Return the members that a roll lists with the latest commitment that we know of."""
+        return {
+            member.signer
+            for member in roll.members
+            if member.signer not in self.commitments
+            or self.commitments[member.signer].message.at <= member.message.at
+        }
+
+    def is_listed(self, roll: Roll) -> bool:
+        """Return whether a roll lists the update that we hold."""
+        return self.own is not None and self.own in roll.members
+
     def prefers(self, roll: Roll) -> bool:
-        """Return whether a roll of this round ranks before the one followed so far, if any."""
-        if roll.digest in self.given_up or len(self.followed) >= MAX_ROLLS:
+        """Return whether to follow a roll of this round rather than the one followed so far.
+
+        The lower rank counts, unless only the other one lists our update.
+        """
+        if roll.digest in self.given_up | self.followed or len(self.followed) >= MAX_ROLLS:
             return False
-        return self.roll is None or roll.rank < self.roll.rank
+        if self.roll is None or (self.is_listed(roll) and not self.is_listed(self.roll)):
+            return True
+        return roll.rank < self.roll.rank
+
+    def again(self, now: float) -> "RoundNotes":
+        """Return the notes of the same round after its roll came to nothing."""
+        given_up = self.given_up | self.followed
+        return RoundNotes(
+            self.head, now, own=self.own, commitments=self.commitments, given_up=given_up
+        )
 
     def follow(self, roll: Roll, now: float) -> None:
         """Note that this roll counts from now on."""
@@ -58,7 +89,8 @@ class RoundNotes:
 def winner_of(votes: Mapping[PeerId, bytes], members: int, stewards: Set[PeerId]) -> bytes | None:
     """Return the root that most of `members` peers hold; once all have voted, the one most hold.
 
-    Ties go to the stewards' word, then to the lower root: the same at every peer.
+    A tie goes to the stewards' word, if that is one word. Never to a root for its value: liars can
+    make up a lower one.
 
     Args:
         votes: the root that each member reached, as far as it has told.
@@ -66,8 +98,10 @@ def winner_of(votes: Mapping[PeerId, bytes], members: int, stewards: Set[PeerId]
         stewards: whose word breaks a tie.
     """
     counts = Counter(votes.values())
-    vouched = {root for peer, root in votes.items() if peer in stewards}
-    winner = min(counts, key=lambda root: (-counts[root], root not in vouched, root), default=None)
-    if winner is None or (2 * counts[winner] <= members and len(votes) < members):
+    most = max(counts.values(), default=0)
+    first = {root for root, count in counts.items() if count == most}
+    if 2 * most <= members and len(votes) < members:
         return None
-    return winner
+    if len(first) > 1:
+        first &= {root for peer, root in votes.items() if peer in stewards}
+    return first.pop() if len(first) == 1 else None

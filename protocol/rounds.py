@@ -5,7 +5,7 @@
     TRAINING, COMMITTED ──RollHeard without us──> AGREEING, without a vote
     AGREEING ──most votes for our root, or time is up──> TRAINING of the next round
     AGREEING ──most votes for another──────────────────> CATCHING_UP
-    AGREEING, without a vote ──time is up──────────────> TRAINING of the same round again
+    AGREEING, without a vote ──time is up──────────────> COMMITTED, or TRAINING of the same round
     CATCHING_UP ──CatchUpFailed──> JOINING
     any in a round ──most live peers stand on another head──> CATCHING_UP
 
@@ -180,12 +180,12 @@ class RoundMachine:
                 work.samples = samples
             case Committed(commitment):
                 if self.phase is Phase.TRAINING and work.concerns(commitment.message):
-                    work.commitments[self.me] = work.own = commitment
+                    work.take(commitment)
+                    work.own = commitment
                     self.phase = Phase.COMMITTED
             case CommitmentHeard(commitment) if work.concerns(commitment.message):
-                # the first word of a peer counts: a second commitment can't replace it
                 if self._has_room(work.commitments, commitment.signer):
-                    work.commitments.setdefault(commitment.signer, commitment)
+                    work.take(commitment)
             case ResultHeard(result) if work.concerns(result.message):
                 if self._has_room(work.votes, result.signer):
                     work.votes.setdefault(result.signer, result.message.root)
@@ -206,14 +206,13 @@ class RoundMachine:
         if not work or not self._is_acceptable(roll, work):
             return []
         work.follow(roll, self._now)
-        mine = roll.commitment(self.me)
-        if work.own and mine and mine.envelope == work.own.envelope:
+        if work.is_listed(roll):
             self.phase = Phase.EXCHANGING
             return [StartExchange(roll)]
         # left out: watch what the members agree on
         stop: list[Effect] = [StopTraining()] if self.phase is Phase.TRAINING else []
         self.phase = Phase.AGREEING
-        work.agree_by = self._now + self.rules.watch_seconds
+        work.agree_by = min(work.agree_by, self._now + self.rules.watch_seconds)
         return stop + self._decide()
 
     def _is_acceptable(self, roll: Roll, work: RoundNotes) -> bool:
@@ -222,13 +221,15 @@ class RoundMachine:
             return False
         if self.me in work.votes:
             return False  # a vote is final, or two roots could both have most votes
+        if self.me in roll.peers and not work.is_listed(roll):
+            return False  # it is of our life before, and we have another update or none
         if work.closed and roll.convener == self.me:
             return True  # judged when we closed it; others may have it by now
-        members = set(roll.peers)
+        members = work.current_members(roll)
         if len(members) < self.rules.min_peers or not _are_most_of(members, set(work.commitments)):
             return False
-        alongside = set(self.live.alongside(work.head)) | {self.me}
-        return _are_most_of(members, alongside) or self._now >= self._close_at(work)
+        expected = self.live.expected(work.head) | {self.me}
+        return _are_most_of(members, expected) or self._now >= self._close_at(work)
 
     # decisions
 
@@ -265,7 +266,7 @@ class RoundMachine:
         if work.closed or len(work.commitments) < self.rules.min_peers:
             return []
         if work.ready_since is None:
-            everybody = set(self.live.alongside(work.head)) <= set(work.commitments)
+            everybody = self.live.expected(work.head) <= work.commitments.keys()
             if not everybody and self._now < self._close_at(work):
                 return []
             work.ready_since = self._now
@@ -286,12 +287,13 @@ class RoundMachine:
             return []
         votes = {peer: work.votes[peer] for peer in work.roll.peers if peer in work.votes}
         winner = winner_of(votes, len(work.roll.members), self._stewards)
-        if winner is None and self._is_overdue(work, work.roll):
-            winner = votes.get(self.me)
-            if winner is None:
-                return self._start_round(work.head, work.given_up | work.followed)
         if winner is None:
-            return []
+            complete = self.me in votes and len(votes) == len(work.roll.members)
+            if not complete and not self._is_overdue(work, work.roll):
+                return []
+            winner = votes.get(self.me)
+        if winner is None:
+            return self._try_again(work)
         head = Head(work.head.round + 1, winner, work.head.root)
         if votes.get(self.me) == winner:
             return [Adopt(head), *self._start_round(head)]
@@ -311,12 +313,16 @@ class RoundMachine:
             return []
         if self._lag_since is None:
             self._lag_since = self._now
-        rules = self.rules
-        alone = work.roll is None  # the others closed a roll call, and we heard nothing of it
-        patience = rules.missed_seconds if alone else rules.lag_seconds
-        if self._now - self._lag_since < patience:
+        if self._now - self._lag_since < self._lag_patience(head, work):
             return []
         return self._catch_up(head, holders)
+
+    def _lag_patience(self, head: Head, work: RoundNotes) -> float:
+        if (head.round, head.root) == (work.head.round - 1, work.head.prev_root):
+            return self.rules.watch_seconds  # a round behind us: they are about to follow
+        if work.roll is None:  # the others closed a roll call, and we heard nothing of it
+            return self.rules.missed_seconds
+        return self.rules.lag_seconds
 
     def _catch_up(self, head: Head, holders: tuple[PeerId, ...]) -> list[Effect]:
         self.phase = Phase.CATCHING_UP
@@ -330,10 +336,16 @@ class RoundMachine:
         if self._wanted and len(self._unreachable) < _MAX_UNREACHABLE:
             self._unreachable.add(self._wanted)
 
-    def _start_round(self, head: Head, given_up: Set[bytes] = frozenset()) -> list[Effect]:
-        self._round = RoundNotes(head, self._now, given_up=frozenset(given_up))
+    def _start_round(self, head: Head) -> list[Effect]:
+        self._round = RoundNotes(head, self._now)
         self.phase = Phase.TRAINING
         return [StartTraining(head.round)]
+
+    def _try_again(self, work: RoundNotes) -> list[Effect]:
+        """Go back to before the roll call, whose members came to nothing or went silent."""
+        self._round = work.again(self._now)
+        self.phase = Phase.COMMITTED if work.own else Phase.TRAINING
+        return [] if work.own else [StartTraining(work.head.round)]
 
     # deadlines
 
@@ -349,7 +361,7 @@ class RoundMachine:
 
     def _most_are_done(self, work: RoundNotes) -> bool:
         """Return whether two thirds have committed, of all but ourselves if we have not."""
-        working = set(self.live.alongside(work.head))
+        working = self.live.expected(work.head)
         if work.own:
             working.add(self.me)
         done = working & set(work.commitments)

@@ -49,6 +49,7 @@ def commitment(head: Head = HEAD, **changes: object) -> Commitment:
     message = Commitment(
         round=head.round,
         prev_root=head.root,
+        at=100.0,
         samples=100,
         steps=10,
         loss=1.5,

@@ -197,6 +197,7 @@ class Boaster(Worker):
                 message = Commitment(
                     round=message.round,
                     prev_root=message.prev_root,
+                    at=message.at,
                     samples=1 << 40,
                     steps=message.steps,
                     loss=message.loss,
