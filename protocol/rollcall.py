@@ -32,7 +32,7 @@ class Commitment(Message, frozen=True):
     prev_root: Bytes32
     """Root of the agreed state that it trained from."""
     at: Annotated[float, Meta(ge=0)]
-    """DHT time; a later one of the same peer counts in its place: a restarted peer has a new update."""
+    """DHT time; of one peer the latest counts: it was restarted and lost its first update."""
     samples: Annotated[int, Meta(ge=1, le=1 << 40)]
     steps: Annotated[int, Meta(ge=1, le=1 << 30)]
     loss: float | None
