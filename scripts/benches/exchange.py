@@ -1,0 +1,130 @@
+"""Our exchange against hivemind's DecentralizedAverager: 4 peers by 10M floats on loopback.
+
+All peers are processes with a p2pd of their own, one thread each for arithmetic, float16 on the
+wire; both sides are up all the time and take turns. Each figure in seconds is the median over the
+repetitions, from the first peer's start to the last one's end.
+
+talkoot: serializing and hashing the update (pack), then Exchange.run() with rule clip, begun from
+the last aggregate, over commitments and a roll call that are really signed; the roll call itself is
+left out. In the end all hold the same bits, and this is checked.
+hivemind: step(require_trigger=True) in a group that is complete; from the trigger, so that its
+matchmaking is left out, until the step's result; it serializes on the way. A plain weighted mean.
+"""
+
+import os
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # the peers inherit these
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from benches.peers.group import PeerGroup, running
+
+PEERS = 4
+THREADS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    tensors: tuple[int, ...]
+    repetitions: int
+    """Without the first, which warms up."""
+
+
+_FULL = _Size((1_000_000,) * 10, repetitions=9)
+_SMALL = _Size((50_000,) * 2, repetitions=1)
+
+
+@dataclass(slots=True)
+class _Times:
+    """Seconds of each repetition."""
+
+    pack: list[float] = field(default_factory=list)
+    exchange: list[float] = field(default_factory=list)
+    hivemind: list[float] = field(default_factory=list)
+
+
+def run(*, small: bool = False) -> dict[str, float]:
+    """Return medians in seconds, ours as a multiple of the rival's, and what crossed the network.
+
+    Raises:
+        RuntimeError: an exchange was incomplete, or the peers ended with different bits.
+    """
+    size = _SMALL if small else _FULL
+    with (
+        tempfile.TemporaryDirectory(prefix="talkoot-bench-") as folder,
+        running("benches.peers.talkoot_peer", PEERS, Path(folder), size.tensors) as ours,
+        running("benches.peers.hivemind_peer", PEERS, size.tensors, THREADS) as theirs,
+    ):
+        _connect(ours)
+        _join(theirs)
+        return _figures(*_repeat(ours, theirs, size.repetitions))
+
+
+def _connect(ours: PeerGroup) -> None:
+    everybody = [address for found in ours.ask_all("addresses") for address in found[:1]]
+    if ours.ask_all("connect", everybody) != [PEERS - 1] * PEERS:
+        raise RuntimeError("the peers don't reach each other")
+
+
+def _join(theirs: PeerGroup) -> None:
+    addresses: list[str] = []
+    for number in range(PEERS):
+        addresses += theirs.ask(number, "join", (list(addresses), PEERS))
+
+
+def _repeat(ours: PeerGroup, theirs: PeerGroup, repetitions: int) -> tuple[_Times, int]:
+    times = _Times()
+    sent = 0
+    for repetition in range(repetitions + 1):
+        first_is_ours = repetition % 2 == 0
+        if first_is_ours:
+            sent = _exchange(ours, times)
+        _average(theirs, times)
+        if not first_is_ours:
+            sent = _exchange(ours, times)
+    return times, sent
+
+
+def _exchange(ours: PeerGroup, times: _Times) -> int:
+    """Exchange once and return the bytes that all peers sent together."""
+    pack_seconds, commitments = ours.time_all("commit")
+    ours.ask_all("prepare", ours.ask(0, "call_roll", commitments))
+    seconds, results = ours.time_all("exchange")
+    digests, sent, faults = zip(*results, strict=True)
+    if len(set(digests)) > 1 or any(faults):
+        raise RuntimeError(f"the exchange was not complete: {faults}")
+    times.pack.append(pack_seconds)
+    times.exchange.append(seconds)
+    return sum(sent)
+
+
+def _average(theirs: PeerGroup, times: _Times) -> None:
+    theirs.ask_all("match")
+    seconds, groups = theirs.time_all("average")
+    if groups != [PEERS] * PEERS:
+        raise RuntimeError(f"hivemind averaged in groups of {groups}")
+    times.hivemind.append(seconds)
+
+
+def _figures(times: _Times, sent: int) -> dict[str, float]:
+    pack, exchange, hivemind = map(_warm, (times.pack, times.exchange, times.hivemind))
+    total = [before + after for before, after in zip(pack, exchange, strict=True)]
+    return {
+        "ratio_to_hivemind": median(total) / median(hivemind),
+        "ratio_of_best": min(total) / min(hivemind),
+        "seconds": median(total),
+        "pack_seconds": median(pack),
+        "exchange_seconds": median(exchange),
+        "hivemind_seconds": median(hivemind),
+        "best_seconds": min(total),
+        "best_hivemind_seconds": min(hivemind),
+        "megabytes": sent / 1e6,
+    }
+
+
+def _warm(seconds: Iterable[float]) -> list[float]:
+    return list(seconds)[1:]
