@@ -9,7 +9,7 @@ many messages as its signatures take to check; and nothing waits for the network
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,8 +43,10 @@ MEMBERS_PER_MESSAGE = 8
 MAX_AUTHORS = 4096
 DHT_SECONDS = 15.0
 """For a record to be stored or looked up; a DHT in trouble takes longer, and is tried again."""
-RECORDS_AT_ONCE = 32
-"""Of those looked up, until others have their turn."""
+MAX_UNSAID = 64
+"""While p2pd takes nothing, older words give way to newer ones."""
+AT_ONCE = 32
+"""Messages heard or looked up until others have their turn."""
 
 
 @dataclass(slots=True)
@@ -81,6 +83,8 @@ class RunChannel:
         self._refused = refused
         self._total = total
         self._topic = f"talkoot/1/{run.hex()}"
+        self._unsaid: deque[bytes] = deque(maxlen=MAX_UNSAID)
+        self._unsaid_filled = asyncio.Event()
         self._outbox: dict[Topic, tuple[RecordKey, bytes]] = {}
         self._outbox_filled = asyncio.Event()
         self._allowances: dict[PeerId, _Allowance] = {}
@@ -89,19 +93,35 @@ class RunChannel:
         """Sign a message for this run."""
         return seal(self._identity, self._run, message)
 
-    async def say(self, signed: Signed[Announcement], topic: Topic | None = None) -> None:
-        """Broadcast a message; with a topic, also leave it in the DHT. Best effort, never raises.
+    def say(self, signed: Signed[Announcement], topic: Topic | None = None) -> None:
+        """Broadcast a message; with a topic, also leave it in the DHT. Best effort: see `speak`.
 
         Args:
             signed: our own message.
             topic: where its record belongs; it takes the place of one that still waits.
         """
+        self._unsaid.append(signed.envelope)
+        self._unsaid_filled.set()
         if topic is not None:
             round_ = 0 if topic == "presence" else signed.message.round
             self._outbox[topic] = RecordKey(self._run, topic, round_), signed.envelope
             self._outbox_filled.set()
+
+    async def say_at_once(self, signed: Signed[Announcement]) -> None:
+        """Broadcast a message before anything else."""
+        await self._publish(signed.envelope)
+
+    async def speak(self) -> None:
+        """Broadcast what is said, for ever."""
+        while True:
+            await self._unsaid_filled.wait()
+            self._unsaid_filled.clear()
+            while self._unsaid:
+                await self._publish(self._unsaid.popleft())
+
+    async def _publish(self, envelope: bytes) -> None:
         try:
-            await self._swarm.publish(self._topic, signed.envelope)
+            await self._swarm.publish(self._topic, envelope)
         except NetworkError as error:
             log.debug("broadcast failed: %s", error)
 
@@ -111,9 +131,13 @@ class RunChannel:
         Raises:
             NetworkError: the network has ended.
         """
+        number = 0
         async with self._swarm.subscribe(self._topic) as broadcasts:
             async for author, data in broadcasts:
                 self._hear(author, data)
+                number += 1
+                if number % AT_ONCE == 0:
+                    await asyncio.sleep(0)
         raise NetworkError("the network has ended")
 
     async def keep_records(self) -> None:
@@ -148,7 +172,7 @@ class RunChannel:
             log.debug("records not read: %s", error)
             return
         for number, data in enumerate(found, start=1):
-            if number % RECORDS_AT_ONCE == 0:
+            if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
             try:
                 record = unseal(data, self._run, Record)

@@ -1,7 +1,10 @@
 """What a worker does at intervals: say that it is here, look up what it missed, stay connected."""
 
 import asyncio
+import logging
 
+from dht.swarm import NetworkError
+from node.address_book import MAX_ADDRESS_CHARACTERS
 from node.channel import RunChannel
 from node.run_setting import RunSetting, Tally
 from protocol.presence import Presence
@@ -9,15 +12,23 @@ from protocol.rollcall import Commitment
 from protocol.rounds import Phase, RoundMachine
 from protocol.signing import Signed
 
+log = logging.getLogger(__name__)
+
 PRESENCE_SECONDS = 3.0
 PRESENCE_RECORD_SECONDS = 30.0
 LOOK_UP_SECONDS = 2.0
 DIAL_SECONDS = 30.0
+SAVE_SECONDS = 15.0
+LEAVE_SECONDS = 0.5
 MAX_ADDRESSES = 16
 
 
 class Heartbeat:
-    """The periodic work of one run; each public coroutine but `say_presence` runs for ever."""
+    """The periodic work of one run.
+
+    `announce`, `look_up` and `keep_connected` run for ever: a network that fails a call is asked
+    again at the next turn, and its end is for `RunChannel.listen` to tell.
+    """
 
     def __init__(
         self, setting: RunSetting, machine: RoundMachine, channel: RunChannel, tally: Tally
@@ -33,20 +44,47 @@ class Heartbeat:
     async def announce(self) -> None:
         """Say where we are, and repeat what others may have missed."""
         while True:
-            self._addresses = await self._set.swarm.addresses()
-            await self.say_presence(record=True)
+            await self._find_addresses()
+            self.say_presence(record=True)
             for _ in range(int(PRESENCE_RECORD_SECONDS / PRESENCE_SECONDS)):
                 await asyncio.sleep(PRESENCE_SECONDS)
-                await self.say_presence()
+                self.say_presence()
                 if self.commitment and self._machine.phase is Phase.COMMITTED:
-                    await self._channel.say(self.commitment)
+                    self._channel.say(self.commitment)
 
-    async def say_presence(self, *, record: bool = False, leaving: bool = False) -> None:
+    async def _find_addresses(self) -> None:
+        try:
+            found = await self._set.swarm.addresses()
+            self._addresses = [each for each in found if len(each) <= MAX_ADDRESS_CHARACTERS]
+        except NetworkError as error:
+            log.info("our own addresses are not known: %s", error)
+
+    def say_presence(self, *, record: bool = False) -> None:
         """Say once where we are; who neither holds nor fetches a state says nothing."""
+        if presence := self._presence(self._state()):
+            self._channel.say(presence, "presence" if record else None)
+
+    async def say_goodbye(self) -> None:
+        """Say once that we leave, within `LEAVE_SECONDS`; if that fails, silence will tell."""
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                if presence := self._presence("leaving"):
+                    await self._channel.say_at_once(presence)
+        except TimeoutError:
+            log.debug("no goodbye")
+
+    def _state(self) -> str:
+        head = self._machine.head
+        if head is not None and self._set.is_finished(head.round):
+            return "finished"
+        if self._tally.paused and self._machine.phase is Phase.TRAINING:
+            return "paused"
+        return self._machine.phase.value
+
+    def _presence(self, state: str) -> Signed[Presence] | None:
         head = self._machine.target or self._machine.head
         if head is None:
-            return
-        state = "finished" if self._set.is_finished(head.round) else self._machine.phase.value
+            return None
         presence = Presence(
             at=self._set.swarm.time(),
             name=self._set.name,
@@ -57,9 +95,9 @@ class Heartbeat:
             samples_per_second=self._tally.samples_per_second,
             capacity=self._tally.capacity,
             addresses=tuple(self._addresses[:MAX_ADDRESSES]),
-            state="leaving" if leaving else state,
+            state=state,
         )
-        await self._channel.say(self._channel.sign(presence), "presence" if record else None)
+        return self._channel.sign(presence)
 
     async def look_up(self) -> None:
         """Read from the DHT what we wait for and did not hear."""
@@ -86,12 +124,22 @@ class Heartbeat:
 
     async def keep_connected(self) -> None:
         """Dial whom we know and lost; so two halves of a split swarm find each other again."""
-        book = self._set.book
         while True:
-            if lost := book.addresses(without=await self._set.swarm.connected()):
-                await self._set.swarm.connect(lost)
-            for _ in range(int(DIAL_SECONDS / PRESENCE_SECONDS)):
-                for peer, live in self._machine.live.peers().items():
-                    book.note(peer, live.presence.addresses)
-                await asyncio.to_thread(book.save)
-                await asyncio.sleep(PRESENCE_SECONDS)
+            await self._dial_lost()
+            for _ in range(int(DIAL_SECONDS / SAVE_SECONDS)):
+                await self._set.book.save()
+                for _ in range(int(SAVE_SECONDS / PRESENCE_SECONDS)):
+                    self._note_live()
+                    await asyncio.sleep(PRESENCE_SECONDS)
+
+    def _note_live(self) -> None:
+        live = self._machine.live.peers()
+        self._set.book.note_live({peer: live[peer].presence.addresses for peer in live})
+
+    async def _dial_lost(self) -> None:
+        swarm = self._set.swarm
+        try:
+            if lost := self._set.book.addresses(without=await swarm.connected()):
+                await swarm.connect(lost)
+        except NetworkError as error:  # one liar's wrong clock is among these
+            log.warning("peers we lost can't be reached: %s", error)

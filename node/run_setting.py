@@ -41,6 +41,9 @@ class Tally:
     """What the worker has to show, for people."""
 
     reason: str = ""
+    """What keeps this peer from its work; empty = nothing."""
+    paused: bool = False
+    """Whether the others need not wait for this peer: its trainer fails."""
     samples_in_round: int = 0
     samples_mine: int = 0
     samples_accepted: int = 0

@@ -12,7 +12,13 @@ from dht.memory import MemoryNetwork, MemorySwarm
 from dht.memory_links import Conditions
 from dht.swarm import NetworkError
 from dht.virtual_time import run
-from node.channel import MAX_AUTHORS, MESSAGES_PER_SECOND, RECORD_SECONDS, RunChannel
+from node.channel import (
+    MAX_AUTHORS,
+    MAX_UNSAID,
+    MESSAGES_PER_SECOND,
+    RECORD_SECONDS,
+    RunChannel,
+)
 from protocol.codec import Message
 from protocol.events import (
     CommitmentHeard,
@@ -24,8 +30,8 @@ from protocol.events import (
 from protocol.identity import PeerId
 from protocol.presence import Head
 from protocol.records import Record, RecordKey
-from protocol.rollcall import RollCall
-from protocol.signing import Signed, seal
+from protocol.rollcall import Commitment, RollCall
+from protocol.signing import Signed, seal, unseal
 from tests.messages import (
     HEAD,
     OTHER_RUN,
@@ -91,12 +97,12 @@ def play(
             refused: Counter[str] = Counter()
             channel = RunChannel(swarms[ME], identity(ME), RUN, heard.append, refused, total)
             async with asyncio.TaskGroup() as tasks:
-                listening = tasks.create_task(channel.listen())
-                keeping = tasks.create_task(channel.keep_records())
+                works = (channel.listen, channel.speak, channel.keep_records)
+                working = [tasks.create_task(work()) for work in works]
                 await asyncio.sleep(0)
                 await story(Scene(network, channel, swarms, heard, refused))
-                listening.cancel()
-                keeping.cancel()
+                for task in working:
+                    task.cancel()
 
     run(main(), limit_seconds=1000)
 
@@ -127,7 +133,7 @@ def test_what_we_say_is_broadcast_and_kept_as_a_record() -> None:
     async def story(scene: Scene) -> None:
         signed = scene.channel.sign(commitment())
         async with scene.swarms[OTHER].subscribe(TOPIC) as broadcasts:
-            await scene.channel.say(signed, "roll")
+            scene.channel.say(signed, "roll")
             assert await anext(broadcasts) == (peer(ME), signed.envelope)
         await asyncio.sleep(1)
         assert scene.heard == []  # not our own words
@@ -163,7 +169,8 @@ def test_only_the_newest_words_wait_for_a_slow_dht() -> None:
     async def story(scene: Scene) -> None:
         for number in range(10):
             signed = scene.channel.sign(commitment(Head(number, HEAD.root, HEAD.prev_root)))
-            await scene.channel.say(signed, "roll")
+            scene.channel.say(signed, "roll")
+            await asyncio.sleep(0)
         await asyncio.sleep(20)
         kept_rounds = [n for n in range(10) if await kept(scene, RecordKey(RUN, "roll", n))]
         assert len(kept_rounds) < 5
@@ -178,15 +185,35 @@ def test_a_network_that_fails_a_call_is_survived_and_its_end_is_told() -> None:
             scene.swarms[OTHER], identity(OTHER), RUN, scene.heard.append, scene.refused
         )
         scene.network.kill(peer(OTHER))
-        await other.say(other.sign(commitment()), "roll")
+        other.say(other.sign(commitment()), "roll")
+        await other.say_at_once(other.sign(commitment()))
         await other.look_up("roll")
         async with asyncio.TaskGroup() as tasks:
-            keeping = tasks.create_task(other.keep_records())
+            working = [tasks.create_task(work()) for work in (other.speak, other.keep_records)]
             await asyncio.sleep(1)
-            assert not keeping.done()
-            keeping.cancel()
+            for task in working:
+                assert not task.done()
+                task.cancel()
         with pytest.raises(NetworkError):
             await other.listen()
+
+    play(story)
+
+
+def test_while_nothing_can_be_said_older_words_give_way() -> None:
+    async def story(scene: Scene) -> None:
+        scene.network.freeze(peer(ME))
+        words = [commitment(Head(number, HEAD.root, HEAD.prev_root)) for number in range(200)]
+        for word in words:
+            scene.channel.say(scene.channel.sign(word))
+        await asyncio.sleep(10)
+        async with scene.swarms[OTHER].subscribe(TOPIC) as broadcasts:
+            scene.network.thaw(peer(ME))
+            await asyncio.sleep(1)
+            heard = [await anext(broadcasts) for _ in range(MAX_UNSAID)]
+        rounds = [unseal(data, RUN, Commitment).message.round for _, data in heard]
+        assert max(rounds) == 199
+        assert len([number for number in rounds if number < 100]) <= 1
 
     play(story)
 
