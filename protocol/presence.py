@@ -16,6 +16,7 @@ MAX_LIVE_PEERS = 1024
 GONE_SECONDS = 120.0
 """The last word of a peer that left is kept so long: an older one, still on its way, is no news."""
 HOLDING_STATES = frozenset({"training", "committed", "exchanging", "agreeing"})
+LISTENING_STATE = "joining"
 FETCHING_STATE = "catching_up"
 """Such a peer names the head that it is fetching, not one that it holds."""
 
@@ -54,10 +55,11 @@ class Presence(Message, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class LivePeer:
-    """The last word of a peer and when we heard it."""
+    """The last word of a peer, when we heard it, and where the peer stands."""
 
     presence: Presence
     heard_at: float
+    head: Head
 
 
 class LivePeers:
@@ -87,7 +89,7 @@ class LivePeers:
             into, other = other, into
         other.pop(peer, None)
         if peer in into or len(into) < MAX_LIVE_PEERS:
-            into[peer] = LivePeer(presence, now)
+            into[peer] = LivePeer(presence, now, presence.head)
 
     def forget_silent(self, now: float) -> None:
         """Drop who has not been heard of for `silence_seconds`."""
@@ -106,7 +108,7 @@ class LivePeers:
         return {
             peer: live.presence
             for peer, live in self._peers.items()
-            if live.presence.head == head and live.presence.state in working
+            if live.head == head and live.presence.state in working
         }
 
     def expected(self, head: Head) -> set[PeerId]:
@@ -117,7 +119,7 @@ class LivePeers:
         behind = {
             peer
             for peer, live in self._peers.items()
-            if (live.presence.round, live.presence.root) == (head.round - 1, head.prev_root)
+            if (live.head.round, live.head.root) == (head.round - 1, head.prev_root)
             and live.presence.state in HOLDING_STATES
         }
         return behind | set(self.alongside(head))
@@ -127,17 +129,16 @@ class LivePeers:
     ) -> tuple[Head | None, tuple[PeerId, ...]]:
         """Return the head that most peers stand on and who does; we count once, on `own`.
 
+        Who has just begun and listens counts only where nobody else is: it is about to follow.
         Heads one round apart on the same lineage support each other. Ties go to the stewards' word,
         then to what is not `unreachable`, then to the later round, then to the lower root: the same
         at every peer. A head is never chosen for its round number: a single peer can claim any.
         """
         groups: dict[Head, list[PeerId]] = {own: [self._me]} if own else {}
-        for peer, live in self._peers.items():
-            if live.presence.state != FETCHING_STATE:
-                groups.setdefault(live.presence.head, []).append(peer)
+        for peer, head in self._standing().items():
+            groups.setdefault(head, []).append(peer)
         if not groups:
             return None, ()
-
         weights = _lineage_weights({head: len(peers) for head, peers in groups.items()})
 
         def order(head: Head) -> tuple[int, int, bool, bool, int, bytes, bytes]:
@@ -149,6 +150,18 @@ class LivePeers:
 
         best = min(groups, key=order)
         return best, tuple(peer for peer in groups[best] if peer != self._me)
+
+    def _standing(self) -> dict[PeerId, Head]:
+        """Return the heads that count, by peer."""
+        for listening in ({FETCHING_STATE, LISTENING_STATE}, {FETCHING_STATE}):
+            standing = {
+                peer: live.head
+                for peer, live in self._peers.items()
+                if live.presence.state not in listening
+            }
+            if standing:
+                return standing
+        return {}
 
 
 def _lineage_weights(counts: Mapping[Head, int]) -> dict[Head, int]:

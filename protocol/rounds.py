@@ -170,6 +170,7 @@ class RoundMachine:
                 self.live.hear(peer, presence, now)
             case Tick():
                 self.live.forget_silent(now)
+                return self._decide() or self._look_around()
             case _ if self._round:
                 self._note(event, self._round)
         return self._decide()
@@ -235,22 +236,26 @@ class RoundMachine:
 
     def _decide(self) -> list[Effect]:
         work = self._round
-        if self.phase is Phase.JOINING:
-            return self._choose_head()
-        if work is None or self.phase is Phase.CATCHING_UP:
+        if work is None:
             return []
-        effects: list[Effect] = []
         match self.phase:
             case Phase.TRAINING if not work.stopping and self._now >= self._stop_at(work):
                 work.stopping = True
-                effects = [StopTraining()]
+                return [StopTraining()]
             case Phase.COMMITTED:
-                effects = self._close_roll(work)
+                return self._close_roll(work)
             case Phase.AGREEING:
-                effects = self._agree(work)
+                return self._agree(work)
             case _:
-                pass
-        return effects or self._follow_most(work)
+                return []
+
+    def _look_around(self) -> list[Effect]:
+        """See where the others stand: with every tick, as it takes a look at each live peer."""
+        if self.phase is Phase.JOINING:
+            return self._choose_head()
+        if self._round and self.phase in _IN_ROUND:
+            return self._follow_most(self._round)
+        return []
 
     def _choose_head(self) -> list[Effect]:
         if self._now - (self._joined_at or 0.0) < self.rules.join_seconds:
