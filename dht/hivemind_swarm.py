@@ -190,7 +190,7 @@ class HivemindSwarm:
                 found.add(peer_id_of_bytes(info.id))
         return found
 
-    async def store(self, key: RecordKey, envelope: bytes, seconds: float) -> bool:  # noqa: ARG002
+    async def store(self, key: RecordKey, envelope: bytes) -> bool:
         """Store this peer's own record; true if someone took it, be it this peer itself.
 
         It lives until its signed `expires`, and takes the place of an earlier one only if it lives

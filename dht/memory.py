@@ -181,12 +181,7 @@ class MemorySwarm:
         await self.process.running()
         return {far.peer_id for far in self.neighbours()}
 
-    async def store(
-        self,
-        key: RecordKey,
-        envelope: bytes,
-        seconds: float,  # noqa: ARG002  # the record is signed for its time
-    ) -> bool:
+    async def store(self, key: RecordKey, envelope: bytes) -> bool:
         """Store this peer's own record at itself and at the peers nearest to `key`."""
         try:
             expires = self._network.reader.read(envelope).message.expires

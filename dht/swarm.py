@@ -99,10 +99,11 @@ class Swarm(Protocol):
         """Return the peers with a live connection."""
         ...
 
-    async def store(self, key: RecordKey, envelope: bytes, seconds: float) -> bool:
-        """Store this peer's own signed record under `key` for `seconds`; true if someone took it.
+    async def store(self, key: RecordKey, envelope: bytes) -> bool:
+        """Store this peer's own signed record under `key`; true if someone took it.
 
-        `envelope` is a sealed `protocol.records.Record`; a peer has one record a key.
+        `envelope` is a sealed `protocol.records.Record`, which says itself how long it lives. A
+        peer has one record a key: a later one replaces it if it lives longer.
         """
         ...
 

@@ -159,7 +159,7 @@ class RunChannel:
         sealed = seal(self._identity, self._run, record)
         try:
             async with asyncio.timeout(DHT_SECONDS):
-                await self._swarm.store(key, sealed.envelope, RECORD_SECONDS)
+                await self._swarm.store(key, sealed.envelope)
         except (NetworkError, TimeoutError) as error:
             log.debug("record not stored: %s", error)
 

@@ -75,7 +75,7 @@ class Scene:
         """Leave a record with any body in the DHT."""
         message = Record(key.run, key.topic, key.round, self.now() + 60, body)
         envelope = seal(identity(by), key.run, message).envelope
-        return await self.swarms[by].store(key, envelope, 60)
+        return await self.swarms[by].store(key, envelope)
 
 
 def play(

@@ -83,11 +83,11 @@ async def closing(stream: Stream) -> None:
 async def test_what_one_stores_all_fetch_and_renewals_are_seen(tmp_path: Path) -> None:
     async with swarms(tmp_path, 3) as some:
         for number, one in enumerate(some, start=1):
-            assert await one.store(KEY, record(identity(number)), 60)
+            assert await one.store(KEY, record(identity(number)))
         for one in some:
             assert len(await one.fetch(KEY)) == 3
         renewed = record(identity(1), body=b"renewed", seconds=90)
-        assert await some[0].store(KEY, renewed, 90)
+        assert await some[0].store(KEY, renewed)
         assert renewed in await some[2].fetch(KEY)
         assert len(await some[2].fetch(KEY)) == 3
         assert all(one.refusals.refused == {} for one in some)
@@ -95,8 +95,8 @@ async def test_what_one_stores_all_fetch_and_renewals_are_seen(tmp_path: Path) -
 
 async def test_one_cannot_store_for_another(tmp_path: Path) -> None:
     async with swarms(tmp_path, 2) as (one, other):
-        assert not await one.store(KEY, record(identity(50)), 60)
-        assert not await one.store(KEY, b"no record", 60)
+        assert not await one.store(KEY, record(identity(50)))
+        assert not await one.store(KEY, b"no record")
         assert await other.fetch(KEY) == []
         assert set(one.refusals.refused) == {"bad_record", "malformed_message"}
 
@@ -315,7 +315,7 @@ async def test_the_end_of_p2pd_is_noticed_and_every_call_says_so(tmp_path: Path)
             one.addresses(),
             one.connect(addresses),
             one.connected(),
-            one.store(KEY, record(identity(1)), 60),
+            one.store(KEY, record(identity(1))),
             one.fetch(KEY),
             one.publish("news", b""),
             one.subscribe("news").__aenter__(),
@@ -388,7 +388,7 @@ async def test_a_client_keeps_nothing_and_still_takes_part(tmp_path: Path) -> No
     client = swarm(tmp_path, 9, client_mode=True, listen=())
     async with swarms(tmp_path, 2) as (one, other), client:
         assert await client.connect(await one.addresses()) == [one.peer_id]
-        assert await client.store(KEY, record(identity(9)), 60)
+        assert await client.store(KEY, record(identity(9)))
         assert len(await other.fetch(KEY)) == 1
         assert len(await client.fetch(KEY)) == 1
         assert client._protocol.store.keys() == []

@@ -160,7 +160,7 @@ def test_a_killed_peer_breaks_its_streams_and_can_do_nothing_more() -> None:
                 two.open(one.peer_id, "ends", FRAME_BYTES),
                 two.serve("ends", FRAME_BYTES, idle),
                 two.fetch(KEY),
-                two.store(KEY, record(2, two.time())[1], 600),
+                two.store(KEY, record(2, two.time())[1]),
             ):
                 with pytest.raises(NetworkError):
                     await call

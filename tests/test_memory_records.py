@@ -22,8 +22,8 @@ def test_a_record_is_found_by_all_and_outlives_its_owners_process() -> None:
         async with swarms(network, 4) as (one, two, three, four):
             _, first = record(1, one.time())
             _, second = record(2, two.time())
-            assert await one.store(KEY, first, 600)
-            assert await two.store(KEY, second, 600)
+            assert await one.store(KEY, first)
+            assert await two.store(KEY, second)
             assert sorted(await three.fetch(KEY)) == sorted([first, second])
             network.kill(one.peer_id)
             assert sorted(await four.fetch(KEY)) == sorted([first, second])
@@ -37,12 +37,12 @@ def test_a_record_ends_with_its_time() -> None:
     async def main() -> None:
         async with swarms(MemoryNetwork(1), 2) as (one, two):
             _, envelope = record(1, one.time(), seconds=60)
-            assert await one.store(KEY, envelope, 60)
+            assert await one.store(KEY, envelope)
             await asyncio.sleep(50)
             assert await two.fetch(KEY) == [envelope]
             await asyncio.sleep(10)
             assert await two.fetch(KEY) == []
-            assert not await one.store(KEY, envelope, 60)
+            assert not await one.store(KEY, envelope)
 
     run(main())
 
@@ -53,8 +53,8 @@ def test_the_newest_record_of_an_owner_stays() -> None:
         async with swarms(network, 2) as (one, two):
             older = record(1, one.time(), seconds=60)
             newer = record(1, one.time(), seconds=90)
-            assert await one.store(KEY, newer[1], 90)
-            assert await one.store(KEY, newer[1], 90)
+            assert await one.store(KEY, newer[1])
+            assert await one.store(KEY, newer[1])
             assert not await two.store_raw(StoreRequest(KEY, one.peer_id, older[1], older[0]))
             assert network.refused == {"not_newer": 2}
             assert await two.fetch(KEY) == [newer[1]]
@@ -68,9 +68,9 @@ def test_the_newest_answer_wins_where_keepers_differ() -> None:
         async with swarms(network, 3) as (one, _, three):
             older = record(1, one.time(), seconds=60)
             newer = record(1, one.time(), seconds=90)
-            assert await one.store(KEY, older[1], 60)
+            assert await one.store(KEY, older[1])
             network.partition([three.peer_id])
-            assert await one.store(KEY, newer[1], 90)
+            assert await one.store(KEY, newer[1])
             network.heal()
             assert await three.fetch(KEY) == [newer[1]]
 
@@ -110,8 +110,8 @@ def test_an_envelope_that_was_altered_or_is_another_peers_is_not_stored() -> Non
             _, envelope = record(1, one.time())
             altered = envelope.replace(b"hello", b"hallo")
             for false in (altered, envelope[:-1], b"", bytes(70_000)):
-                assert not await one.store(KEY, false, 600)
-            assert not await two.store(KEY, envelope, 600)
+                assert not await one.store(KEY, false)
+            assert not await two.store(KEY, envelope)
             assert network.refused["bad_signature"] == 1
             assert network.refused["malformed_message"] == 2
             assert network.refused["too_large"] == 1
@@ -128,7 +128,7 @@ def test_a_keepers_false_answers_are_ignored() -> None:
             _, expired = record(2, one.time(), seconds=-1)
             _, elsewhere = record(2, one.time(), key=RecordKey(RUN, "roll"))
             liar.shelf.lie(KEY, [b"", b"nonsense", expired, elsewhere, good.replace(b"he", b"ha")])
-            assert await one.store(KEY, good, 600)
+            assert await one.store(KEY, good)
             assert await one.fetch(KEY) == [good]
 
     run(main())
@@ -140,7 +140,7 @@ def test_a_keeper_that_dies_before_the_question_arrives_does_not_answer() -> Non
         async with swarms(network, 2) as (one, two), asyncio.TaskGroup() as group:
             _, envelope = record(2, two.time())
             network.partition([one.peer_id])
-            assert await two.store(KEY, envelope, 600)
+            assert await two.store(KEY, envelope)
             network.heal()
             search = group.create_task(one.fetch(KEY))
             await asyncio.sleep(0.01)
@@ -157,7 +157,7 @@ def test_a_partition_hides_records_until_it_heals() -> None:
             network.partition([one.peer_id])
             _, envelope = record(1, one.time())
             start = now()
-            assert await one.store(KEY, envelope, 600)
+            assert await one.store(KEY, envelope)
             assert now() - start == pytest.approx(RPC_SECONDS)
             assert await two.fetch(KEY) == []
             network.heal()
@@ -174,7 +174,7 @@ def test_records_are_lost_and_kept_according_to_the_dice() -> None:
             for number in range(100):
                 key = RecordKey(RUN, "roll", number)
                 _, envelope = record(1, one.time(), key=key)
-                assert await one.store(key, envelope, 600)
+                assert await one.store(key, envelope)
                 found += len(await two.fetch(key))
             return found
 
@@ -191,7 +191,7 @@ def test_a_peer_whose_clock_is_ahead_takes_records_for_expired() -> None:
             await two.connect(await one.addresses())
             assert two.time() - one.time() == pytest.approx(100)
             _, envelope = record(1, one.time(), seconds=60)
-            assert await one.store(KEY, envelope, 60)
+            assert await one.store(KEY, envelope)
             assert network.refused == {"expired": 1}
             assert await two.fetch(KEY) == []
             assert await one.fetch(KEY) == [envelope]

@@ -26,7 +26,7 @@ def preview(given: Manifest, config: Config = ROOMY, free_bytes: int = 1 << 40) 
             key = RecordKey(RUN, "presence")
             expires = swarm.time() + 60
             record = Record(run=RUN, topic=key.topic, round=0, expires=expires, body=b"here")
-            await swarm.store(key, seal(identity(2), RUN, record).envelope, 60)
+            await swarm.store(key, seal(identity(2), RUN, record).envelope)
             return await preview_of(swarm, LINK, given, config, free_bytes)
 
     return run(main())
