@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import statistics
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -121,6 +122,11 @@ class HivemindSwarm:
     def peer_id(self) -> PeerId:
         """This peer."""
         return self._identity.peer_id
+
+    @property
+    def refused(self) -> Counter[str]:
+        """What was refused from others, by reason."""
+        return self.refusals.refused
 
     @property
     def daemon_pid(self) -> int:

@@ -158,6 +158,11 @@ class MemorySwarm:
         """This peer."""
         return self._peer_id
 
+    @property
+    def refused(self) -> Counter[str]:
+        """What the peers of this network refused from others, by reason."""
+        return self._network.refused
+
     def time(self) -> float:
         """Return this peer's view of the common clock."""
         return self._network.time() + self.skew_seconds

@@ -7,6 +7,7 @@ Whoever is at the other end is authenticated (`Stream.peer`, the author of a bro
 say is not believed: the caller decodes and checks every byte with `protocol`.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -78,6 +79,11 @@ class Swarm(Protocol):
     @property
     def peer_id(self) -> PeerId:
         """This peer."""
+        ...
+
+    @property
+    def refused(self) -> Counter[str]:
+        """What the network refused from others since the start, by reason."""
         ...
 
     def time(self) -> float:

@@ -186,7 +186,7 @@ class Node:
             network="online" if peers else "alone",
             network_reason="" if peers else "no other peer of a run has been heard of",
             runs=tuple(runs),
-            refused=dict(self._setting.refused),
+            refused=dict(self._setting.refused + self._swarm.refused),
         )
 
     def runs(self) -> list[RunStatus]:
