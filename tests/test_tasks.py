@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,18 @@ def test_unknown_kind_is_refused_with_the_installed_ones() -> None:
 def test_another_version_of_a_kind_is_refused() -> None:
     with pytest.raises(UnknownTaskError, match="version 2"):
         task_class("text", 2)
+
+
+def test_preparing_data_imports_no_torch(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(TEXT)
+    prepare = (
+        "import sys; from pathlib import Path; import node.app; from node.tasks import task_class;"
+        "task_class('image'); assert task_class('text').prepare({}, Path(sys.argv[1]));"
+        "sys.exit('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", prepare, path], check=False)
+    assert ended.returncode == 0
 
 
 def test_misspelt_setting_is_named_with_its_neighbour() -> None:

@@ -3,6 +3,9 @@
 A manifest names a kind, its version, its settings and the Merkle root of its data; never code. The
 data comes from strangers: a task reads it as numbers within stated bounds, and runs none of it.
 
+The daemon imports a kind's module too, to prepare data and to check versions, and never trains: a
+module that imports torch at its top costs each daemon 200 MB. Import it in the methods that use it.
+
     TalkootError
     ├── UnknownTaskError    a kind that isn't installed here, or another version of it
     └── TaskDataError       data that the kind can't use, or that can't be prepared

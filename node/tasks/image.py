@@ -4,21 +4,22 @@ The data set is one record of 65 bytes per image: 64 pixels of 0..16, row by row
 Every fifth record is held out. scikit-learn is needed at the host only.
 """
 
+# ruff: noqa: PLC0415  # torch is imported where it is used: see node.tasks
+
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import torch
 from msgspec import Meta
-from torch import Tensor, nn
-from torch.nn import functional
 
 from node.settings import read_settings
 from node.tasks import Batch, Data, TaskDataError
-from node.tasks.initial import initialise
 from protocol.manifest import Scalar
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 PIXELS = 64
 BRIGHTEST = 16
@@ -58,8 +59,12 @@ class ImageTask:
         held_out = np.arange(len(records)) % HELD_OUT_PART == 0
         self._train, self._held_out = records[~held_out], records[held_out]
 
-    def build_model(self) -> nn.Module:
+    def build_model(self) -> "nn.Module":
         """Return a perceptron with two hidden layers at its start."""
+        from torch import nn
+
+        from node.tasks.initial import initialise
+
         width = self._config.width
         model = nn.Sequential(
             *(nn.Linear(PIXELS, width), nn.GELU()),
@@ -76,18 +81,22 @@ class ImageTask:
             places = bits.random_raw(self._config.batch) % np.uint64(len(self._train))
             yield _tensors(self._train[places.astype(np.int64)])
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, model: "nn.Module", batch: Batch) -> "Tensor":
         """Return the cross-entropy in nats per image."""
+        from torch.nn import functional
+
         device = next(model.parameters()).device
         images, digits = (part.to(device) for part in batch)
         return functional.cross_entropy(model(images), digits)
 
-    def evaluate(self, model: nn.Module) -> float:
+    def evaluate(self, model: "nn.Module") -> float:
         """Return the cross-entropy over the held-out images."""
-        with torch.inference_mode():
+        from torch import inference_mode
+
+        with inference_mode():
             return float(self.loss(model, _tensors(self._held_out)))
 
-    def sample(self, model: nn.Module, prompt: str, length: int, seed: int) -> None:
+    def sample(self, model: "nn.Module", prompt: str, length: int, seed: int) -> None:
         """Return None: a classifier generates nothing."""
 
 
@@ -103,8 +112,10 @@ def _records(data: Data) -> "np.ndarray[tuple[int, int], np.dtype[np.uint8]]":
 
 
 def _tensors(records: "np.ndarray[tuple[int, int], np.dtype[np.uint8]]") -> Batch:
+    from torch import from_numpy
+
     images = records[:, :PIXELS].astype(np.float32) / np.float32(BRIGHTEST)
-    return torch.from_numpy(images), torch.from_numpy(records[:, PIXELS].astype(np.int64))
+    return from_numpy(images), from_numpy(records[:, PIXELS].astype(np.int64))
 
 
 def _read(path: Path) -> bytes:
@@ -117,7 +128,7 @@ def _read(path: Path) -> bytes:
 
 def _digits() -> bytes:
     try:
-        from sklearn.datasets import load_digits  # noqa: PLC0415 - an extra, at the host only
+        from sklearn.datasets import load_digits  # an extra, at the host only
     except ImportError as error:
         raise TaskDataError(
             "the digits come with scikit-learn, which is not installed",
