@@ -23,19 +23,19 @@ from statistics import median
 
 from benches.peers.group import PeerGroup, running
 
-PEERS = 4
 THREADS = 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Size:
+    peers: int
     tensors: tuple[int, ...]
     repetitions: int
-    """Without the first, which warms up."""
+    """The first of several warms up and doesn't count."""
 
 
-_FULL = _Size((1_000_000,) * 10, repetitions=9)
-_SMALL = _Size((50_000,) * 2, repetitions=1)
+_FULL = _Size(peers=4, tensors=(1_000_000,) * 10, repetitions=10)
+_SMALL = _Size(peers=2, tensors=(50_000,) * 2, repetitions=1)
 
 
 @dataclass(slots=True)
@@ -56,8 +56,8 @@ def run(*, small: bool = False) -> dict[str, float]:
     size = _SMALL if small else _FULL
     with (
         tempfile.TemporaryDirectory(prefix="talkoot-bench-") as folder,
-        running("benches.peers.talkoot_peer", PEERS, Path(folder), size.tensors) as ours,
-        running("benches.peers.hivemind_peer", PEERS, size.tensors, THREADS) as theirs,
+        running("benches.peers.talkoot_peer", size.peers, Path(folder), size.tensors) as ours,
+        running("benches.peers.hivemind_peer", size.peers, size.tensors, THREADS) as theirs,
     ):
         _connect(ours)
         _join(theirs)
@@ -66,20 +66,20 @@ def run(*, small: bool = False) -> dict[str, float]:
 
 def _connect(ours: PeerGroup) -> None:
     everybody = [address for found in ours.ask_all("addresses") for address in found[:1]]
-    if ours.ask_all("connect", everybody) != [PEERS - 1] * PEERS:
+    if set(ours.ask_all("connect", everybody)) != {len(ours) - 1}:
         raise RuntimeError("the peers don't reach each other")
 
 
 def _join(theirs: PeerGroup) -> None:
     addresses: list[str] = []
-    for number in range(PEERS):
-        addresses += theirs.ask(number, "join", (list(addresses), PEERS))
+    for number in range(len(theirs)):
+        addresses += theirs.ask(number, "join", (list(addresses), len(theirs)))
 
 
 def _repeat(ours: PeerGroup, theirs: PeerGroup, repetitions: int) -> tuple[_Times, int]:
     times = _Times()
     sent = 0
-    for repetition in range(repetitions + 1):
+    for repetition in range(repetitions):
         first_is_ours = repetition % 2 == 0
         if first_is_ours:
             sent = _exchange(ours, times)
@@ -105,7 +105,7 @@ def _exchange(ours: PeerGroup, times: _Times) -> int:
 def _average(theirs: PeerGroup, times: _Times) -> None:
     theirs.ask_all("match")
     seconds, groups = theirs.time_all("average")
-    if groups != [PEERS] * PEERS:
+    if set(groups) != {len(theirs)}:
         raise RuntimeError(f"hivemind averaged in groups of {groups}")
     times.hivemind.append(seconds)
 
@@ -127,4 +127,5 @@ def _figures(times: _Times, sent: int) -> dict[str, float]:
 
 
 def _warm(seconds: Iterable[float]) -> list[float]:
-    return list(seconds)[1:]
+    first, *rest = seconds
+    return rest or [first]

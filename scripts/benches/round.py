@@ -41,7 +41,7 @@ class _Size:
 
 
 _FULL = _Size(peers=4, rounds=6, local_steps=50)
-_SMALL = _Size(2, 3, 2, {"layers": 1, "width": 32, "context": 16, "batch": 2})
+_SMALL = _Size(2, 5, 2, {"layers": 1, "width": 32, "context": 16, "batch": 2})
 
 
 @dataclass(slots=True)
