@@ -21,6 +21,8 @@ DIAL_SECONDS = 30.0
 SAVE_SECONDS = 15.0
 LEAVE_SECONDS = 0.5
 MAX_ADDRESSES = 16
+CLOCK_STEP_SECONDS = 1e-3
+"""Between words that are said at once, by a coarse clock."""
 
 
 class Heartbeat:
@@ -40,6 +42,7 @@ class Heartbeat:
         self._channel = channel
         self._tally = tally
         self._addresses: list[str] = []
+        self._said_at = 0.0
 
     async def announce(self) -> None:
         """Say where we are, and repeat what others may have missed."""
@@ -86,7 +89,7 @@ class Heartbeat:
         if head is None:
             return None
         presence = Presence(
-            at=self._set.swarm.time(),
+            at=self._next_time(),
             name=self._set.name,
             round=head.round,
             root=head.root,
@@ -98,6 +101,12 @@ class Heartbeat:
             state=state,
         )
         return self._channel.sign(presence)
+
+    def _next_time(self) -> float:
+        """Return the time, or a little later, so that this word counts as later than the last."""
+        now, later = self._set.swarm.time(), self._said_at + CLOCK_STEP_SECONDS
+        self._said_at = later if now < later < now + 1 else now
+        return self._said_at
 
     async def look_up(self) -> None:
         """Read from the DHT what we wait for and did not hear."""

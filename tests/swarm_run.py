@@ -1,28 +1,29 @@
 """A whole run on the in-process network: real workers, a small model, virtual time."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from dht.memory import MemoryNetwork, MemorySwarm
-from dht.swarm import NetworkError
+from dht.memory_links import Conditions
+from dht.virtual_time import run
 from node.address_book import AddressBook
+from node.exchange import MemberReport
 from node.methods.local import TrainPlan
 from node.run_folder import DataFile, RunFolder
-from node.exchange import MemberReport
 from node.run_setting import RunSetting, Tally
 from node.state import State
-from node.storage import Disk
+from node.storage import Buffer, Disk
 from node.trainer import LoadedTask, Progress, TrainerError, TrainerTask, TrainResult
 from node.tree_server import TreeServer, TreeShelf
 from node.wire import Floats
 from node.worker import Worker
-from protocol.identity import Identity
+from protocol.errors import TalkootError
+from protocol.identity import Identity, PeerId
 from protocol.layout import Layout, TensorSpec
-from protocol.rounds import Phase
 from protocol.manifest import (
     NO_RUN,
     Manifest,
@@ -34,17 +35,41 @@ from protocol.manifest import (
     run_id_of,
     sign_manifest,
 )
+from protocol.rollcall import convener_rank
+from protocol.rounds import Phase
 
 LAYOUT = Layout(
     (
-        TensorSpec(name="a", shape=(100_000,)),
-        TensorSpec(name="b", shape=(100_000,)),
-        TensorSpec(name="c", shape=(60, 50)),
+        TensorSpec(name="a", shape=(2_000,)),
+        TensorSpec(name="b", shape=(130_000,)),
+        TensorSpec(name="c", shape=(40, 50)),
     )
 )
+"""Three chunks, so up to three reducers; nearly all of the vector is the second one."""
 TARGET = np.float32(1.0)
 """Every parameter of the fake model wants to be this."""
 DATA = b"some data" * 1000
+
+
+class QuickDisk(Disk):
+    """Writes without waiting for the disk itself: no power is cut here."""
+
+    def write(self, path: Path, parts: Sequence[Buffer]) -> None:
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_bytes(b"".join(parts))
+        temporary.replace(path)
+
+
+class RecordingShelf(TreeShelf):
+    """Notes which chunks of which tree were asked for."""
+
+    def __init__(self, manifest: bytes) -> None:
+        super().__init__(manifest)
+        self.asked: list[tuple[bytes, int]] = []
+
+    def chunk(self, root: bytes, index: int) -> bytes | None:
+        self.asked.append((root, index))
+        return super().chunk(root, index)
 
 
 @dataclass(slots=True)
@@ -56,6 +81,8 @@ class FakeTrainer:
     layout: Layout = LAYOUT
     failures: int = 0
     """So many calls of `train` fail first."""
+    code: str = "trainer_died"
+    calls: int = 0
 
     async def load(self, task: TrainerTask) -> LoadedTask:
         raise NotImplementedError
@@ -67,17 +94,19 @@ class FakeTrainer:
         stop: asyncio.Event,
         on_progress: Callable[[Progress], None],
     ) -> TrainResult:
+        self.calls += 1
         if self.failures:
             self.failures -= 1
-            raise TrainerError("trainer_died", "killed by signal 9", hint="Free some memory.")
+            raise TrainerError(self.code, "killed by signal 9", hint="Free some memory.")
         steps = 0
         while steps < plan.steps and not (steps and stop.is_set()):
             await asyncio.sleep(self.step_seconds)
             steps += 1
             samples = steps * self.samples_per_step
             on_progress(Progress(steps, samples, 1.0, self.samples_per_step / self.step_seconds))
-        noise = np.random.default_rng(plan.seed).normal(0, 0.01, self.layout.size)
-        update = (0.1 * (params - TARGET) + noise).astype(np.float32)
+        noise = np.random.default_rng(plan.seed).normal(0, 0.01, 2_000).astype(np.float32)
+        update = np.float32(0.1) * (params - TARGET)
+        update += np.resize(noise, update.size)
         loss = float(np.square(params - TARGET).mean())
         return TrainResult(
             update, steps, steps * self.samples_per_step, loss, steps * self.step_seconds
@@ -100,6 +129,8 @@ class PeerOptions:
     reduces: bool = True
     corrupt: Callable[[Floats, int], Floats] | None = None
     kind: type[Worker] = Worker
+    disk: Disk = field(default_factory=QuickDisk)
+    layout: Layout = LAYOUT
 
 
 @dataclass(slots=True)
@@ -109,9 +140,17 @@ class RunPeer:
     number: int
     identity: Identity
     options: PeerOptions
+    trainer: FakeTrainer
     swarm: MemorySwarm | None = None
+    shelf: RecordingShelf | None = None
     worker: Worker | None = None
     task: asyncio.Task[None] | None = None
+    error: BaseException | None = None
+    """What ended the worker, if it was not told to end."""
+
+    @property
+    def id(self) -> PeerId:
+        return self.identity.peer_id
 
     @property
     def round(self) -> int:
@@ -190,23 +229,25 @@ class SwarmRun:
         for peer in list(self.peers.values()):
             await self.stop(peer.number)
         await self._tasks.__aexit__(None, None, None)
+        for peer in self.peers.values():
+            if peer.error is not None:
+                raise peer.error
 
     def _identity(self, number: int) -> Identity:
         return Identity.from_seed(bytes([number + 1]) * 32)
 
     def _folder(self, number: int, run: bytes, name: str = "run") -> RunFolder:
-        folder = RunFolder(self.folder / f"{number}" / name, run, Disk())
+        options = self.peers[number].options if number in self.peers else PeerOptions()
+        folder = RunFolder(self.folder / f"{number}" / name, run, options.disk)
         folder.create()
         return folder
 
     async def start(self, number: int, options: PeerOptions | None = None) -> RunPeer:
         """Start a peer; number 0 is the host and holds the genesis state, others hold nothing."""
         known = self.peers.get(number)
-        peer = RunPeer(
-            number,
-            self._identity(number),
-            options or (known.options if known else PeerOptions()),
-        )
+        options = options or (known.options if known else PeerOptions())
+        trainer = FakeTrainer(options.step_seconds, layout=options.layout)
+        peer = RunPeer(number, self._identity(number), options, trainer)
         self.peers[number] = peer
         ready = asyncio.Event()
         peer.task = self._tasks.create_task(self._live(peer, ready), name=f"peer {number}")
@@ -229,7 +270,7 @@ class SwarmRun:
             for other in self.peers.values():
                 if other is not peer and other.swarm and not other.swarm.process.dead:
                     await swarm.connect(await other.swarm.addresses())
-            shelf = TreeShelf(self.envelope)
+            peer.shelf = shelf = RecordingShelf(self.envelope)
             shelf.put(data)
             setting = RunSetting(
                 swarm=swarm,
@@ -237,26 +278,30 @@ class SwarmRun:
                 run=self.run,
                 manifest=self.manifest,
                 folder=folder,
-                book=AddressBook(folder.path / "peers.json", Disk()),
+                book=AddressBook(folder.path / "peers.json", QuickDisk()),
                 name=f"peer-{peer.number}",
                 reduces=peer.options.reduces,
                 corrupt=peer.options.corrupt,
             )
-            trainer = FakeTrainer(peer.options.step_seconds)
-            peer.worker = peer.options.kind(setting, trainer, shelf, state, fresh=fresh)
+            peer.worker = peer.options.kind(setting, peer.trainer, shelf, state, fresh=fresh)
             ready.set()
             try:
                 async with TreeServer(swarm, self.run, shelf):
                     await peer.worker.run()
-            except* NetworkError:
-                if not swarm.process.dead:
-                    raise
+            except* TalkootError as errors:
+                peer.error = errors
 
     async def kill(self, number: int) -> None:
         """End a peer as SIGKILL does: no goodbye."""
-        peer = self.peers[number]
-        self.network.kill(peer.identity.peer_id)
+        self.network.kill(self.peers[number].id)
         await self.stop(number)
+        self.peers[number].error = None
+
+    def freeze(self, number: int) -> None:
+        self.network.freeze(self.peers[number].id)
+
+    def thaw(self, number: int) -> None:
+        self.network.thaw(self.peers[number].id)
 
     async def stop(self, number: int) -> None:
         """Cancel a peer: it says goodbye, if its network still works."""
@@ -267,16 +312,16 @@ class SwarmRun:
 
     async def reach(self, round_: int, numbers: Iterable[int], seconds: float = 120.0) -> None:
         """Wait until these peers hold the state of round `round_` or a later one."""
-        wanted = list(numbers)
-        async with asyncio.timeout(seconds):
-            while any(self.peers[number].round < round_ for number in wanted):
-                await asyncio.sleep(0.05)
+        wanted = [self.peers[number] for number in numbers]
+        await self.until(lambda: all(peer.round >= round_ for peer in wanted), seconds)
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
-        """Wait until `condition` holds."""
+    async def until(
+        self, condition: Callable[[], bool], seconds: float = 120.0, every: float = 0.05
+    ) -> None:
+        """Wait, in virtual time, until `condition` holds; looks `every` so many seconds."""
         async with asyncio.timeout(seconds):
-            while not condition():
-                await asyncio.sleep(0.05)
+            while not condition():  # noqa: ASYNC110 - no event tells of all that a test may ask
+                await asyncio.sleep(every)
 
     async def together(self, numbers: Iterable[int]) -> None:
         """Start these peers and wait until the host has seen all of them in one round."""
@@ -284,35 +329,65 @@ class SwarmRun:
         for number in wanted:
             if number not in self.peers:
                 await self.start(number)
-        everybody = {self.peers[number].identity.peer_id for number in wanted}
+        everybody = {self.peers[number].id for number in wanted}
         await self.until(lambda: everybody <= self.tally(wanted[0]).reports.keys())
+
+    def worker(self, number: int) -> Worker:
+        worker = self.peers[number].worker
+        if worker is None:
+            raise LookupError(f"peer {number} does not run")
+        return worker
 
     def tally(self, number: int) -> Tally:
         """Return what a peer's worker has to show."""
-        worker = self.peers[number].worker
-        return worker.tally if worker else Tally()
+        return self.worker(number).tally
 
     def share(self, number: int, of: int) -> MemberReport:
         """Return what peer `number` learned of the update of peer `of` in its last round."""
-        return self.tally(number).reports[self.peers[of].identity.peer_id]
+        return self.tally(number).reports[self.peers[of].id]
 
     async def phase(self, number: int, phase: Phase, seconds: float = 60.0) -> None:
         """Wait until a peer is in this phase."""
-        async with asyncio.timeout(seconds):
-            while (worker := self.peers[number].worker) is None or worker.machine.phase != phase:
-                await asyncio.sleep(0.001)
+        machine = self.worker(number).machine
+        await self.until(lambda: machine.phase is phase, seconds, every=0.001)
 
     async def same_root(self, numbers: Iterable[int], seconds: float = 60.0) -> str:
         """Wait until these peers stand on one root, and return it."""
-        wanted = list(numbers)
-        async with asyncio.timeout(seconds):
-            while len(roots := {self.peers[number].root for number in wanted}) > 1:
-                await asyncio.sleep(0.05)
-        return roots.pop()
+        wanted = [self.peers[number] for number in numbers]
+        await self.until(lambda: len({peer.root for peer in wanted}) == 1, seconds)
+        return wanted[0].root
+
+    def convener(self, numbers: Iterable[int]) -> int:
+        """Return which of these peers, all on one state, is to close the round's roll call."""
+        head = self.worker(next(iter(numbers))).machine.head
+        if head is None:
+            raise LookupError("there is no round")
+        root, round_ = head.root, head.round
+        return min(numbers, key=lambda number: convener_rank(root, round_, self.peers[number].id))
 
     def distance(self, number: int) -> float:
         """Return how far a peer's parameters are from the target (root mean square)."""
-        worker = self.peers[number].worker
-        if worker is None or worker.state is None:
+        state = self.worker(number).state
+        if state is None:
             raise LookupError(f"peer {number} holds no state")
-        return float(np.sqrt(np.square(worker.state.params - TARGET).mean()))
+        return float(np.sqrt(np.square(state.params - TARGET).mean()))
+
+
+Scenario = Callable[[SwarmRun], Awaitable[None]]
+
+
+def play(
+    folder: Path,
+    scenario: Scenario,
+    options: RunOptions | None = None,
+    conditions: Conditions | None = None,
+    seed: int = 1,
+) -> None:
+    """Play `scenario` in virtual time; a worker that ends by itself fails it."""
+
+    async def main() -> None:
+        network = MemoryNetwork(seed, conditions)
+        async with SwarmRun(folder, network, options or RunOptions()) as swarm:
+            await scenario(swarm)
+
+    run(main(), limit_seconds=1000)

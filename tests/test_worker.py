@@ -1,44 +1,20 @@
-"""Rounds of whole swarms in virtual time: agreement, liars, kills, latecomers."""
+"""Rounds of whole swarms in virtual time: agreement, joining, finishing, and how a worker ends."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from dht.memory import MemoryNetwork
 from dht.memory_links import Conditions
-from dht.virtual_time import run
-from node.exchange_setting import Update
-from node.state import State
-from node.wire import Floats
-from node.worker import Worker
-from protocol.merkle import root_of
-from protocol.rollcall import Commitment, Roll
+from dht.swarm import NetworkError
+from node.keeper import SAVE_SECONDS
+from node.storage import Buffer, DiskFullError
+from node.training import LONGEST_RETRY_SECONDS, OtherModelError
+from protocol.layout import Layout, TensorSpec
 from protocol.rounds import Phase
-from tests.swarm_run import PeerOptions, RunOptions, SwarmRun
-
-Scenario = Callable[[SwarmRun], Awaitable[None]]
-
-
-def play(
-    folder: Path,
-    scenario: Scenario,
-    options: RunOptions | None = None,
-    conditions: Conditions | None = None,
-    seed: int = 1,
-) -> None:
-    async def main() -> None:
-        network = MemoryNetwork(seed, conditions)
-        async with SwarmRun(folder, network, options or RunOptions()) as swarm:
-            await scenario(swarm)
-
-    run(main(), limit_seconds=1000)
-
-
-def scaled(factor: float) -> Callable[[Floats, int], Floats]:
-    return lambda update, _: np.float32(factor) * update
+from tests.memory_peers import now
+from tests.swarm_run import LAYOUT, PeerOptions, QuickDisk, RunOptions, SwarmRun, play
 
 
 def test_four_peers_hold_the_same_bits_after_each_round(tmp_path: Path) -> None:
@@ -60,17 +36,6 @@ def test_a_lossy_network_with_duplicates_ends_on_the_same_bits(tmp_path: Path) -
     play(tmp_path, scenario, conditions=Conditions((0.05, 0.3), loss=0.1, duplicate=0.1))
 
 
-def test_a_host_trains_alone_until_others_join(tmp_path: Path) -> None:
-    async def scenario(swarm: SwarmRun) -> None:
-        await swarm.start(0)
-        await swarm.reach(3, [0])
-        await swarm.start(1)
-        await swarm.until(lambda: swarm.tally(1).samples_accepted > 0)
-        await swarm.same_root([0, 1])
-
-    play(tmp_path, scenario)
-
-
 def test_a_round_waits_for_the_peers_it_needs(tmp_path: Path) -> None:
     async def scenario(swarm: SwarmRun) -> None:
         await swarm.start_many([0, 1])
@@ -80,19 +45,6 @@ def test_a_round_waits_for_the_peers_it_needs(tmp_path: Path) -> None:
         await swarm.reach(2, range(3))
 
     play(tmp_path, scenario, RunOptions(min_peers=3))
-
-
-def test_a_finished_run_stops_and_still_serves_its_state(tmp_path: Path) -> None:
-    async def scenario(swarm: SwarmRun) -> None:
-        await swarm.start_many(range(3))
-        await swarm.reach(4, range(3))
-        await asyncio.sleep(60)
-        assert [swarm.peers[number].round for number in range(3)] == [4, 4, 4]
-        await swarm.start(3)
-        await swarm.reach(4, [3])
-        await swarm.same_root(range(4))
-
-    play(tmp_path, scenario, RunOptions(total=4))
 
 
 def test_a_slow_peer_counts_with_what_it_has_done(tmp_path: Path) -> None:
@@ -126,203 +78,236 @@ def test_a_peer_that_only_sends_takes_part_fully(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
-# --- liars
-
-
-@pytest.mark.parametrize("factor", [-10.0, 1e4, np.nan, np.inf])
-def test_one_liar_of_four_changes_nothing_under_clipping(tmp_path: Path, factor: float) -> None:
+def test_peers_of_which_none_offers_to_reduce_go_on(tmp_path: Path) -> None:
     async def scenario(swarm: SwarmRun) -> None:
-        await swarm.start_many(range(3))
-        await swarm.start(3, PeerOptions(corrupt=scaled(factor)))
-        await swarm.reach(8, range(3))
-        await swarm.same_root(range(3))
-        assert swarm.share(0, of=3).share == 0
-        assert swarm.distance(0) < 0.6
+        for number in range(2):
+            await swarm.start(number, PeerOptions(reduces=False))
+        await swarm.until(lambda: swarm.tally(1).samples_accepted > 0)
+        await swarm.same_root(range(2))
 
-    play(tmp_path, scenario, RunOptions(min_peers=4))
+    play(tmp_path, scenario)
 
 
-def test_one_liar_of_four_destroys_a_plain_mean(tmp_path: Path) -> None:
+# --- joining
+
+
+def test_a_host_trains_alone_until_others_join(tmp_path: Path) -> None:
     async def scenario(swarm: SwarmRun) -> None:
-        await swarm.start_many(range(3))
-        await swarm.start(3, PeerOptions(corrupt=scaled(-10)))
-        await swarm.reach(8, range(3))
-        assert swarm.distance(0) > 1.5
+        await swarm.start(0)
+        await swarm.reach(3, [0])
+        await swarm.start(1)
+        await swarm.until(lambda: swarm.tally(1).samples_accepted > 0)
+        await swarm.same_root([0, 1])
 
-    play(tmp_path, scenario, RunOptions(rule="mean", min_peers=4))
-
-
-class WrongShape(Worker):
-    """Commits to parts of the wrong size."""
-
-    def _pack(self, update: Floats, state: State) -> Update:
-        parts = tuple(b"\0" * 10 for _ in state.layout.chunks)
-        root, leaves = root_of(parts)
-        return Update(parts, tuple(leaves), root)
+    play(tmp_path, scenario)
 
 
-class TooManyBytes(Worker):
-    """Commits to parts beyond any limit."""
-
-    def _pack(self, update: Floats, state: State) -> Update:
-        parts = tuple(b"\0" * (600 << 10) for _ in state.layout.chunks)
-        root, leaves = root_of(parts)
-        return Update(parts, tuple(leaves), root)
-
-
-class OtherThanCommitted(Worker):
-    """Sends something else than it committed to."""
-
-    def _pack(self, update: Floats, state: State) -> Update:
-        honest = super()._pack(update, state)
-        other = super()._pack(-update, state)
-        return Update(other.parts, honest.leaves, honest.root)
-
-
-class Silent(Worker):
-    """Commits, then neither sends nor reduces."""
-
-    async def _exchange(self, roll: Roll) -> None:
-        await asyncio.Event().wait()
-
-
-class Boaster(Worker):
-    """Claims more samples than anybody could train."""
-
-    async def _train(self, round_: int) -> None:
-        sign = self._channel.sign
-
-        def boast(message: object) -> object:
-            if isinstance(message, Commitment):
-                message = Commitment(
-                    round=message.round,
-                    prev_root=message.prev_root,
-                    at=message.at,
-                    samples=1 << 40,
-                    steps=message.steps,
-                    loss=message.loss,
-                    capacity=1 << 40,
-                    update_root=message.update_root,
-                )
-            return sign(message)  # type: ignore[type-var]
-
-        self._channel.sign = boast  # type: ignore[method-assign,assignment]
-        await super()._train(round_)
-
-
-@pytest.mark.parametrize("kind", [WrongShape, TooManyBytes, OtherThanCommitted, Silent])
-def test_who_sends_nothing_usable_is_left_out(tmp_path: Path, kind: type[Worker]) -> None:
-    async def scenario(swarm: SwarmRun) -> None:
-        await swarm.start_many(range(3))
-        await swarm.start(3, PeerOptions(kind=kind))
-        await swarm.reach(1, range(3))
-        await swarm.same_root(range(3))
-        assert swarm.share(0, of=3).share == 0
-        assert swarm.tally(0).missing == 0
-
-    play(tmp_path, scenario, RunOptions(min_peers=4))
-
-
-def test_claimed_samples_and_capacity_are_capped(tmp_path: Path) -> None:
-    async def scenario(swarm: SwarmRun) -> None:
-        await swarm.start_many(range(3))
-        await swarm.start(3, PeerOptions(kind=Boaster))
-        await swarm.reach(3, range(3))
-        assert swarm.share(0, of=3).expected == pytest.approx(2 / 5)
-
-    play(tmp_path, scenario, RunOptions(min_peers=4))
-
-
-# --- faults
-
-
-@pytest.mark.parametrize("victim", range(4))
 @pytest.mark.parametrize(
     "phase", [Phase.TRAINING, Phase.COMMITTED, Phase.EXCHANGING, Phase.AGREEING]
 )
-def test_survivors_go_on_when_a_peer_is_killed(tmp_path: Path, phase: Phase, victim: int) -> None:
+def test_a_latecomer_takes_part_soon_whenever_it_comes(tmp_path: Path, phase: Phase) -> None:
     async def scenario(swarm: SwarmRun) -> None:
-        await swarm.together(range(4))
-        await swarm.phase(victim, phase)
-        before = swarm.peers[victim].round
-        await swarm.kill(victim)
-        survivors = [number for number in range(4) if number != victim]
-        await swarm.reach(before + 2, survivors, seconds=60)
-        await swarm.same_root(survivors)
+        await swarm.together(range(3))
+        await swarm.phase(0, phase)
+        await swarm.start(3)
+        await swarm.until(lambda: swarm.tally(3).samples_accepted > 0, seconds=20)
+        await swarm.same_root(range(4))
 
     play(tmp_path, scenario, conditions=Conditions((0.005, 0.02), bandwidth_bytes_per_second=2e6))
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_survivors_go_on_when_a_peer_freezes_at_any_moment(tmp_path: Path, seed: int) -> None:
+def test_a_peer_whose_task_builds_another_model_says_so_and_disturbs_nobody(
+    tmp_path: Path,
+) -> None:
+    other = Layout((TensorSpec(name="a", shape=(LAYOUT.size,)),))
+
     async def scenario(swarm: SwarmRun) -> None:
-        await swarm.together(range(4))
-        await asyncio.sleep(0.37 * seed)
-        frozen = swarm.peers[seed % 4]
-        before = frozen.round
-        swarm.network.freeze(frozen.identity.peer_id)
-        others = [number for number in range(4) if number != frozen.number]
-        await swarm.reach(before + 3, others, seconds=120)
-        await swarm.same_root(others)
-        swarm.network.thaw(frozen.identity.peer_id)
-        await swarm.reach(swarm.peers[others[0]].round + 1, range(4), seconds=120)
-        await swarm.same_root(range(4))
-
-    play(tmp_path, scenario, conditions=Conditions(bandwidth_bytes_per_second=2e6), seed=seed)
-
-
-def test_a_killed_host_comes_back_from_its_own_disk(tmp_path: Path) -> None:
-    async def scenario(swarm: SwarmRun) -> None:
-        await swarm.together(range(3))
-        await swarm.reach(3, range(3))
-        await swarm.kill(0)
-        held = swarm.peers[0].round
-        await swarm.reach(held + 2, [1, 2])
-        again = await swarm.start(0)
-        assert again.round >= held - 1
-        await swarm.reach(swarm.peers[1].round + 2, range(3))
-        await swarm.same_root(range(3))
+        await swarm.start_many(range(2))
+        await swarm.start(2, PeerOptions(layout=other))
+        await swarm.until(lambda: "another model" in swarm.tally(2).reason)
+        before, fetched = swarm.peers[0].round, len(swarm.peers[0].shelf.asked)  # type: ignore[union-attr]
+        await swarm.reach(before + 10, range(2), seconds=30)
+        assert len(swarm.peers[0].shelf.asked) == fetched  # type: ignore[union-attr]
+        assert swarm.worker(2).state is None
 
     play(tmp_path, scenario)
 
 
-def test_a_swarm_that_was_killed_as_a_whole_resumes(tmp_path: Path) -> None:
+# --- finishing
+
+
+def test_a_finished_run_stops_and_still_serves_its_state(tmp_path: Path) -> None:
     async def scenario(swarm: SwarmRun) -> None:
         await swarm.start_many(range(3))
         await swarm.reach(4, range(3))
-        for number in range(3):
-            await swarm.kill(number)
-        await swarm.start_many(range(3))
-        assert min(swarm.peers[number].round for number in range(3)) >= 3
-        await swarm.reach(7, range(3))
-        await swarm.same_root(range(3))
+        await asyncio.sleep(60)
+        assert [swarm.peers[number].round for number in range(3)] == [4, 4, 4]
+        await swarm.start(3)
+        await swarm.reach(4, [3])
+        await swarm.stop(1)
+        again = await swarm.start(1)
+        await asyncio.sleep(60)
+        assert again.round == 4
+        await swarm.same_root(range(4))
+        assert all(swarm.worker(number).finished for number in range(4))
 
-    play(tmp_path, scenario)
+    play(tmp_path, scenario, RunOptions(total=4))
 
 
-def test_a_split_swarm_heals_to_one_root(tmp_path: Path) -> None:
-    async def scenario(swarm: SwarmRun) -> None:
-        await swarm.together(range(5))
-        swarm.network.partition([swarm.peers[n].identity.peer_id for n in (3, 4)])
-        await asyncio.sleep(150)
-        assert swarm.peers[0].root != swarm.peers[3].root
-        swarm.network.heal()
-        await swarm.reach(swarm.peers[0].round + 1, range(5), seconds=60)
-        await swarm.same_root(range(5))
-
-    play(tmp_path, scenario)
+# --- the trainer
 
 
 def test_a_failing_trainer_is_tried_again_and_said(tmp_path: Path) -> None:
     async def scenario(swarm: SwarmRun) -> None:
-        await swarm.start_many(range(2))
-        worker = swarm.peers[1].worker
-        assert worker is not None
-        worker._trainer.failures = 1  # type: ignore[attr-defined]
-        async with asyncio.timeout(30):
-            while "training stopped" not in worker.tally.reason:
-                await asyncio.sleep(0.1)
-        await swarm.reach(swarm.peers[0].round + 3, range(2))
-        assert not worker.tally.reason
+        await swarm.start(0)
+        await swarm.reach(1, [0])
+        swarm.peers[0].trainer.failures = 3
+        await swarm.until(lambda: "killed by signal 9. Free" in swarm.tally(0).reason)
+        held = swarm.peers[0].round
+        await swarm.reach(held + 2, [0], seconds=40)
+        assert not swarm.tally(0).reason
+
+    play(tmp_path, scenario)
+
+
+def test_a_trainer_that_always_fails_is_not_tried_without_end(tmp_path: Path) -> None:
+    async def scenario(swarm: SwarmRun) -> None:
+        peer = await swarm.start(0)
+        peer.trainer.failures = 1000
+        await asyncio.sleep(10 * LONGEST_RETRY_SECONDS)
+        assert peer.trainer.calls < 15
+
+    play(tmp_path, scenario)
+
+
+def test_the_others_do_not_wait_for_a_peer_whose_trainer_fails(tmp_path: Path) -> None:
+    async def scenario(swarm: SwarmRun) -> None:
+        await swarm.together(range(3))
+        swarm.peers[2].trainer.failures = 1000
+        await swarm.until(lambda: swarm.tally(2).paused)
+        began, held = now(), swarm.peers[0].round
+        await swarm.reach(held + 20, [0, 1])
+        assert now() - began < 20 * 2.0  # a round takes 1 s of training
+        await swarm.reach(held + 10, [2])  # it follows
+        swarm.peers[2].trainer.failures = 0
+        accepted = swarm.tally(2).samples_accepted
+        await swarm.until(lambda: swarm.tally(2).samples_accepted > accepted)
+
+    play(tmp_path, scenario)
+
+
+def test_who_diverges_sits_the_round_out(tmp_path: Path) -> None:
+    async def scenario(swarm: SwarmRun) -> None:
+        alone = await swarm.start(0)
+        alone.trainer.code = "diverged"
+        alone.trainer.failures = 1
+        await asyncio.sleep(swarm.manifest.round.max_seconds - 1)
+        assert alone.trainer.calls == 1  # from the same state it would diverge again
+        await swarm.reach(1, [0], seconds=10)
+
+    play(tmp_path, scenario)
+
+
+# --- the end
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_cancelled_worker_says_goodbye_ends_soon_and_leaves_no_task(
+    tmp_path: Path, phase: Phase
+) -> None:
+    async def scenario(swarm: SwarmRun) -> None:
+        await swarm.start_many(range(3))
+        await swarm.reach(1, range(3))
+        before = asyncio.all_tasks()
+        peer = await swarm.start(3)
+        await swarm.phase(3, phase)
+        began, held = now(), peer.worker and peer.worker.machine.head
+        await swarm.stop(3)
+        assert now() - began < 1
+        await asyncio.sleep(0.1)
+        if held is not None:
+            assert peer.id not in swarm.worker(0).machine.live.peers()
+        left = {task for task in asyncio.all_tasks() - before if not task.done()}
+        assert not {task for task in left if peer.id in task.get_name()}
+        assert peer.error is None
+
+    play(tmp_path, scenario, conditions=Conditions((0.005, 0.02), bandwidth_bytes_per_second=2e6))
+
+
+def test_the_last_agreed_state_is_on_disk_at_the_end(tmp_path: Path) -> None:
+    async def scenario(swarm: SwarmRun) -> None:
+        await swarm.start(0)
+        await swarm.reach(3, [0])
+        await swarm.stop(0)
+        held = swarm.worker(0).state
+        assert held is not None
+        again = await swarm.start(0)
+        assert again.root == held.root.hex()
+
+    play(tmp_path, scenario)
+
+
+class FillingDisk(QuickDisk):
+    """Has room for so many files."""
+
+    def __init__(self, files: int) -> None:
+        super().__init__()
+        self.files = files
+
+    def write(self, path: Path, parts: Sequence[Buffer]) -> None:
+        if not self.files:
+            raise DiskFullError("no room", hint="Free some.")
+        self.files -= 1
+        super().write(path, parts)
+
+
+def test_a_full_disk_stops_the_run_with_a_reason_and_loses_nothing(tmp_path: Path) -> None:
+    async def scenario(swarm: SwarmRun) -> None:
+        await swarm.start(0)
+        guest = await swarm.start(1, PeerOptions(disk=FillingDisk(3)))  # its data and two states
+        assert guest.task is not None
+        async with asyncio.timeout(60):
+            await asyncio.wait([guest.task])
+        assert isinstance(guest.error, BaseExceptionGroup)
+        full, rest = guest.error.split(DiskFullError)
+        assert full is not None
+        assert rest is None
+        guest.error = None
+        kept = swarm._folder(1, swarm.run).checkpoints.load_newest()
+        assert kept is not None
+        assert kept.round > 0
+        await swarm.until(lambda: guest.id not in swarm.worker(0).machine.live.peers(), seconds=1)
+        await swarm.start(1, PeerOptions())
+        await swarm.until(lambda: swarm.tally(1).samples_accepted > 0)
+
+    play(tmp_path, scenario)
+
+
+def test_a_worker_ends_with_the_network(tmp_path: Path) -> None:
+    async def scenario(swarm: SwarmRun) -> None:
+        peer = await swarm.start(0)
+        assert peer.task is not None
+        await swarm.reach(1, [0])
+        swarm.network.kill(peer.id)
+        began = now()
+        await asyncio.wait([peer.task])
+        assert now() - began < SAVE_SECONDS + 1
+        assert isinstance(peer.error, BaseExceptionGroup)
+        assert peer.error.split(NetworkError)[1] is None
+        peer.error = None
+
+    play(tmp_path, scenario)
+
+
+def test_a_trainer_of_another_model_than_the_state_on_disk_ends_the_run(tmp_path: Path) -> None:
+    other = Layout((TensorSpec(name="a", shape=(LAYOUT.size,)),))
+
+    async def scenario(swarm: SwarmRun) -> None:
+        peer = await swarm.start(0, PeerOptions(layout=other))
+        assert peer.task is not None
+        await asyncio.wait([peer.task])
+        assert isinstance(peer.error, BaseExceptionGroup)
+        assert peer.error.split(OtherModelError)[1] is None
+        peer.error = None
 
     play(tmp_path, scenario)
