@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import cast
 
@@ -17,11 +18,12 @@ from node.reduction import Reduced, Reducer
 from node.state import State
 from node.wire import Floats, pack_update
 from node.worker import Worker
-from protocol.events import Announcement
+from protocol.events import Announcement, Result
 from protocol.identity import Identity
 from protocol.merkle import leaf_hash, root_of
 from protocol.presence import Head, Presence
 from protocol.rollcall import Commitment, Roll, RollCall, call_roll
+from protocol.rounds import Phase
 from protocol.signing import Signed, seal, unseal
 from protocol.transfers import TRANSFER_FRAME_BYTES
 from protocol.trees import TREE_FRAME_BYTES, tree_protocol
@@ -324,8 +326,14 @@ def test_a_stranger_cannot_lead_a_finished_run_on(tmp_path: Path) -> None:
                 mine = seal(liar.identity, swarm.run, liar.commitment(head))
                 await liar.say(liar.presence(beyond))
                 await liar.say(mine.message)
-                await liar.say(call_roll(head.round, head.root, 0.0, [mine]))
-                await asyncio.sleep(5)
+                call = seal(liar.identity, swarm.run, call_roll(head.round, head.root, 0.0, [mine]))
+                await liar.say(call.message)
+                digest = sha256(call.envelope).digest()
+                await liar.say(Result(head.round, head.root, digest, b"z" * 32, 0))
+                for _ in range(20):
+                    await asyncio.sleep(0.25)
+                    phases = {swarm.worker(number).machine.phase for number in range(2)}
+                    assert phases == {Phase.TRAINING}
         assert {peer.root for peer in swarm.peers.values()} == {final}
         assert all(swarm.worker(number).finished for number in range(2))
 
