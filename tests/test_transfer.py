@@ -450,7 +450,7 @@ class TestManifest:
         later = msgspec.structs.replace(MANIFEST, protocol=2)
 
         async def story(scene: Scene) -> None:
-            await scene.honest(0, manifest=sign_manifest(HOST, later).envelope)
+            await scene.honest(0, manifest=seal(HOST, NO_RUN, later).envelope)
             with pytest.raises(FetchError) as caught:
                 await fetch_manifest(scene.sources)
             assert "talkoot version" in caught.value.hint
