@@ -278,6 +278,8 @@ class RoundMachine:
         attempt = int((self._now - work.ready_since) / self.rules.convener_seconds)
         if attempt < self._place_among_conveners(work):
             return []
+        if self.live.heaviest_head(work.head, self._unreachable)[0] != work.head:
+            return []  # most are elsewhere: they come to us, or we go to them
         work.closed = True
         chosen = choose_members(tuple(work.commitments.values()), self.me)
         return [CloseRoll(work.head.round, work.head.root, chosen)]
@@ -385,4 +387,4 @@ class RoundMachine:
 
 def _are_most_of(members: Set[PeerId], peers: Set[PeerId]) -> bool:
     """Return whether more than half of `peers`, or of as many as a roll can hold, are members."""
-    return 2 * len(members & peers) > min(len(peers), MAX_MEMBERS)
+    return not peers or 2 * len(members & peers) > min(len(peers), MAX_MEMBERS)

@@ -142,7 +142,7 @@ class RoundSwarm:
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._records: dict[tuple[str, int, int], tuple[float, Event]] = {}
         self.nodes = [
-            Node(number, self._machine(number, GENESIS), GENESIS, self._draw(train_seconds))
+            Node(number, self._machine(number, GENESIS), GENESIS, self.draw(train_seconds))
             for number in range(count)
         ]
         for node in self.nodes:
@@ -181,18 +181,6 @@ class RoundSwarm:
             node.contribution = None
             self._begin(node)
 
-    def corrupt(self, number: int, seconds: float) -> None:
-        """Let a liar with a machine's key speak in its place, for some time."""
-        self.kill(number)
-        end, node = self.now + seconds, self.nodes[number]
-
-        def lie() -> None:
-            if self.now < end:
-                self._lie(node)
-                self.after(self._draw((0.1, 0.5)), lie)
-
-        lie()
-
     # what to look at
 
     @property
@@ -204,57 +192,6 @@ class RoundSwarm:
     def rounds(self) -> list[int]:
         """The rounds that the living have reached."""
         return [node.head.round if node.head else -1 for node in self.living]
-
-    # a liar
-
-    def _lie(self, liar: Node) -> None:
-        victims = [node for node in self.living if node.machine.head]
-        if not victims:
-            return
-        victim = victims[self.rng.integers(len(victims))]
-        head = victim.machine.head or GENESIS
-        message = commitment(head, at=self.now, samples=1 << 40, update_root=self.rng.bytes(32))
-        own = signed_commitment(liar.peer, message)
-        lies: list[Event] = [
-            CommitmentHeard(own),
-            *map(self._false_presence, itertools.repeat(liar), self._false_heads(head)),
-            RollHeard(self._false_roll(own, victim)),
-        ]
-        if victim.machine.roll:
-            lies.append(self._false_result(liar, victim.machine.roll))
-        for event in lies:
-            for node in self.living:
-                if self.rng.random() < 0.5:
-                    self.send(liar.number, node.number, event)
-
-    def _false_heads(self, head: Head) -> list[Head]:
-        root = self.rng.bytes(32)
-        return [
-            head,
-            Head(10**12, root, head.root),
-            Head(head.round + 1, root, head.root),
-            Head(max(head.round - 1, 0), head.prev_root, root),
-        ]
-
-    def _false_presence(self, liar: Node, head: Head) -> Event:
-        said = presence(head, at=self.now + self._draw((0.0, 0.5)), samples=1 << 40)
-        return PresenceHeard(liar.peer, said)
-
-    def _false_roll(self, own: Signed[Commitment], victim: Node) -> Roll:
-        known = victim.machine.commitments
-        chosen = [other for peer_, other in known.items() if peer_ != own.signer]
-        chosen = [other for other in chosen if self.rng.random() < 0.7]
-        return checked_roll(own.signer, (own, *chosen), self.rng.bytes(4))
-
-    def _false_result(self, liar: Node, roll: Roll) -> Event:
-        message = Result(
-            round=roll.round,
-            prev_root=roll.prev_root,
-            roll=roll.digest,
-            root=bytes(4) + self.rng.bytes(28),
-            missing=0,
-        )
-        return ResultHeard(Signed(liar.peer, message, b""))
 
     # messages
 
@@ -272,7 +209,7 @@ class RoundSwarm:
         copies = 2 if self.rng.random() < self.network.duplicate else 1
         for _ in range(copies):
             deliver = partial(self._deliver, node, node.life, event)
-            self.after(self._draw(self.network.delay_seconds), deliver)
+            self.after(self.draw(self.network.delay_seconds), deliver)
 
     def record(self, topic: str, round_: int, sender: int, event: Event) -> None:
         """Leave an event in the DHT."""
@@ -304,7 +241,7 @@ class RoundSwarm:
                 act()
                 self.after(seconds, again)
 
-        self.after(self._draw((0.0, seconds)), again)
+        self.after(self.draw((0.0, seconds)), again)
 
     def _later(self, node: Node, seconds: float, act: Callable[[], None]) -> None:
         """Do something in a node's present job, unless that ends before."""
@@ -343,9 +280,11 @@ class RoundSwarm:
             Phase.COMMITTED: [("roll", round_), ("rollcall", round_)],
             Phase.AGREEING: [("state", round_)],
         }.get(node.machine.phase, [])
-        for (topic, at, sender), (expires, event) in list(self._records.items()):
-            if (topic, at) in topics and expires > self.now and sender != node.number:
-                self.send(sender, node.number, event)
+        for topic, at in topics:
+            for sender in range(len(self.nodes)):
+                expires, event = self._records.get((topic, at, sender), (0.0, Tick()))
+                if expires > self.now and sender != node.number:
+                    self.send(sender, node.number, event)
 
     # effects
 
@@ -370,7 +309,7 @@ class RoundSwarm:
         node.samples = 0
         node.contribution = None
         self._announce(node)
-        seconds = node.train_seconds * self._draw((0.8, 1.2))
+        seconds = node.train_seconds * self.draw((0.8, 1.2))
 
         def progress(part: int) -> None:
             node.samples = 25 * part
@@ -410,7 +349,7 @@ class RoundSwarm:
             if other.peer in roll.peers and other is not node:
                 self.send(node.number, other.number, RollHeard(roll))
         absent = sum(other.peer in roll.peers and not other.alive for other in self.nodes)
-        seconds = self._draw(self.exchange_seconds) + (3.0 if absent else 0.0)
+        seconds = self.draw(self.exchange_seconds) + (3.0 if absent else 0.0)
         self._later(node, seconds, lambda: self._finish_exchange(node, roll))
 
     def _finish_exchange(self, node: Node, roll: Roll) -> None:
@@ -436,7 +375,7 @@ class RoundSwarm:
     def _catch_up(self, node: Node, head: Head, holders: tuple[PeerId, ...]) -> None:
         node.job += 1
         self._announce(node)
-        self._later(node, self._draw((0.2, 1.0)), lambda: self._fetch(node, head, holders))
+        self._later(node, self.draw((0.2, 1.0)), lambda: self._fetch(node, head, holders))
 
     def _fetch(self, node: Node, head: Head, holders: tuple[PeerId, ...]) -> None:
         sources = [
@@ -451,5 +390,6 @@ class RoundSwarm:
         else:
             self._later(node, 1.0, lambda: self.handle(node, CatchUpFailed()))
 
-    def _draw(self, bounds: tuple[float, float]) -> float:
+    def draw(self, bounds: tuple[float, float]) -> float:
+        """Return a number within bounds."""
         return float(self.rng.uniform(*bounds))

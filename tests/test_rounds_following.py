@@ -1,0 +1,98 @@
+import pytest
+
+from protocol.events import (
+    Adopt,
+    CatchUp,
+    CatchUpFailed,
+    CloseRoll,
+    Committed,
+    Exchanged,
+    RollHeard,
+    StartTraining,
+)
+from protocol.presence import Head
+from protocol.rounds import Phase
+from tests.messages import HEAD, peer
+from tests.round_scene import NEXT, RULES, SIBLING, Scene, called, kinds, told, voted
+
+
+def phases() -> dict[str, Scene]:
+    """Return a scene in each phase of a round, among two others."""
+    scenes = {name: Scene() for name in ("training", "committed", "exchanging", "agreeing")}
+    scenes["training"].training(1, 2)
+    scenes["committed"].committed(1, 2)
+    scenes["exchanging"].exchanging(1, 1, 2)
+    scenes["agreeing"].watching(1, 2)
+    return scenes
+
+
+@pytest.mark.parametrize("phase", phases())
+def test_when_most_stand_elsewhere_it_follows_from_every_phase(phase: str) -> None:
+    scene = phases()[phase]
+    patience = RULES.missed_seconds if phase in {"training", "committed"} else RULES.lag_seconds
+    assert scene.wait(0.25, 1, 2, head=NEXT) == []
+    assert scene.wait(patience - 0.25, 1, 2, head=NEXT) == []
+    assert scene.wait(0.5, 1, 2, head=NEXT) == [CatchUp(NEXT, (peer(1), peer(2)))]
+    assert scene.phase is Phase.CATCHING_UP
+
+
+def test_who_was_left_behind_closes_no_roll_of_its_own() -> None:
+    scene = Scene().committed(1, 2)
+    assert scene.see(1, 2, head=NEXT) == []
+    assert scene.wait(1, 1, 2, head=NEXT) == []
+
+
+def test_who_returns_in_time_is_not_dropped() -> None:
+    scene = Scene().training(1, 2)
+    for _ in range(5):
+        assert scene.wait(RULES.missed_seconds - 0.5, 1, 2, head=SIBLING) == []
+        assert scene.wait(0.5, 1, 2) == []
+
+
+def test_a_fork_that_adopts_its_own_states_still_follows_most() -> None:
+    """The time behind begins with the first round apart, not anew with each round."""
+    scene = Scene().training()
+    roll = called(0, 0)
+    assert kinds(scene.tell(Committed(told(0)))) == [CloseRoll]
+    scene.tell(RollHeard(roll))
+    scene.wait(1.0, 1, 2, head=SIBLING)
+    assert kinds(scene.tell(Exchanged(voted(0, roll)))) == [Adopt, StartTraining]
+    assert kinds(scene.wait(1.5, 1, 2, head=SIBLING)) == [CatchUp]
+
+
+def test_who_is_ahead_of_most_waits_for_them() -> None:
+    """Going back would undo what most members agreed on, because their votes arrived late."""
+    parent = Head(HEAD.round - 1, HEAD.prev_root, b"o" * 32)
+    scene = Scene().training(1, 2)
+    assert scene.wait(RULES.watch_seconds, 1, 2, head=parent) == []
+    assert scene.wait(0.5, 1, 2, head=parent) == [CatchUp(parent, (peer(1), peer(2)))]
+
+
+@pytest.mark.parametrize("phase", phases())
+@pytest.mark.parametrize(
+    "claim",
+    [
+        Head(10**12, b"l" * 32, HEAD.root),
+        Head(HEAD.round + 1, b"l" * 32, HEAD.root),
+        Head(10**12, HEAD.root, HEAD.prev_root),
+        Head(0, b"l" * 32, b"l" * 32),
+    ],
+)
+def test_a_liar_s_presence_changes_nothing(phase: str, claim: Head) -> None:
+    honest, lied_to = phases()[phase], phases()[phase]
+    for _ in range(40):
+        lied_to.see(5, head=claim, samples=1 << 40)
+        expected = honest.wait(0.5, 1, 2)
+        assert lied_to.wait(0.5, 1, 2) == expected
+        assert lied_to.phase is honest.phase
+        assert lied_to.machine.head == HEAD
+
+
+def test_what_could_not_be_fetched_is_not_tried_for_ever() -> None:
+    scene = Scene().training()
+    liars = Head(10**12, b"l" * 32, b"k" * 32)
+    scene.wait(5)
+    assert kinds(scene.wait(3, 1, head=liars)) == [CatchUp]
+    scene.tell(CatchUpFailed())
+    assert scene.wait(0.25, 1, head=liars) == [StartTraining(HEAD.round)]
+    assert scene.wait(50, 1, head=liars) == []
