@@ -1,7 +1,9 @@
 """`talkoot demo`: a whole swarm on this machine."""
 
 import argparse
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from node.cli.context import Commands, Context
 from node.cli.outcome import UsageError
@@ -21,7 +23,7 @@ def add(commands: Commands) -> None:
     parser.set_defaults(command=_demo)
 
 
-def _demo(context: Context, options: argparse.Namespace) -> int:
+def _demo(context: Context, options: argparse.Namespace) -> Coroutine[Any, Any, int]:
     if not 1 <= options.peers <= 16 or not 0 <= options.attackers < options.peers:
         raise UsageError("a demo has 1 to 16 peers, and fewer attackers than peers")
     if options.rounds is not None and options.rounds < 1:

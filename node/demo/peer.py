@@ -1,4 +1,4 @@
-"""One node of a demonstration: `python -P -m node.demo.peer [--attack NAME]`.
+"""One node of a demonstration: `python -P -m node.demo.peer --parent PID [--attack NAME]`.
 
 It is the node of `python -P -m node` but for two things: it ends with the demonstration, and it
 may lie. The ordinary node has no switch for either.
@@ -21,9 +21,10 @@ from trust.attacks import ATTACKS
 def main() -> int:
     """Run the node until SIGTERM, or until the demonstration is gone."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parent", type=int, required=True, help="the demonstration's process")
     parser.add_argument("--attack", choices=sorted(ATTACKS))
     options = parser.parse_args()
-    die_with_parent(signal.SIGTERM)
+    die_with_parent(signal.SIGTERM, options.parent)
     paths = Paths.from_environment()
     paths.create()
     with home_lock(paths):

@@ -6,7 +6,7 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def _prepare(home: Path, name: str) -> Paths:
 
 
 async def _start(paths: Paths, attack: str | None) -> Process:
-    options = ["--attack", attack] if attack else []
+    options = ["--parent", str(os.getpid()), *(["--attack", attack] if attack else [])]
     home = paths.config.parent
     with paths.output.open("wb") as output:
         return await asyncio.create_subprocess_exec(
@@ -119,13 +119,21 @@ def _start_error(paths: Paths, what: str) -> DemoError:
 
 
 async def _end_all(processes: Sequence[Process]) -> None:
-    running = [process for process in processes if process.returncode is None]
-    for process in running:
-        process.send_signal(signal.SIGTERM)
-    for process in running:
-        try:
+    for process in processes:
+        _signal(process, signal.SIGTERM)
+    try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(END_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+                for process in processes:
+                    await process.wait()
+    finally:  # who is late, or all who are left when Ctrl-C comes a second time
+        for process in processes:
+            _signal(process, signal.SIGKILL)
+    for process in processes:
+        await process.wait()
+
+
+def _signal(process: Process, number: signal.Signals) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.send_signal(number)

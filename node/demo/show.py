@@ -55,16 +55,19 @@ class Summary:
     export: str = ""
 
 
-def main(options: DemoOptions) -> int:
+async def main(options: DemoOptions) -> int:
     """Run the demonstration; 0 = every honest peer ended with the same state."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     out, err = console(sys.stdout), console(sys.stderr)
     with _home(keep=options.keep, err=err) as home:
-        summary, sample = asyncio.run(_show(options, home, err))
+        summary, sample = await _show(options, home, err)
     agreed = len(set(summary.state_roots.values())) == 1
     if options.json:
         say(out, json.dumps(asdict(summary)))
     else:
-        _tell(out, options, summary, sample)
+        tell(out, options, summary, sample)
     return 0 if agreed else 1
 
 
@@ -81,9 +84,6 @@ def _home(*, keep: bool, err: Console) -> Iterator[Path]:
 
 
 async def _show(options: DemoOptions, home: Path, err: Console) -> tuple[Summary, str]:
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     began = time.monotonic()
     rounds = options.rounds or ROUNDS
     honest = options.peers - options.attackers
@@ -92,12 +92,12 @@ async def _show(options: DemoOptions, home: Path, err: Console) -> tuple[Summary
         view.say(f"Starting {options.peers} nodes, {options.attackers} of them attackers…")
         async with running_peers(home, attacks) as peers:
             view.say("Preparing the run…")
-            run = await peers[0].client.host(_spec(options, rounds))
+            run = await peers[0].client.host(run_spec(options, rounds))
             if run.link is None:
                 raise DemoError("the first node can't be reached by others")
             for peer in peers[1:]:
                 await peer.client.join(run.link)
-            watch = _Watch(peers, rounds, view)
+            watch = Watch(peers, rounds, view)
             statuses = await watch.until_finished()
             view.say("Measuring the model…")
             summary = Summary(
@@ -114,7 +114,8 @@ async def _show(options: DemoOptions, home: Path, err: Console) -> tuple[Summary
     return summary, sample
 
 
-def _spec(options: DemoOptions, rounds: int) -> HostSpec:
+def run_spec(options: DemoOptions, rounds: int) -> HostSpec:
+    """Return the run that the demonstration founds."""
     return HostSpec(
         name="demo",
         description="A demonstration on one machine",
@@ -133,7 +134,7 @@ def _spec(options: DemoOptions, rounds: int) -> HostSpec:
     )
 
 
-class _Watch:
+class Watch:
     """Follows the run at all peers until the honest ones are done."""
 
     def __init__(self, peers: Sequence[DemoPeer], rounds: int, view: DemoView) -> None:
@@ -148,7 +149,8 @@ class _Watch:
         Raises:
             DemoError: a node ended, its run stopped, or nothing moved for too long.
         """
-        progress, since = -1.0, time.monotonic()
+        clock = asyncio.get_running_loop().time
+        progress, since = -1.0, clock()
         while True:
             statuses = await self._statuses()
             self._note_attackers(statuses)
@@ -158,8 +160,8 @@ class _Watch:
                 return statuses
             now = sum(status.round + status.progress for status in honest)
             if now > progress:
-                progress, since = now, time.monotonic()
-            elif time.monotonic() - since > STUCK_SECONDS:
+                progress, since = now, clock()
+            elif clock() - since > STUCK_SECONDS:
                 raise DemoError(f"nothing moved for {STUCK_SECONDS:.0f} s: {honest[0].reason}")
             await asyncio.sleep(POLL_SECONDS)
 
@@ -209,7 +211,8 @@ def _finite(loss: float) -> float | None:
     return round(loss, 4) if math.isfinite(loss) else None
 
 
-def _tell(out: Console, options: DemoOptions, summary: Summary, sample: str) -> None:
+def tell(out: Console, options: DemoOptions, summary: Summary, sample: str) -> None:
+    """Print what the demonstration came to, for people."""
     roots = sorted(set(summary.state_roots.values()))
     last = "not a number any more" if summary.loss_last is None else f"{summary.loss_last:.3f}"
     facts = [
