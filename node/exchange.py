@@ -140,6 +140,7 @@ class Exchange:
                 await stream.close()
         except (NetworkError, ProtocolError, TimeoutError) as error:
             self._fault(peer, error)
+            self._reducer.give_up(reducer)
 
     async def _reduce_own(self, chunks: list[int]) -> None:
         self._reducer.begin(chunks)

@@ -63,6 +63,7 @@ class Reducer:
         self._roll = roll
         self._previous = previous
         self._collections: dict[int, _Collection] = {}
+        self._given_up: set[int] = set()
 
     def begin(self, chunks: Iterable[int]) -> None:
         """Start the clock of these chunks: they fall to us, and all members are about to send."""
@@ -72,6 +73,14 @@ class Reducer:
             if not collection.begun.is_set():
                 collection.began_at = now
                 collection.begun.set()
+
+    def give_up(self, member: int) -> None:
+        """Wait no longer for a member that doesn't answer us, where it isn't sending already."""
+        self._given_up.add(member)
+        for collection in self._collections.values():
+            if member not in collection.under_way:
+                collection.gone.add(member)
+                self._check_complete(collection)
 
     def expect(self, member: int, chunk: int) -> None:
         """Note that a member's chunk is under way: it gets the full time."""
@@ -115,7 +124,9 @@ class Reducer:
             return collection.reduced
 
     def _collection(self, chunk: int) -> _Collection:
-        return self._collections.setdefault(chunk, _Collection())
+        if chunk not in self._collections:
+            self._collections[chunk] = _Collection(gone=set(self._given_up))
+        return self._collections[chunk]
 
     def _check_complete(self, collection: _Collection) -> None:
         if len(collection.inputs.keys() | collection.gone) == len(self._roll.members):

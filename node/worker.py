@@ -320,12 +320,13 @@ class Worker:
 
     async def _catch_up(self, head: Head, holders: tuple[PeerId, ...]) -> None:
         log.info("catching up with round %d, state %s", head.round, head.root.hex()[:16])
+        have = self._candidate or self.state  # one of our own exchange differs in few chunks only
         self._contribution = self._candidate = self._aggregate = None
         if self.state is not None and head == head_of(self.state):
             self._post(CaughtUp(head))
             return
         try:
-            state = await fetch_head(self._set, head, holders, self.state)
+            state = await fetch_head(self._set, head, holders, have)
             self._training.check(state)
         except TalkootError as error:
             log.info("catching up failed: %s", error)

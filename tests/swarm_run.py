@@ -304,8 +304,11 @@ class SwarmRun:
         self.network.thaw(self.peers[number].id)
 
     async def stop(self, number: int) -> None:
-        """Cancel a peer: it says goodbye, if its network still works."""
-        task = self.peers[number].task
+        """Cancel a peer: it says goodbye, if its network still works. A frozen one is thawed."""
+        peer = self.peers[number]
+        if peer.swarm is not None and peer.swarm.process.frozen:
+            self.thaw(number)
+        task = peer.task
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait([task])
@@ -337,6 +340,12 @@ class SwarmRun:
         if worker is None:
             raise LookupError(f"peer {number} does not run")
         return worker
+
+    def shelf(self, number: int) -> RecordingShelf:
+        shelf = self.peers[number].shelf
+        if shelf is None:
+            raise LookupError(f"peer {number} does not run")
+        return shelf
 
     def tally(self, number: int) -> Tally:
         """Return what a peer's worker has to show."""

@@ -125,9 +125,9 @@ def test_a_peer_whose_task_builds_another_model_says_so_and_disturbs_nobody(
         await swarm.start_many(range(2))
         await swarm.start(2, PeerOptions(layout=other))
         await swarm.until(lambda: "another model" in swarm.tally(2).reason)
-        before, fetched = swarm.peers[0].round, len(swarm.peers[0].shelf.asked)  # type: ignore[union-attr]
+        before, fetched = swarm.peers[0].round, len(swarm.shelf(0).asked)
         await swarm.reach(before + 10, range(2), seconds=30)
-        assert len(swarm.peers[0].shelf.asked) == fetched  # type: ignore[union-attr]
+        assert len(swarm.shelf(0).asked) == fetched
         assert swarm.worker(2).state is None
 
     play(tmp_path, scenario)
