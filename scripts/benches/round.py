@@ -2,13 +2,14 @@
 
 The nodes are those of `talkoot demo`, all honest: real processes with real training (task `text`
 as it is by default, 0.84M parameters, 50 steps a round, one thread each), API and p2pd. An observer
-listens to what they tell one another. A round lasts from a peer's first step to that of the next
-round, its training until it signs for its update, so that both can be read from what it signs.
+listens to what they tell one another. A round lasts from where a peer begins to train to where it
+does so again, its training until it signs for its update: it signs all three with the time.
 
 overhead_fraction: the part of a round outside training, waiting for slower peers included. Median
 over peers and rounds; the first round, in which peers join, is left out.
 rollcall_seconds: from the last peer's commitment to the roll call heard by the observer, median.
-exchange_seconds, agree_seconds: from there to the last new root heard, and on to the next round.
+waiting_seconds: from a peer's commitment to the last peer's, median.
+exchange_seconds: from the roll call to a peer's next round, all agreed on one state, median.
 node_rss_megabytes: of the largest node with its p2pd but without its trainer, at its largest.
 """
 
@@ -142,14 +143,13 @@ def _times(rounds: Mapping[int, RoundTimes], peers: int) -> dict[str, float]:
         "rollcall_seconds_largest": max(times.rollcall for times in seen),
         "round_seconds": median(second for times in seen for second in times.rounds),
         "waiting_seconds": median(second for times in seen for second in times.waiting),
-        "exchange_seconds": median(times.exchange for times in seen),
-        "agree_seconds": median(second for times in seen for second in times.agree),
+        "exchange_seconds": median(second for times in seen for second in times.exchange),
         "rounds": len(seen),
     }
 
 
 def _is_complete(times: RoundTimes, after: RoundTimes, peers: int) -> bool:
-    heard = (times.began, times.committed, times.results, after.began)
+    heard = (times.began, times.committed, after.began)
     return times.called is not None and all(len(part) == peers for part in heard)
 
 
@@ -162,14 +162,12 @@ class _Seen:
     """As a fraction of the peer's round."""
     waiting: list[float]
     rollcall: float
-    exchange: float
-    agree: list[float]
+    exchange: list[float]
 
     @classmethod
     def of(cls, times: RoundTimes, ended: Mapping[PeerId, float]) -> "_Seen":
         """Return the round of `times`, where each peer began the next one at `ended`."""
         last, called = max(times.committed.values()), times.called or 0.0
-        agreed = max(times.results.values())
         lasted = {peer: ended[peer] - began for peer, began in times.began.items()}
         trained = {peer: times.committed[peer] - began for peer, began in times.began.items()}
         return cls(
@@ -177,6 +175,5 @@ class _Seen:
             overheads=[1 - trained[peer] / lasted[peer] for peer in lasted],
             waiting=[last - committed for committed in times.committed.values()],
             rollcall=called - last,
-            exchange=agreed - called,
-            agree=[end - agreed for end in ended.values()],
+            exchange=[end - called for end in ended.values()],
         )

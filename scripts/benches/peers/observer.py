@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dht.hivemind_swarm import HivemindSwarm
 from node.channel import RunChannel
-from protocol.events import CommitmentHeard, Event, PresenceHeard, ResultHeard, RollHeard
+from protocol.events import CommitmentHeard, Event, PresenceHeard, RollHeard
 from protocol.identity import Identity, PeerId
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
@@ -25,8 +25,6 @@ class RoundTimes:
     """It said so itself."""
     called: float | None = None
     """The roll call was heard."""
-    results: dict[PeerId, float] = field(default_factory=dict)
-    """The new state's root was heard."""
 
 
 class Observer:
@@ -38,7 +36,6 @@ class Observer:
         self.channel = RunChannel(swarm, identity, run, self._note, Counter())
 
     def _note(self, event: Event) -> None:
-        now = self._swarm.time()
         match event:
             case PresenceHeard(peer, presence) if presence.state in {"training", "finished"}:
                 self._times(presence.round).began.setdefault(peer, presence.at)
@@ -47,9 +44,7 @@ class Observer:
                 self._times(message.round).committed.setdefault(signed.signer, message.at)
             case RollHeard(roll):
                 times = self._times(roll.round)
-                times.called = times.called or now
-            case ResultHeard(signed):
-                self._times(signed.message.round).results.setdefault(signed.signer, now)
+                times.called = times.called or self._swarm.time()
             case _:
                 pass
 
