@@ -19,7 +19,7 @@ class Jobs:
         """Cancel the job under way and, once it has ended, do this one."""
         self._next = job
         self._asked.set()
-        if self._task is not None:
+        if self._task is not None and not self._task.cancelling():  # it may be cleaning up
             self._task.cancel()
 
     async def run(self) -> None:
