@@ -113,6 +113,7 @@ class Training:
         )
 
     def _on_progress(self, progress: Progress) -> None:
+        self._tally.reason, self._tally.paused = "", False
         self._tally.samples_per_second = progress.samples_per_second
         self._tally.samples_in_round = progress.samples
         if steps := self._set.manifest.round.local_steps:
