@@ -40,7 +40,7 @@ class FakeTraining(FakeTrainer):
     async def __aexit__(self, *error: object) -> None:
         pass
 
-    async def load(self, task: TrainerTask) -> LoadedTask:  # noqa: ARG002
+    async def load(self, task: TrainerTask) -> LoadedTask:
         if self.failures_to_load:
             raise self.failures_to_load.pop(0)
         return LoadedTask(LAYOUT, np.zeros(LAYOUT.size, np.float32), "cpu")

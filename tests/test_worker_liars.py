@@ -64,14 +64,14 @@ def test_one_liar_of_four_destroys_a_plain_mean(tmp_path: Path) -> None:
 class WrongShape(Worker):
     """Commits to parts of the wrong size."""
 
-    def _pack(self, update: Floats, state: State) -> Update:  # noqa: ARG002
+    def _pack(self, update: Floats, state: State) -> Update:
         return committed_to([b"\0" * 10 for _ in state.layout.chunks])
 
 
 class TooManyBytes(Worker):
     """Commits to parts beyond any limit."""
 
-    def _pack(self, update: Floats, state: State) -> Update:  # noqa: ARG002
+    def _pack(self, update: Floats, state: State) -> Update:
         return committed_to([b"\0" * (600 << 10) for _ in state.layout.chunks])
 
 
@@ -86,7 +86,7 @@ class OtherThanCommitted(Worker):
 class Silent(Worker):
     """Commits, then neither sends nor reduces."""
 
-    async def _exchange(self, roll: Roll) -> None:  # noqa: ARG002
+    async def _exchange(self, roll: Roll) -> None:
         await asyncio.Event().wait()
 
 
