@@ -16,6 +16,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.timeout(180)  # 10 s each, but on a busy machine the processes start slowly
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
