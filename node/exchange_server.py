@@ -23,7 +23,9 @@ KEPT_EXCHANGES = 2
 """A slower peer may still want an aggregate of the round before."""
 MAX_WAITING_PER_PEER = 4
 MAX_WAITING_BYTES = 32 << 20
-"""Of the offers whose exchange has not begun here; anybody can make up a roll call to wait for."""
+MAX_UNKNOWN_ROLLS = 8
+"""Of the offers whose exchange has not begun here: anybody can make up a roll call to wait for, and
+its many signatures take time to check."""
 UNSERVE_SECONDS = 1.0
 
 
@@ -50,8 +52,9 @@ class ExchangeServer:
         self._refused = Counter() if refused is None else refused
         self._exchanges: dict[bytes, Exchange] = {}
         self._added = asyncio.Event()
-        self._waiting: Counter[PeerId] = Counter()
+        self._waiting: Counter[PeerId | bytes] = Counter()  # by peer, and by digest of its roll
         self._waiting_bytes = 0
+        self._unknown: dict[bytes, Roll] = {}
         self._handlers: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -98,29 +101,38 @@ class ExchangeServer:
             offer = decode(frame, Offer, limit=TRANSFER_FRAME_BYTES)
             digest = sha256(offer.roll).digest()
             if digest not in self._exchanges:
-                with self._place_for(stream.peer, len(frame)):
+                with self._place_for(stream.peer, digest, len(frame)):
                     await self._wait_for(digest, offer, stream.peer)
         return self._exchanges[digest], offer
 
     @contextmanager
-    def _place_for(self, peer: PeerId, size: int) -> Iterator[None]:
+    def _place_for(self, peer: PeerId, digest: bytes, size: int) -> Iterator[None]:
         full = self._waiting_bytes + size > MAX_WAITING_BYTES
         if full or self._waiting[peer] >= MAX_WAITING_PER_PEER:
             raise RoundError("too many offers wait for their exchange already")
-        self._waiting[peer] += 1
+        self._waiting.update((peer, digest))
         self._waiting_bytes += size
         try:
             yield
         finally:
             self._waiting_bytes -= size
-            self._waiting[peer] -= 1
-            if not self._waiting[peer]:
-                del self._waiting[peer]
+            self._waiting.subtract((peer, digest))
+            if not self._waiting[digest]:
+                self._unknown.pop(digest, None)
+            self._waiting += Counter()  # forgets what is at zero
 
     async def _wait_for(self, digest: bytes, offer: Offer, peer: PeerId) -> None:
-        roll = open_roll(unseal(offer.roll, self._run, RollCall), self._run)
-        if roll.commitment(peer) is None:
+        if self._roll(digest, offer).commitment(peer) is None:
             raise RoundError(f"{peer} shows a roll call that it is not in")
-        self._on_roll(roll)
         while digest not in self._exchanges:
             await self._added.wait()
+
+    def _roll(self, digest: bytes, offer: Offer) -> Roll:
+        """Return the roll call of an offer, whose signatures are checked once for all members."""
+        if digest not in self._unknown:
+            if len(self._unknown) >= MAX_UNKNOWN_ROLLS:
+                raise RoundError("too many roll calls wait for their exchange already")
+            roll = open_roll(unseal(offer.roll, self._run, RollCall), self._run)
+            self._unknown[digest] = roll
+            self._on_roll(roll)
+        return self._unknown[digest]

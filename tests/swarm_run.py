@@ -267,9 +267,8 @@ class SwarmRun:
         data: DataFile = folder.save_data(DATA)
         async with MemorySwarm(self.network, peer.identity) as swarm:
             peer.swarm = swarm
-            for other in self.peers.values():
-                if other is not peer and other.swarm and not other.swarm.process.dead:
-                    await swarm.connect(await other.swarm.addresses())
+            known = [other.id for other in self.peers.values() if other is not peer]
+            await swarm.connect([f"/memory/{other}/p2p/{other}" for other in known])
             peer.shelf = shelf = RecordingShelf(self.envelope)
             shelf.put(data)
             setting = RunSetting(

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from dht.swarm import NetworkError, Stream
 from node.exchange import MAX_STREAMS_PER_MEMBER, Outcome
-from node.exchange_server import MAX_WAITING_PER_PEER
+from node.exchange_server import MAX_UNKNOWN_ROLLS, MAX_WAITING_PER_PEER
 from node.exchange_setting import ExchangeTiming, Update
 from node.wire import Floats, pack_update
 from protocol.codec import decode, encode
@@ -287,9 +287,40 @@ def test_who_is_not_in_the_roll_call_that_it_shows_is_not_listened_to() -> None:
     async def story(group: Group) -> None:
         await group.serve(0)
         await refused_offer(group, group.offer(1, 0, roll=group.roll_of([0, 2], [1, 1, 1])), 1)
-        assert not group.shown
+        assert not group.servers[0]._unknown
 
     play(3, story)
+
+
+def test_a_roll_call_that_many_members_show_is_checked_once() -> None:
+    async def story(group: Group) -> None:
+        await group.serve(0)
+        for number in range(1, 5):
+            await (await group.open(number, to=0)).send(group.offer(number, 0))
+        await asyncio.sleep(0.1)
+        assert len(group.shown) == 1
+
+    play(5, story)
+
+
+def test_few_unknown_roll_calls_wait_at_once() -> None:
+    async def story(group: Group) -> None:
+        await group.serve(0)
+        for number in range(1, 4):
+            for round_ in range(MAX_WAITING_PER_PEER):
+                roll = group.roll_of([number], [1] * 4, round_=4 * number + round_)
+                await (await group.open(number, to=0)).send(group.offer(number, 0, roll=roll))
+        await asyncio.sleep(0.1)
+        assert len(group.shown) == MAX_UNKNOWN_ROLLS
+        assert group.refused.total() == 3 * MAX_WAITING_PER_PEER - MAX_UNKNOWN_ROLLS
+        await asyncio.sleep(TIMING.open)
+        stream = await group.open(1, to=0)
+        await stream.send(group.offer(1, 0))
+        await asyncio.sleep(0.1)
+        assert len(group.shown) == MAX_UNKNOWN_ROLLS + 1
+        assert len(group.servers[0]._unknown) == 1
+
+    play(4, story)
 
 
 def test_few_offers_of_a_peer_wait_at_once() -> None:
