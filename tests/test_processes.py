@@ -131,23 +131,27 @@ def test_a_killed_host_leaves_no_process_and_resumes_under_its_port(swarm: Swarm
     agree([swarm.host, swarm.guest], swarm.run)
 
 
-def test_a_third_comes_late_and_leaves_for_good(swarm: Swarm, third: RealNode) -> None:
+def test_a_third_comes_late_returns_and_leaves_for_good(swarm: Swarm, third: RealNode) -> None:
     (alive,) = swarm.host.status().addresses
     joined = third.talkoot("join", swarm.link_through(DEAD_ADDRESS, alive), "--yes")
     assert joined.code == 0
     assert "Fits here   yes" in joined.err
     third.contributes()
     agree([swarm.host, swarm.guest, third], swarm.run)
-    third.must("leave", "tiny")
-    swarm.host.until(lambda run: run.peers == 2, seconds=10)
-    assert third.child("node.trainer_child") is None
+    assert third.child("node.trainer_child") is not None
     third.end(signal.SIGTERM, seconds=5)
+    swarm.host.until(lambda run: run.peers == 2, seconds=5)
     assert list(third.temporary.iterdir()) == []
     assert not third.paths.node_file.exists()
+    held = third.newest_state(swarm.run)
+    third.must("up", "-d")
+    assert third.until(lambda run: run.root is not None).round >= held.round
+    third.must("leave", "tiny")
+    assert third.child("node.trainer_child") is None
+    third.must("down")
     third.must("up", "-d")
     assert third.status().runs == ()
-    third.must("down")
-    assert list(third.temporary.iterdir()) == []
+    third.end(signal.SIGTERM, seconds=5)
 
 
 def test_a_full_disk_stops_the_run_and_loses_nothing(swarm: Swarm) -> None:
