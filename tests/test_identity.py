@@ -99,6 +99,8 @@ def multihash(code: int, body: bytes) -> str:
         multihash(0x12, bytes(32)),  # Qm…: SHA-256 of an RSA key
         multihash(0x00, b"\x08\x02\x12\x21" + bytes(33)),  # secp256k1
         multihash(0x00, b"\x08\x01\x12\x20" + bytes(31)),
+        multihash(0x00, b"\x08\x02\x12\x20" + bytes(32)),  # as long as an Ed25519 key
+        multihash(0x12, b"\x08\x01\x12\x20" + bytes(32)),
         "x" * 10_000_000,
     ],
 )

@@ -100,6 +100,16 @@ def test_who_fetches_a_state_lends_it_no_weight() -> None:
     assert live.heaviest_head(None) == (A4, (peer(1), peer(2)))
 
 
+def test_who_just_began_counts_only_where_nobody_else_does() -> None:
+    """Who comes back after a crash holds an old state, and is about to follow the others."""
+    live = swarm(A4)
+    for number in (2, 3, 4):
+        live.hear(peer(number), presence(B4, state="joining"), 0.0)
+    assert live.heaviest_head(None) == (A4, (peer(1),))
+    live.hear(peer(1), presence(A4, at=1.0, state="leaving"), 1.0)
+    assert live.heaviest_head(None) == (B4, (peer(2), peer(3), peer(4)))
+
+
 def test_we_are_not_among_the_others() -> None:
     live = swarm()
     live.hear(ME, presence(A3), 0.0)
