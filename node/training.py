@@ -66,8 +66,12 @@ class Training:
         if self._trainer.layout != state.layout:
             raise OtherModelError
 
+    def begin(self) -> None:
+        """A round begins: what was stopped was the training of the one before."""
+        self._stop = asyncio.Event()
+
     def stop(self) -> None:
-        """Let the training under way, if any, end with what it has done."""
+        """Let the round's training end with what it has done, or with one step."""
         self._stop.set()
 
     async def train(self, state: State) -> TrainResult:
@@ -77,15 +81,12 @@ class Training:
             OtherModelError: the trainer's model is another one.
         """
         self.check(state)
-        self._stop = asyncio.Event()
         if not self._tally.paused:
             self._tally.reason = ""
-        plan, seconds = self._plan(state), RETRY_SECONDS
+        plan, stop, seconds = self._plan(state), self._stop, RETRY_SECONDS
         while True:
             try:
-                result = await self._trainer.train(
-                    state.params, plan, self._stop, self._on_progress
-                )
+                result = await self._trainer.train(state.params, plan, stop, self._on_progress)
             except TalkootError as error:
                 self._note_failure(error)
                 if error.code == "diverged":  # as it will from this state: wait for another one

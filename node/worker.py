@@ -188,6 +188,7 @@ class Worker:
         match effect:
             case StartTraining(round_):
                 self.tally.progress, self.tally.samples_in_round = 0.0, 0
+                self._training.begin()
                 self._heartbeat.say_presence()
                 if not self.finished:
                     self._jobs.start(lambda: self._train(round_))

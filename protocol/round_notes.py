@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from protocol.events import Result
 from protocol.identity import PeerId
 from protocol.presence import Head
-from protocol.rollcall import Commitment, Roll
+from protocol.rollcall import MAX_MEMBERS, Commitment, Roll
 from protocol.signing import Signed
 
 MAX_ROLLS = 4
@@ -33,6 +33,8 @@ class RoundNotes:
     """Digests of the rolls that counted here."""
     given_up: frozenset[bytes] = frozenset()
     """Digests of the rolls that counted before the round began again."""
+    early: list[Roll] = field(default_factory=list)
+    """Rolls heard while we still fetched the state that they grow from."""
     votes: dict[PeerId, bytes] = field(default_factory=dict)
     patience_at: float = math.inf
     full_at: float = math.inf
@@ -80,6 +82,11 @@ class RoundNotes:
             self.head, now, own=self.own, commitments=self.commitments, given_up=given_up
         )
 
+    def keep_early(self, roll: Roll) -> None:
+        """Keep a roll of this round for when it begins here."""
+        if self.concerns(roll) and len(self.early) < MAX_ROLLS:
+            self.early.append(roll)
+
     def follow(self, roll: Roll, now: float) -> None:
         """Note that this roll counts from now on."""
         self.roll, self.roll_heard_at = roll, now
@@ -105,3 +112,8 @@ def winner_of(votes: Mapping[PeerId, bytes], members: int, stewards: Set[PeerId]
     if len(first) > 1:
         first &= {root for peer, root in votes.items() if peer in stewards}
     return first.pop() if len(first) == 1 else None
+
+
+def are_most_of(members: Set[PeerId], peers: Set[PeerId]) -> bool:
+    """Return whether more than half of `peers`, or of as many as a roll can hold, are members."""
+    return not peers or 2 * len(members & peers) > min(len(peers), MAX_MEMBERS)

@@ -19,8 +19,8 @@ machine runs in the node, in the simulator and in the property tests.
 """
 
 import math
-from collections.abc import Mapping, Set, Sized
-from dataclasses import dataclass
+from collections.abc import Mapping, Sized
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from protocol.events import (
@@ -45,8 +45,8 @@ from protocol.events import (
 )
 from protocol.identity import PeerId
 from protocol.presence import MAX_LIVE_PEERS, Head, LivePeers
-from protocol.rollcall import MAX_MEMBERS, Commitment, Roll, choose_members, convener_rank
-from protocol.round_notes import RoundNotes, winner_of
+from protocol.rollcall import Commitment, Roll, choose_members, convener_rank
+from protocol.round_notes import RoundNotes, are_most_of, winner_of
 from protocol.signing import Signed
 
 _MAX_UNREACHABLE = 64
@@ -118,9 +118,9 @@ class RoundMachine:
         self._now = 0.0
         self._joined_at: float | None = None
         self._lag_since: float | None = None
-        self._wanted: Head | None = None
         self._unreachable: set[Head] = set()
         self._round: RoundNotes | None = RoundNotes(head, 0.0) if head else None
+        self._ahead: RoundNotes | None = None  # while catching up: of the round that we will join
 
     # what the caller may look at
 
@@ -132,7 +132,7 @@ class RoundMachine:
     @property
     def target(self) -> Head | None:
         """While catching up: the state that this peer is fetching."""
-        return self._wanted if self.phase is Phase.CATCHING_UP else None
+        return self._ahead.head if self._ahead else None
 
     @property
     def commitments(self) -> Mapping[PeerId, Signed[Commitment]]:
@@ -161,7 +161,9 @@ class RoundMachine:
         match event:
             case CaughtUp(head) if self.phase is Phase.CATCHING_UP:
                 self._unreachable.clear()
-                return self._start_round(head)
+                return self._start_caught_up(head)
+            case RollHeard(roll) if self._ahead:
+                self._ahead.keep_early(roll)
             case RollHeard(roll):
                 return self._on_roll(roll)
             case CatchUpFailed() if self.phase is Phase.CATCHING_UP:
@@ -171,13 +173,13 @@ class RoundMachine:
             case Tick():
                 self.live.forget_silent(now)
                 return self._decide() or self._look_around()
-            case _ if self._round:
-                self._note(event, self._round)
+            case _ if notes := self._ahead or self._round:
+                self._note(event, notes)
         return self._decide()
 
     def _note(self, event: Event, work: RoundNotes) -> None:
         match event:
-            case Trained(samples):
+            case Trained(samples) if self.phase is Phase.TRAINING:
                 work.samples = samples
             case Committed(commitment):
                 if self.phase is Phase.TRAINING and work.concerns(commitment.message):
@@ -227,10 +229,10 @@ class RoundMachine:
         if work.closed and roll.convener == self.me:
             return True  # judged when we closed it; others may have it by now
         members = work.current_members(roll)
-        if len(members) < self.rules.min_peers or not _are_most_of(members, set(work.commitments)):
+        if len(members) < self.rules.min_peers or not are_most_of(members, set(work.commitments)):
             return False
         expected = self.live.expected(work.head) | {self.me}
-        return _are_most_of(members, expected) or self._now >= self._close_at(work)
+        return are_most_of(members, expected) or self._now >= self._close_at(work)
 
     # decisions
 
@@ -333,15 +335,25 @@ class RoundMachine:
 
     def _catch_up(self, head: Head, holders: tuple[PeerId, ...]) -> list[Effect]:
         self.phase = Phase.CATCHING_UP
-        self._wanted = head
+        self._ahead = RoundNotes(head, self._now)
         self._lag_since = None
         return [CatchUp(head, holders)]
 
     def _give_up_catching_up(self) -> None:
+        if self._ahead and len(self._unreachable) < _MAX_UNREACHABLE:
+            self._unreachable.add(self._ahead.head)
         self.phase = Phase.JOINING
-        self._lag_since = None
-        if self._wanted and len(self._unreachable) < _MAX_UNREACHABLE:
-            self._unreachable.add(self._wanted)
+        self._ahead = self._lag_since = None
+
+    def _start_caught_up(self, head: Head) -> list[Effect]:
+        """Start the round after a state that was fetched, with what was heard of it meanwhile."""
+        ahead, self._ahead = self._ahead, None
+        effects = self._start_round(head)
+        if ahead and ahead.head == head:
+            self._round = replace(ahead, started_at=self._now)
+            for roll in ahead.early:
+                effects += self._on_roll(roll)
+        return effects
 
     def _start_round(self, head: Head) -> list[Effect]:
         self._round = RoundNotes(head, self._now)
@@ -383,8 +395,3 @@ class RoundMachine:
         claims = sorted([*others, work.samples])
         cap = 2 * max(1, claims[(len(claims) - 1) // 2])  # of two, the lower
         return work.samples + sum(min(claim, cap) for claim in others)
-
-
-def _are_most_of(members: Set[PeerId], peers: Set[PeerId]) -> bool:
-    """Return whether more than half of `peers`, or of as many as a roll can hold, are members."""
-    return not peers or 2 * len(members & peers) > min(len(peers), MAX_MEMBERS)

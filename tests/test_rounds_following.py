@@ -4,13 +4,18 @@ from protocol.events import (
     Adopt,
     CatchUp,
     CatchUpFailed,
+    CaughtUp,
     CloseRoll,
+    CommitmentHeard,
     Committed,
     Exchanged,
+    ResultHeard,
     RollHeard,
     StartTraining,
+    StopTraining,
 )
 from protocol.presence import Head
+from protocol.round_notes import MAX_ROLLS
 from protocol.rounds import Phase
 from tests.messages import HEAD, peer
 from tests.round_scene import NEXT, RULES, SIBLING, Scene, called, kinds, told, voted
@@ -96,3 +101,50 @@ def test_what_could_not_be_fetched_is_not_tried_for_ever() -> None:
     scene.tell(CatchUpFailed())
     assert scene.wait(0.25, 1, head=liars) == [StartTraining(HEAD.round)]
     assert scene.wait(50, 1, head=liars) == []
+
+
+# what is heard on the way
+
+
+def following() -> Scene:
+    """Return a scene in which two others have gone on to NEXT, and we fetch it."""
+    scene = Scene().training(1, 2)
+    assert kinds(scene.wait(RULES.missed_seconds + 0.25, 1, 2, head=NEXT)) == [CatchUp]
+    return scene
+
+
+def test_commitments_heard_while_catching_up_count_in_the_round_that_is_joined() -> None:
+    scene = following()
+    for number, head in ((1, NEXT), (2, NEXT), (3, HEAD)):
+        scene.tell(CommitmentHeard(told(number, head)))
+    assert scene.tell(CaughtUp(NEXT)) == [StartTraining(NEXT.round)]
+    assert set(scene.machine.commitments) == {peer(1), peer(2)}
+    assert scene.wait(1.0, 1, 2, head=NEXT) == [StopTraining()], "the others are done"
+
+
+def test_a_roll_heard_while_catching_up_is_watched_from_the_start() -> None:
+    scene = following()
+    roll = called(1, told(1, NEXT), told(2, NEXT))
+    assert scene.tell(RollHeard(called(1, 1, 2))) == []
+    assert scene.tell(RollHeard(roll)) == []
+    assert scene.tell(CaughtUp(NEXT)) == [StartTraining(NEXT.round), StopTraining()]
+    assert (scene.phase, scene.machine.roll) == (Phase.AGREEING, roll)
+    reached = Head(NEXT.round + 1, b"z" * 32, NEXT.root)
+    votes = [ResultHeard(voted(number, roll, reached.root)) for number in (1, 2)]
+    assert scene.tell(*votes) == [CatchUp(reached, (peer(1), peer(2)))]
+
+
+def test_few_rolls_are_kept_while_catching_up() -> None:
+    scene = following()
+    for number in range(100):
+        call = called(1, told(1, NEXT), told(2, NEXT), salt=b"%d" % number)
+        assert scene.tell(RollHeard(call)) == []
+    assert scene.machine._ahead is not None
+    assert len(scene.machine._ahead.early) == MAX_ROLLS
+
+
+def test_what_was_heard_of_a_state_that_could_not_be_fetched_is_forgotten() -> None:
+    scene = following()
+    scene.tell(CommitmentHeard(told(1, NEXT)), CatchUpFailed())
+    assert scene.machine.target is None
+    assert scene.machine.commitments == {}
