@@ -131,6 +131,7 @@ class PeerOptions:
     kind: type[Worker] = Worker
     disk: Disk = field(default_factory=QuickDisk)
     layout: Layout = LAYOUT
+    network: type[MemorySwarm] = MemorySwarm
 
 
 @dataclass(slots=True)
@@ -265,7 +266,7 @@ class SwarmRun:
         if fresh:
             state = State.genesis(self.run, LAYOUT, np.zeros(LAYOUT.size, np.float32))
         data: DataFile = folder.save_data(DATA)
-        async with MemorySwarm(self.network, peer.identity) as swarm:
+        async with peer.options.network(self.network, peer.identity) as swarm:
             peer.swarm = swarm
             known = [other.id for other in self.peers.values() if other is not peer]
             await swarm.connect([f"/memory/{other}/p2p/{other}" for other in known])

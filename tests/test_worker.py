@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from dht.memory import MemorySwarm
 from dht.memory_links import Conditions
+from dht.memory_streams import MemoryStream
 from dht.swarm import NetworkError
 from node.keeper import SAVE_SECONDS
 from node.storage import Buffer, DiskFullError
 from node.training import LONGEST_RETRY_SECONDS, OtherModelError
+from protocol.identity import PeerId
 from protocol.layout import Layout, TensorSpec
+from protocol.records import RecordKey
 from protocol.rounds import Phase
 from tests.memory_peers import now
 from tests.swarm_run import LAYOUT, PeerOptions, QuickDisk, RunOptions, SwarmRun, play
@@ -279,6 +283,61 @@ def test_a_full_disk_stops_the_run_with_a_reason_and_loses_nothing(tmp_path: Pat
         await swarm.until(lambda: guest.id not in swarm.worker(0).machine.live.peers(), seconds=1)
         await swarm.start(1, PeerOptions())
         await swarm.until(lambda: swarm.tally(1).samples_accepted > 0)
+
+    play(tmp_path, scenario)
+
+
+class FailingNetwork(MemorySwarm):
+    """A network whose daemon answers nothing for a while, or finds that our clock is wrong."""
+
+    failing = False
+
+    async def addresses(self) -> list[str]:
+        self._fail()
+        return await super().addresses()
+
+    async def connect(self, addresses: Sequence[str]) -> list[PeerId]:
+        self._fail()
+        return await super().connect(addresses)
+
+    async def connected(self) -> set[PeerId]:
+        self._fail()
+        return await super().connected()
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        self._fail()
+        await super().publish(topic, data)
+
+    async def store(self, key: RecordKey, envelope: bytes) -> bool:
+        self._fail()
+        return await super().store(key, envelope)
+
+    async def fetch(self, key: RecordKey) -> list[bytes]:
+        self._fail()
+        return await super().fetch(key)
+
+    async def open(self, peer: PeerId, protocol: str, frame_bytes: int) -> MemoryStream:
+        self._fail()
+        return await super().open(peer, protocol, frame_bytes)
+
+    def _fail(self) -> None:
+        if self.failing:
+            raise NetworkError("the daemon does not answer")
+
+
+def test_a_network_that_fails_for_a_while_ends_no_worker(tmp_path: Path) -> None:
+    async def scenario(swarm: SwarmRun) -> None:
+        await swarm.start_many(range(2))
+        peer = await swarm.start(2, PeerOptions(network=FailingNetwork))
+        await swarm.together(range(3))
+        assert isinstance(peer.swarm, FailingNetwork)
+        peer.swarm.failing = True
+        await asyncio.sleep(100)
+        assert peer.error is None
+        peer.swarm.failing = False
+        accepted = swarm.tally(2).samples_accepted
+        await swarm.until(lambda: swarm.tally(2).samples_accepted > accepted, seconds=60)
+        await swarm.same_root(range(3))
 
     play(tmp_path, scenario)
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dht.memory_links import Conditions
@@ -235,3 +236,64 @@ def test_a_peer_that_was_cut_off_for_a_moment_is_back_in_the_next_rounds(tmp_pat
         await swarm.same_root(range(4))
 
     play(tmp_path, scenario, conditions=REAL)
+
+
+# --- everything together
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_after_a_stormy_minute_all_are_back_on_one_root(tmp_path: Path, seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    lossy = Conditions((0.005, 0.05), loss=0.05, duplicate=0.05, bandwidth_bytes_per_second=2e6)
+
+    async def scenario(swarm: SwarmRun) -> None:
+        await swarm.together(range(4))
+        storm = Storm(swarm, dice)
+        for _ in range(10):
+            await asyncio.sleep(dice.uniform(0, 6))
+            await storm.strike()
+        await storm.end()
+        accepted = {number: swarm.tally(number).samples_accepted for number in range(4)}
+        await swarm.until(
+            lambda: all(swarm.tally(n).samples_accepted > accepted[n] for n in range(4)),
+            seconds=60,
+        )
+        await swarm.same_root(range(4), seconds=30)
+
+    play(tmp_path, scenario, conditions=lossy if seed % 2 else REAL, seed=seed)
+
+
+class Storm:
+    """Kills, freezes, cuts off and brings back four peers as the dice fall."""
+
+    def __init__(self, swarm: SwarmRun, dice: np.random.Generator) -> None:
+        self.swarm = swarm
+        self.dice = dice
+        self.down: set[int] = set()
+        self.frozen: set[int] = set()
+
+    async def strike(self) -> None:
+        up = [number for number in range(4) if number not in self.down | self.frozen]
+        victim = int(self.dice.choice(up))
+        match self.dice.integers(6):
+            case 0 if len(up) > 1:
+                await self.swarm.kill(victim)
+                self.down.add(victim)
+            case 1 if len(up) > 1:
+                self.swarm.freeze(victim)
+                self.frozen.add(victim)
+            case 2 if self.down:
+                await self.swarm.start(self.down.pop())
+            case 3 if self.frozen:
+                self.swarm.thaw(self.frozen.pop())
+            case 4:
+                self.swarm.network.partition([self.swarm.peers[victim].id])
+            case _:
+                self.swarm.network.heal()
+
+    async def end(self) -> None:
+        self.swarm.network.heal()
+        for number in self.frozen:
+            self.swarm.thaw(number)
+        for number in self.down:
+            await self.swarm.start(number)
