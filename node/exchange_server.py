@@ -26,7 +26,7 @@ MAX_WAITING_BYTES = 32 << 20
 MAX_UNKNOWN_ROLLS = 8
 """Of the offers whose exchange has not begun here: anybody can make up a roll call to wait for, and
 its many signatures take time to check."""
-UNSERVE_SECONDS = 1.0
+UNSERVE_SECONDS = 0.5
 
 
 class ExchangeServer:
