@@ -43,7 +43,7 @@ def refused_or_canonical(data: bytes, kind: type[Message]) -> None:
 
 
 @kinds
-@examples(25)
+@examples(15)
 @given(data=st.data())
 def test_every_message_comes_back_as_it_was_sent(kind: type[Message], data: st.DataObject) -> None:
     message = data.draw(messages(kind))
@@ -76,7 +76,7 @@ def beyond(info: inspect.Type) -> list[object]:
 
 
 @kinds
-@examples(25)
+@examples(15)
 @given(data=st.data())
 def test_no_field_takes_a_value_beyond_its_bounds(kind: type[Message], data: st.DataObject) -> None:
     fields = cast(inspect.StructType, inspect.type_info(kind)).fields
@@ -147,7 +147,7 @@ def distorted(draw: st.DrawFn, kind: type[Message]) -> bytes:
 
 
 @kinds
-@examples(25)
+@examples(15)
 @given(data=st.data())
 def test_a_well_formed_distortion_is_refused_or_canonical(
     kind: type[Message], data: st.DataObject
@@ -156,7 +156,7 @@ def test_a_well_formed_distortion_is_refused_or_canonical(
 
 
 @kinds
-@examples(25)
+@examples(15)
 @given(data=st.data())
 def test_changed_bytes_are_refused_or_canonical(kind: type[Message], data: st.DataObject) -> None:
     changed = bytearray(encode(data.draw(messages(kind))))
@@ -168,14 +168,14 @@ def test_changed_bytes_are_refused_or_canonical(kind: type[Message], data: st.Da
 
 
 @kinds
-@examples(25)
+@examples(15)
 @given(data=st.binary(max_size=300))
 def test_any_bytes_are_refused_or_canonical(kind: type[Message], data: bytes) -> None:
     refused_or_canonical(data, kind)
 
 
 @kinds
-@examples(25)
+@examples(15)
 @given(data=st.data())
 def test_a_truncated_message_is_refused_at_every_length(
     kind: type[Message], data: st.DataObject
@@ -187,7 +187,7 @@ def test_a_truncated_message_is_refused_at_every_length(
 
 
 @kinds
-@examples(25)
+@examples(15)
 @given(data=st.data())
 def test_trailing_bytes_are_refused(kind: type[Message], data: st.DataObject) -> None:
     whole = encode(data.draw(messages(kind)))

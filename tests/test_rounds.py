@@ -303,7 +303,8 @@ def test_a_convener_lists_no_more_than_a_roll_can_hold() -> None:
         stranger = signed_commitment(type(peer(1))(f"stranger {number}"), commitment())
         scene.tell(CommitmentHeard(stranger))
     scene.tell(Committed(told(0)))
-    [effect] = scene.wait(2 * MAX_MEMBERS * RULES.convener_seconds)
+    scene.now += 2 * MAX_MEMBERS * RULES.convener_seconds
+    [effect] = scene.tell(Tick())
     assert isinstance(effect, CloseRoll)
     assert len(effect.commitments) == MAX_MEMBERS
     assert peer(0) in {one.signer for one in effect.commitments}
