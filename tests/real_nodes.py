@@ -32,6 +32,14 @@ T = TypeVar("T")
 DEADLINE_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 _TALKOOT = (sys.executable, "-P", "-c", "import sys; from node.cli import main; sys.exit(main())")
+_NODE = """
+import signal, sys
+from node.lifeline import die_with_parent
+die_with_parent(signal.SIGTERM, int(sys.argv[1]))
+{before}
+from node.__main__ import main
+sys.exit(main(["--background"]))
+"""
 _CONFIG = """
 [node]
 name = "{name}"
@@ -92,7 +100,7 @@ class RealNode:
             "TMPDIR": str(temporary),
             "OMP_NUM_THREADS": "1",
         }
-        self._spawned: subprocess.Popen[bytes] | None = None
+        self._started: subprocess.Popen[bytes] | None = None
 
     def prepare(self) -> "RealNode":
         """Make the home and its configuration."""
@@ -123,17 +131,23 @@ class RealNode:
         assert done.code == 0, done
         return done.out
 
-    def spawn(self, code: str) -> None:
-        """Start Python with this program in the background, in this home."""
+    def up(self, before: str = "") -> None:
+        """Start the node, after the statement `before`, and wait until it answers.
+
+        Unlike one that a command starts in the background, it ends with the tests, however those
+        come to their end.
+        """
+        program = _NODE.format(before=before)
         with self.paths.output.open("wb") as output:
-            self._spawned = subprocess.Popen(
-                [sys.executable, "-P", "-c", code],
+            self._started = subprocess.Popen(
+                [sys.executable, "-P", "-c", program, str(os.getpid())],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        answers(self)
 
     # through the control API
 
@@ -211,6 +225,7 @@ class RealNode:
         family = self.family()
         self.process.send_signal(number)
         wait(lambda: not _living(family), f"the end of {family}", seconds)
+        self._reap()
 
     def clear(self) -> None:
         """Kill what a failed test left running."""
@@ -220,8 +235,11 @@ class RealNode:
                 for process in family:
                     process.kill()
                 wait(lambda: not _living(family), f"the end of {family}", 10)
-        if self._spawned is not None:
-            self._spawned.wait(10)
+        self._reap()
+
+    def _reap(self) -> None:
+        if self._started is not None:
+            self._started.wait(10)
 
     def log(self) -> str:
         return self.paths.log.read_text()
@@ -232,7 +250,7 @@ def _living(processes: Sequence[psutil.Process]) -> bool:
 
 
 def answers(node: RealNode, seconds: float = DEADLINE_SECONDS) -> None:
-    """Wait until a node that was spawned answers."""
+    """Wait until a node answers that starts, or starts its network again."""
     wait(lambda: _answers(node), f"{node.home.name} answers", seconds)
 
 

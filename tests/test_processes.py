@@ -24,8 +24,7 @@ pytestmark = [pytest.mark.swarm, pytest.mark.timeout(180)]
 STEPS = 100
 NOBODY = Identity.from_seed(b"nobody listens there".ljust(32)).peer_id
 DEAD_ADDRESS = f"/ip4/127.0.0.1/tcp/9/p2p/{NOBODY}"
-NODE = "import runpy; runpy.run_module('node', run_name='__main__')"
-WRONG_CLOCK = f"import time; real = time.time; time.time = lambda: real() + 60; {NODE}"
+WRONG_CLOCK = "import time; real = time.time; time.time = lambda: real() + 60"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +71,8 @@ def swarm(
     (folder / "text.txt").write_text(Path(__file__).read_text() * 10)
     (folder / "spec.toml").write_text(SPEC.format(steps=STEPS))
     try:
+        host.up()
+        guest.up()
         link = host.must("host", "start", str(folder / "spec.toml")).strip()
         guest.must("join", link, "--yes")
         yield Swarm(host, guest, link, host.run().run, small_disk)
@@ -120,8 +121,7 @@ def test_a_killed_host_leaves_no_process_and_resumes_under_its_port(swarm: Swarm
     swarm.host.end(signal.SIGKILL, seconds=30)
     held = swarm.host.newest_state(swarm.run)
     assert held.round >= before.runs[0].round - 1
-    swarm.host.must("up", "-d")
-    answers(swarm.host)
+    swarm.host.up()
     after = swarm.host.status()
     assert after.addresses == before.addresses
     assert after.peer_id == before.peer_id
@@ -194,8 +194,7 @@ def test_a_link_to_nobody_or_a_damaged_one_is_told(swarm: Swarm) -> None:
 
 
 def test_a_wrong_clock_is_named_before_anything_is_joined(swarm: Swarm, third: RealNode) -> None:
-    third.spawn(WRONG_CLOCK)
-    answers(third)
+    third.up(WRONG_CLOCK)
     done = third.talkoot("join", swarm.link, "--yes")
     assert done.code == 1
     assert "this machine's clock is 60.0 s ahead of the swarm's" in done.err
