@@ -80,7 +80,6 @@ class HivemindSwarm:
         self.refusals = Refusals()
         self._identity = identity
         self._clock = clock
-        self._client_mode = client_mode
         self._daemon = Daemon(
             DaemonConfig(identity_path, tuple(listen), tuple(announce), client_mode)
         )

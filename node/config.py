@@ -16,7 +16,15 @@ import tomlkit
 from msgspec import Meta
 
 from node.paths import write_file
-from node.strict_toml import Check, ConfigError, convert, parse_toml, read_text, suggestion
+from node.strict_toml import (
+    Check,
+    ConfigError,
+    convert,
+    parse_toml,
+    read_text,
+    read_toml,
+    suggestion,
+)
 from protocol.control import API_HOST, API_PORT, printable
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -171,7 +179,7 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: the file has a mistake; the message names file and line.
     """
-    return parse_toml(read_text(path), Config, str(path)) if path.exists() else Config()
+    return read_toml(path, Config) if path.exists() else Config()
 
 
 def as_tables(config: Config) -> dict[str, dict[str, object]]:

@@ -53,8 +53,5 @@ class Tally:
     reports: dict[PeerId, MemberReport] = field(default_factory=dict)
     reported_round: int = 0
     missing: int = 0
-    faults: dict[PeerId, str] = field(default_factory=dict)
-    bytes_sent: int = 0
-    bytes_received: int = 0
     capacity: int = 0
     """Bytes per second that we offer as a reducer."""

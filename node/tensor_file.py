@@ -35,8 +35,6 @@ class TensorFileHeader(msgspec.Struct, frozen=True):
 
     tensors: tuple[tuple[str, tuple[int, ...]], ...]
     metadata: dict[str, str]
-    data_start: int
-    """Bytes before the first tensor."""
 
 
 def tensor_file(
@@ -75,7 +73,7 @@ def read_tensor_header(file: BufferedReader, file_bytes: int) -> TensorFileHeade
         raise DamagedFileError(f"its header is not valid: {error}") from error
     ordered = sorted(entries.items(), key=lambda item: item[1].data_offsets)
     _check_offsets([entry for _, entry in ordered], file_bytes - start)
-    return TensorFileHeader(tuple((name, entry.shape) for name, entry in ordered), metadata, start)
+    return TensorFileHeader(tuple((name, entry.shape) for name, entry in ordered), metadata)
 
 
 def read_values(file: BufferedReader, size: int) -> Floats:

@@ -90,10 +90,6 @@ class TreeShelf:
         """Serve the tree with this root no longer."""
         self._trees.pop(root, None)
 
-    def set_manifest(self, envelope: bytes) -> None:
-        """Serve this manifest from now on."""
-        self._manifest = envelope
-
     def leaves(self, root: bytes) -> Sequence[bytes] | None:
         """Return the leaves of the tree with this root."""
         tree = self._trees.get(root)

@@ -300,9 +300,7 @@ class Worker:
         )
         tally.loss = losses[len(losses) // 2] if losses else None
         tally.reports, tally.reported_round = outcome.reports, roll.round
-        tally.missing, tally.faults = len(outcome.missing), outcome.faults
-        tally.bytes_sent += outcome.bytes_sent
-        tally.bytes_received += outcome.bytes_received
+        tally.missing = len(outcome.missing)
         self._aggregate = outcome.aggregate
         if self._set.reduces and outcome.send_rate:
             rate = min(outcome.send_rate, MOST_CAPACITY)

@@ -74,9 +74,6 @@ def test_what_is_not_there_is_missing() -> None:
         shelf.drop(SMALL.root)
         await stream.send(encode(LEAVES))
         assert read_reply(await stream.receive()) == Missing()
-        shelf.set_manifest(b"signed")
-        await stream.send(encode(ManifestRequest()))
-        assert read_reply(await stream.receive()) == ManifestReply(envelope=b"signed")
 
     play(1, story)
 
