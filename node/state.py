@@ -6,6 +6,7 @@ writes can't disagree. Checkpoints are files of float32 tensors, for any device 
 
 import logging
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from node.wire import Floats
 from protocol.codec import encode
 from protocol.errors import CodecError
 from protocol.layout import Layout, TensorSpec
+from protocol.ledger import NO_LEDGER, Ledger
 from protocol.manifest import NO_RUN
 from protocol.merkle import root_of
 from protocol.state import (
@@ -40,6 +42,8 @@ from protocol.state import (
     MOMENTUM_PREFIX,
     StateHeader,
     chunk_range,
+    ledger_leaf,
+    read_ledger,
     read_state_header,
 )
 
@@ -61,22 +65,31 @@ class State:
     layout: Layout
     params: Floats
     momentum: Floats
+    ledger: Ledger
     leaves: tuple[bytes, ...]
     root: bytes
 
     @classmethod
-    def of(cls, run: bytes, header: StateHeader, params: Floats, momentum: Floats) -> "State":
+    def of(
+        cls,
+        run: bytes,
+        header: StateHeader,
+        params: Floats,
+        momentum: Floats,
+        ledger: Ledger = NO_LEDGER,
+    ) -> "State":
         """Return the state that consists of these parts. Hashes all of it: use a thread.
 
         The vectors are taken over, not copied: don't change them afterwards.
 
         Raises:
-            CodecError: a header that no peer would accept.
+            CodecError: a header or a ledger that no peer would accept.
         """
         header, layout = read_state_header(encode(header), run)
+        ledger = read_ledger(encode(ledger))
         params, momentum = (_read_only(vector, layout.size) for vector in (params, momentum))
-        root, leaves = root_of(_chunks(header, layout, params, momentum))
-        return cls(run, header, layout, params, momentum, tuple(leaves), root)
+        root, leaves = root_of(_chunks(header, layout, params, momentum, ledger))
+        return cls(run, header, layout, params, momentum, ledger, tuple(leaves), root)
 
     @classmethod
     def genesis(cls, run: bytes, layout: Layout, params: Floats) -> "State":
@@ -89,12 +102,12 @@ class State:
         )
         return cls.of(run, header, params, np.zeros(layout.size, dtype=np.float32))
 
-    def next(self, params: Floats, momentum: Floats) -> "State":
-        """Return the state of the next round; see `of`."""
+    def next(self, params: Floats, momentum: Floats, ledger: Ledger | None = None) -> "State":
+        """Return the state of the next round; see `of`. None: nobody's standing has changed."""
         header = StateHeader(
             run=self.run, round=self.round + 1, prev_root=self.root, tensors=self.header.tensors
         )
-        return State.of(self.run, header, params, momentum)
+        return State.of(self.run, header, params, momentum, ledger or self.ledger)
 
     @property
     def round(self) -> int:
@@ -109,6 +122,8 @@ class State:
         """
         if index == 0:
             return encode(self.header)
+        if index == ledger_leaf(self.layout):
+            return encode(self.ledger)
         vector, start, stop = chunk_range(self.layout, index)
         return bytes(little_endian((self.params, self.momentum)[vector][start:stop]))
 
@@ -149,6 +164,7 @@ class CheckpointStore:
             "round": str(state.round),
             "prev_root": state.header.prev_root.hex(),
             "root": state.root.hex(),
+            "ledger": b64encode(encode(state.ledger)).decode(),
         }
         momentum = _named(state.layout, state.momentum, MOMENTUM_PREFIX)
         self._disk.write(path, tensor_file([*state.tensors(), *momentum], metadata))
@@ -204,8 +220,9 @@ class CheckpointStore:
             size = sum(tensor.size for tensor in header.tensors)
             params, momentum = read_values(file, size), read_values(file, size)
         try:
-            state = State.of(self._run, header, params, momentum)
-        except CodecError as error:
+            ledger = read_ledger(b64decode(found.metadata.get("ledger", "")))
+            state = State.of(self._run, header, params, momentum, ledger)
+        except (CodecError, ValueError) as error:
             raise DamagedFileError(f"its metadata make no sense: {error}") from error
         if state.root.hex() != found.metadata.get("root"):
             raise DamagedFileError("its content does not match its root")
@@ -255,13 +272,14 @@ def _read_only(vector: Floats, size: int) -> Floats:
 
 
 def _chunks(
-    header: StateHeader, layout: Layout, params: Floats, momentum: Floats
+    header: StateHeader, layout: Layout, params: Floats, momentum: Floats, ledger: Ledger
 ) -> Iterator[Buffer]:
     yield encode(header)
     for vector in (params, momentum):
         data = little_endian(vector)
         for start, stop in layout.chunks:
             yield data[start * FLOAT_BYTES : stop * FLOAT_BYTES]
+    yield encode(ledger)
 
 
 def _named(

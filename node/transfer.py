@@ -14,13 +14,16 @@ from node.tree_client import OnProgress, fetch_chunks, fetch_leaves, ignore_prog
 from node.wire import Floats
 from protocol.errors import CodecError
 from protocol.layout import Layout
+from protocol.ledger import Ledger
 from protocol.manifest import open_manifest
 from protocol.state import (
     FLOAT_BYTES,
     StateHeader,
     chunk_range,
     leaf_count,
+    ledger_leaf,
     most_leaves,
+    read_ledger,
     read_state_header,
     state_bytes,
 )
@@ -71,8 +74,10 @@ async def fetch_state(
     if have is not None:
         await asyncio.to_thread(draft.reuse, have)
     await fetch_chunks(sources, root, leaves, draft.wanted, draft.put, on_progress)
+    if draft.ledger is None:
+        raise BadTreeError("the state has no ledger")
     vectors = draft.params, draft.momentum
-    state = await asyncio.to_thread(State.of, sources.run, header, *vectors)
+    state = await asyncio.to_thread(State.of, sources.run, header, *vectors, draft.ledger)
     if state.root != root:
         raise BadTreeError("the fetched chunks do not make up the state")
     if not state.is_finite():
@@ -139,12 +144,20 @@ async def _fetch_header(
     return header, layout
 
 
+def _read_ledger(data: bytes) -> Ledger:
+    try:
+        return read_ledger(data)
+    except CodecError as error:
+        raise BadTreeError(f"the state's last leaf is no ledger: {error}") from error
+
+
 class _Draft:
     """The vectors of a state while they are filled, chunk by chunk."""
 
     def __init__(self, layout: Layout, leaves: Sequence[bytes]) -> None:
         self.params: Floats = np.empty(layout.size, dtype=np.float32)
         self.momentum: Floats = np.empty(layout.size, dtype=np.float32)
+        self.ledger: Ledger | None = None
         self._layout = layout
         self._leaves = leaves
         self._places: dict[bytes, list[int]] = {}
@@ -165,6 +178,9 @@ class _Draft:
     def put(self, index: int, data: bytes) -> None:
         """Take a verified chunk."""
         for place in self._places.pop(self._leaves[index]):
+            if place == ledger_leaf(self._layout):
+                self.ledger = _read_ledger(data)
+                continue
             vector, start, stop = chunk_range(self._layout, place)
             if len(data) != FLOAT_BYTES * (stop - start):
                 raise BadTreeError(f"chunk {place} of the state has {len(data)} bytes")

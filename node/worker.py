@@ -291,7 +291,7 @@ class Worker:
         chunks = {chunk: outcome.aggregate[slice(*state.layout.chunks[chunk])] for chunk in present}
         step = OuterStep.of(self._training.settings, self._set.manifest.round.total)
         step.apply_chunks(state.layout, params, momentum, chunks)
-        return state.next(params, momentum)
+        return state.next(params, momentum, state.ledger)
 
     def _report(self, roll: Roll, outcome: Outcome) -> None:
         tally = self.tally

@@ -8,7 +8,7 @@ from msgspec import Meta
 from protocol.codec import Message
 from protocol.identity import PeerId
 from protocol.presence import Head, Presence
-from protocol.rollcall import Commitment, Roll, RollCall, RoundField
+from protocol.rollcall import Accusation, Commitment, Roll, RollCall, RoundField
 from protocol.signing import Bytes32, Signed
 
 
@@ -90,7 +90,7 @@ class CatchUpFailed:
     """Nobody gave us the state; look again whom to follow."""
 
 
-Announcement: TypeAlias = Presence | Commitment | RollCall | Result
+Announcement: TypeAlias = Presence | Commitment | RollCall | Result | Accusation
 """What peers broadcast to all others of the run."""
 
 Event: TypeAlias = (

@@ -25,7 +25,7 @@ Settings = Annotated[
     dict[Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")], Scalar], Meta(max_length=64)
 ]
 Text = Annotated[str, Meta(max_length=2000)]
-Rule = Literal["clip", "mean", "median", "trimmed_mean"]
+Rule = Literal["clip", "mean", "median", "trimmed_mean", "krum", "flag"]
 
 
 class TaskSpec(Message, frozen=True):
@@ -62,9 +62,25 @@ class RoundSpec(Message, frozen=True, kw_only=True):
 
 
 class TrustSpec(Message, frozen=True):
-    """Whom the reducers believe: the aggregation rule (trust.rules)."""
+    """Whom the reducers believe, what is audited, and what a newcomer has to show first.
+
+    The defaults are for a public run; among friends shorter probation does.
+    """
 
     rule: Rule
+    """How updates are aggregated (trust.rules)."""
+    audit_rate: Annotated[float, Meta(ge=0, le=1)] = 0.0625
+    """Part of the rounds in which a peer repeats somebody's work instead of doing its own."""
+    kept_rounds: Annotated[int, Meta(ge=1, le=16)] = 3
+    """Rounds for which the inputs of an exchange are kept, to be audited."""
+    probation_rounds: Annotated[int, Meta(ge=0, le=1 << 20)] = 50
+    """Measured rounds before a newcomer's updates count."""
+    probation_passes: Annotated[int, Meta(ge=0, le=1 << 20)] = 3
+    """Work audits that it has to pass in that time."""
+    newcomer_share: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    """Most of a round's weight that all who have just left probation hold together."""
+    work_bits: Annotated[int, Meta(ge=0, le=40)] = 21
+    """Proof of work for an identity: 2 to this power hashes, at about a microsecond each."""
 
 
 class Manifest(Message, frozen=True, kw_only=True):

@@ -26,9 +26,8 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
     while len(level) > 1:
         pairs = zip(level[::2], level[1::2], strict=False)
         odd = [level[-1]] if len(level) % 2 else []
-        level = [sha256(b"\x01" + left + right).digest() for left, right in pairs] + odd
-    top = level[0] if level else b""
-    return sha256(b"\x02" + len(leaves).to_bytes(8, "big") + top).digest()
+        level = [_inner(left, right) for left, right in pairs] + odd
+    return _root(len(leaves), level[0] if level else b"")
 
 
 def root_of(chunks: Iterable[bytes | memoryview]) -> tuple[bytes, list[bytes]]:
@@ -55,3 +54,44 @@ def check_chunk(chunk: bytes | memoryview, leaf: bytes) -> None:
     """
     if leaf_hash(chunk) != leaf:
         raise ChunkError("a chunk does not match its leaf")
+
+
+def path_of(leaves: Sequence[bytes], index: int) -> tuple[bytes | None, ...]:
+    """Return what proves that `leaves[index]` is in their root: each level's sibling, or None."""
+    path: list[bytes | None] = []
+    level = list(leaves)
+    while len(level) > 1:
+        sibling = index ^ 1
+        path.append(level[sibling] if sibling < len(level) else None)
+        pairs = zip(level[::2], level[1::2], strict=False)
+        odd = [level[-1]] if len(level) % 2 else []
+        level = [_inner(left, right) for left, right in pairs] + odd
+        index //= 2
+    return tuple(path)
+
+
+def root_by_path(leaf: bytes, index: int, count: int, path: Sequence[bytes | None]) -> bytes:
+    """Return the root over `count` leaves of which number `index` is `leaf`, by its path.
+
+    Raises:
+        ChunkError: a path of another shape.
+    """
+    top, width = leaf, count
+    for sibling in path:
+        alone = index ^ 1 >= width
+        if width <= 1 or alone != (sibling is None):
+            raise ChunkError("a Merkle path has another shape than its tree")
+        if sibling is not None:
+            top = _inner(sibling, top) if index % 2 else _inner(top, sibling)
+        index, width = index // 2, (width + 1) // 2
+    if width != 1 or index != 0:
+        raise ChunkError("a Merkle path has another shape than its tree")
+    return _root(count, top)
+
+
+def _inner(left: bytes, right: bytes) -> bytes:
+    return sha256(b"\x01" + left + right).digest()
+
+
+def _root(count: int, top: bytes) -> bytes:
+    return sha256(b"\x02" + count.to_bytes(8, "big") + top).digest()

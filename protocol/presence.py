@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from protocol.codec import Message
 from protocol.identity import PeerId
+from protocol.proof_of_work import MAX_NONCE
 from protocol.rollcall import RoundField
 from protocol.signing import Bytes32
 
@@ -46,6 +47,8 @@ class Presence(Message, frozen=True):
     addresses: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=16)]
     state: Annotated[str, Meta(max_length=20)]
     """The phase's name, "paused", "finished", or "leaving" as the last word of a peer that goes."""
+    nonce: Annotated[int, Meta(ge=0, le=MAX_NONCE)] = 0
+    """Its proof of work, where the run asks for one."""
 
     @property
     def head(self) -> Head:

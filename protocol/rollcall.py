@@ -15,7 +15,9 @@ from msgspec import Meta
 from protocol.codec import Message
 from protocol.errors import RoundError
 from protocol.identity import PeerId
-from protocol.signing import Bytes32, Signed, unseal
+from protocol.layout import MAX_CHUNKS
+from protocol.proof_of_work import MAX_NONCE, is_paid
+from protocol.signing import Bytes32, PeerIdField, Signed, unseal
 
 MAX_MEMBERS = 256
 MAX_ROUND = 1 << 40
@@ -23,6 +25,26 @@ CAPACITY_CAP = 2
 """No reducer counts as faster than this multiple of the median claim (threats.md: bandwidth)."""
 
 RoundField = Annotated[int, Meta(ge=0, le=MAX_ROUND)]
+
+
+class Verdict(Message, frozen=True):
+    """A work audit of the round before; one that failed for good is an accusation instead."""
+
+    target: PeerIdField
+    passed: bool
+    """False: what it takes to compare could not be had from the target."""
+
+
+class Accusation(Message, frozen=True):
+    """A peer holds evidence that proves another one a liar (protocol.evidence)."""
+
+    accused: PeerIdField
+    evidence: Bytes32
+    """Merkle root of the sealed evidence."""
+    round: RoundField
+    """The round of the lie."""
+    chunk: Annotated[int, Meta(ge=0, lt=MAX_CHUNKS)] | None = None
+    """The chunk whose aggregate was the lie: it goes back to what it was before."""
 
 
 class Commitment(Message, frozen=True):
@@ -41,6 +63,14 @@ class Commitment(Message, frozen=True):
     """Bytes per second that it offers as a reducer; 0 = it only sends."""
     update_root: Bytes32
     """Merkle root over the serialized chunks of its update."""
+    nonce: Annotated[int, Meta(ge=0, le=MAX_NONCE)] = 0
+    """Its proof of work (protocol.proof_of_work), where the run asks for one."""
+    verdict: Verdict | None = None
+    """What became of the work audit that was its duty since the last round."""
+    accusations: Annotated[tuple[Accusation, ...], Meta(max_length=8)] = ()
+    """Whom it has verified evidence against that is not in the ledger yet."""
+    objections: Annotated[tuple[PeerIdField, ...], Meta(max_length=4)] = ()
+    """Who left out, in the last round, what it had delivered in time."""
 
 
 class RollCall(Message, frozen=True):
@@ -50,9 +80,11 @@ class RollCall(Message, frozen=True):
     prev_root: Bytes32
     closed_at: Annotated[float, Meta(ge=0)]
     commitments: Annotated[
-        tuple[Annotated[bytes, Meta(max_length=1024)], ...],
+        tuple[Annotated[bytes, Meta(max_length=2048)], ...],
         Meta(min_length=1, max_length=MAX_MEMBERS),
     ]
+    attempt: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    """How often this convener closed the round before: two rolls for one attempt are a lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,21 +141,30 @@ def choose_members(
 
 
 def call_roll(
-    round_: int, prev_root: bytes, closed_at: float, commitments: Sequence[Signed[Commitment]]
+    round_: int,
+    prev_root: bytes,
+    closed_at: float,
+    commitments: Sequence[Signed[Commitment]],
+    attempt: int = 0,
 ) -> RollCall:
     """Return the roll call over at most `MAX_MEMBERS` commitments, for the convener to sign."""
     ordered = sorted(commitments, key=lambda signed: signed.signer)
     envelopes = tuple(signed.envelope for signed in ordered)
-    return RollCall(round=round_, prev_root=prev_root, closed_at=closed_at, commitments=envelopes)
+    return RollCall(round_, prev_root, closed_at, envelopes, attempt)
 
 
-def open_roll(signed: Signed[RollCall], run: bytes) -> Roll:
+def open_roll(signed: Signed[RollCall], run: bytes, work_bits: int = 0) -> Roll:
     """Check every commitment in a roll call.
+
+    Args:
+        signed: the roll call, its own signature checked.
+        run: the run's 32-byte id.
+        work_bits: the proof of work that every member owes.
 
     Raises:
         CodecError, SignatureError: a commitment is malformed or forged.
-        RoundError: one belongs to another round or state, the order is wrong, a peer is named
-            twice, or the convener isn't a member.
+        RoundError: one belongs to another round or state or lacks its proof of work, the order is
+            wrong, a peer is named twice, or the convener isn't a member.
     """
     call = signed.message
     members = tuple(unseal(envelope, run, Commitment) for envelope in call.commitments)
@@ -132,6 +173,8 @@ def open_roll(signed: Signed[RollCall], run: bytes) -> Roll:
             raise RoundError(
                 f"the roll call lists a commitment of {member.signer} to another round"
             )
+        if not is_paid(run, member.signer, member.message.nonce, work_bits):
+            raise RoundError(f"the roll call lists {member.signer} without its proof of work")
     peers = [member.signer for member in members]
     if peers != sorted(set(peers)):
         raise RoundError("the roll call is not in order, or names a peer twice")

@@ -1,8 +1,9 @@
 """The agreed state of a run as a Merkle tree: what every honest peer holds after a round.
 
 Leaf 0 is the canonical `StateHeader`; then one leaf for each chunk of the parameters θ, then one
-for each chunk of the outer momentum m, all little-endian float32 cut by the layout. The root names
-everything: run, round, predecessor, tensors and both vectors.
+for each chunk of the outer momentum m, all little-endian float32 cut by the layout; the last leaf
+is the canonical `Ledger`. The root names everything: run, round, predecessor, tensors, both vectors
+and every peer's standing.
 
 Round 0 is outside of any run: the manifest names its root, and the run id is the manifest's hash.
 """
@@ -14,6 +15,7 @@ from msgspec import Meta
 from protocol.codec import Message, decode
 from protocol.errors import CodecError
 from protocol.layout import MAX_TENSORS, Layout, TensorSpec
+from protocol.ledger import MAX_LEDGER_BYTES, Ledger
 from protocol.manifest import NO_RUN
 from protocol.signing import Bytes32
 
@@ -58,11 +60,25 @@ def read_state_header(data: bytes, run: bytes) -> tuple[StateHeader, Layout]:
 
 def leaf_count(layout: Layout) -> int:
     """Return how many leaves the tree of a state with this layout has."""
-    return 1 + 2 * len(layout.chunks)
+    return 2 + 2 * len(layout.chunks)
+
+
+def ledger_leaf(layout: Layout) -> int:
+    """Return the index of the leaf that is the ledger: the last one."""
+    return leaf_count(layout) - 1
+
+
+def read_ledger(data: bytes) -> Ledger:
+    """Return the ledger in the last leaf of a state.
+
+    Raises:
+        CodecError: malformed, or above `MAX_LEDGER_BYTES`.
+    """
+    return decode(data, Ledger, limit=MAX_LEDGER_BYTES)
 
 
 def state_bytes(layout: Layout) -> int:
-    """Return the size in bytes of both vectors of a state, its header left out."""
+    """Return the size in bytes of both vectors of a state, header and ledger left out."""
     return 2 * FLOAT_BYTES * layout.size
 
 
@@ -73,14 +89,14 @@ def most_leaves(max_bytes: int) -> int:
     them.
     """
     half_chunk_bytes = 1 << 18
-    return 3 + 2 * -(-max_bytes // half_chunk_bytes)
+    return 4 + 2 * -(-max_bytes // half_chunk_bytes)
 
 
 def chunk_range(layout: Layout, index: int) -> tuple[int, int, int]:
     """Return which vector leaf `index` ≥ 1 is cut from (0 = θ, 1 = m), and its (start, stop) there.
 
     Raises:
-        IndexError: the tree has no such leaf, or it is the header.
+        IndexError: the tree has no such leaf, or it is the header or the ledger.
     """
     vector, chunk = divmod(index - 1, len(layout.chunks))
     if vector not in (0, 1):

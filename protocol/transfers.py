@@ -35,10 +35,11 @@ class Offer(Message, frozen=True):
 
 
 class Part(Message, frozen=True):
-    """One chunk of the sender's update."""
+    """One chunk of the sender's update, and its sealed `protocol.evidence.Sent` for it."""
 
     chunk: ChunkField
     data: DataField
+    sent: Annotated[bytes, Meta(max_length=1024)] = b""
 
 
 class Receipt(Message, frozen=True):
@@ -53,6 +54,10 @@ class Receipt(Message, frozen=True):
     """Each member's coefficient in the aggregate, in roll order; None = it sent nothing usable."""
     distances: Annotated[tuple[Distance | None, ...], Meta(max_length=MAX_MEMBERS)]
     """Each member's distance from the aggregate (Euclidean, in units of the update)."""
+    norms: Annotated[tuple[Distance | None, ...], Meta(max_length=MAX_MEMBERS)] = ()
+    """The Euclidean norm of each member's input."""
+    norm: Distance = 0.0
+    """The aggregate's own."""
 
 
 class Aggregate(Message, frozen=True):

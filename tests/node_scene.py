@@ -18,7 +18,8 @@ from node.trainer import LoadedTask, Resources, TrainerError, TrainerTask
 from node.wire import Floats
 from protocol.control import HostSpec, RunStatus, TaskSource
 from protocol.identity import Identity
-from protocol.manifest import MethodSpec, RoundSpec, Rule, TrustSpec
+from protocol.manifest import MethodSpec, RoundSpec, Rule
+from tests.messages import among_friends
 from tests.swarm_run import LAYOUT, FakeTrainer
 
 ROOMY = Config(storage=StorageSection(min_free="0B"))
@@ -106,7 +107,7 @@ def spec_of(
         task=task or TaskSource(kind="text", data=str(text), config={"context": 16}),
         method=method or MethodSpec(kind="local", settings={}),
         round=RoundSpec(local_steps=10, max_seconds=20.0, min_peers=min_peers, total=total),
-        trust=TrustSpec(rule=rule),
+        trust=among_friends(rule),
     )
 
 

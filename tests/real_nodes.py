@@ -71,6 +71,10 @@ max_seconds = 20
 min_peers = 2
 [trust]
 rule = "clip"
+probation_rounds = 0
+probation_passes = 0
+newcomer_share = 1.0
+work_bits = 0
 """
 
 

@@ -31,12 +31,12 @@ from protocol.manifest import (
     RoundSpec,
     Rule,
     TaskSpec,
-    TrustSpec,
     run_id_of,
     sign_manifest,
 )
 from protocol.rollcall import convener_rank
 from protocol.rounds import Phase
+from tests.messages import among_friends
 
 LAYOUT = Layout(
     (
@@ -217,7 +217,7 @@ class SwarmRun:
                 min_peers=rules.min_peers,
                 total=rules.total,
             ),
-            trust=TrustSpec(rule=rules.rule),
+            trust=among_friends(rules.rule),
             admission="open",
             stewards=(host.peer_id,),
             genesis_root=genesis.root,

@@ -29,15 +29,16 @@ from protocol.control import (
     printable,
 )
 from protocol.errors import LinkError
-from protocol.manifest import MethodSpec, RoundSpec, TrustSpec
+from protocol.manifest import MethodSpec, RoundSpec
 from tests.fake_node import HOSTILE, OTHER_RUN, PREVIEW, RUN, RUN_STATUS, FakeControls
+from tests.messages import among_friends
 
 SPEC = HostSpec(
     name="mine",
     task=TaskSource(kind="text", data="/data"),
     method=MethodSpec(kind="local", settings={"learning_rate": 0.5, "gradient": True}),
     round=RoundSpec(local_steps=5, max_seconds=4, min_peers=1),
-    trust=TrustSpec(rule="clip"),
+    trust=among_friends(),
 )
 
 

@@ -24,7 +24,6 @@ from protocol.manifest import (
     MethodSpec,
     RoundSpec,
     TaskSpec,
-    TrustSpec,
     run_id_of,
     sign_manifest,
 )
@@ -40,6 +39,7 @@ from protocol.trees import (
     read_request,
 )
 from tests.memory_peers import identity
+from tests.messages import among_friends
 from tests.small_disk import mounted
 from tests.tree_scene import RUN, CountingShelf, MemoryTree, Scene, play
 
@@ -136,7 +136,7 @@ MANIFEST = Manifest(
     ),
     method=MethodSpec(kind="local", settings={}),
     round=RoundSpec(local_steps=5, max_seconds=60.0, min_peers=1),
-    trust=TrustSpec(rule="clip"),
+    trust=among_friends(),
     admission="open",
     stewards=(),
     genesis_root=GENESIS.root,
@@ -200,7 +200,7 @@ class TestState:
             shelf = await scene.honest(0, GENESIS)
             state = await fetch_state(scene.sources, GENESIS.root, None, STATE_BYTES)
             assert state.root == GENESIS.root
-            assert sorted(shelf.asked) == list(range(8))
+            assert sorted(shelf.asked) == [*range(8), 13]
 
         play(1, story)
 
