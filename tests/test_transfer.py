@@ -166,7 +166,7 @@ class TestState:
             assert state.params.tobytes() == FIRST.params.tobytes()
             assert state.momentum.tobytes() == FIRST.momentum.tobytes()
             assert all(shelf.asked for shelf in shelves)
-            assert told[-1] == (12, 12)
+            assert told[-1] == (13, 13)
 
         play(3, story)
 
