@@ -6,7 +6,7 @@ descriptions, reasons): `printable` makes it safe to show.
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -32,6 +32,7 @@ RunState = Literal[
 ]
 NetworkState = Literal["starting", "online", "alone", "offline"]
 AddressKind = Literal["direct", "relayed", "local", "unknown"]
+PeerStanding = Literal["established", "probation", "suspended", "banned", "new"]
 
 
 class NoSuchRunError(TalkootError):
@@ -44,6 +45,24 @@ class AmbiguousRunError(TalkootError):
     """More than one run goes by that id prefix or name."""
 
     code = "ambiguous_run"
+
+
+class NoSuchPeerError(TalkootError):
+    """No peer of the run goes by that id or name."""
+
+    code = "no_such_peer"
+
+
+class AmbiguousPeerError(TalkootError):
+    """More than one peer goes by that part of an id or name."""
+
+    code = "ambiguous_peer"
+
+
+class NoSuchEvidenceError(TalkootError):
+    """No evidence here begins with that root, or more than one does."""
+
+    code = "no_such_evidence"
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,6 +174,8 @@ class RunStatus(Reply, frozen=True, kw_only=True):
     link: str | None = None
     last_round: RoundReport | None = None
     warnings: tuple[str, ...] = ()
+    standing: PeerStanding | None = None
+    """This node's own in the agreed ledger; None before a state is held."""
 
 
 class Peer(Reply, frozen=True, kw_only=True):
@@ -176,6 +197,11 @@ class Peer(Reply, frozen=True, kw_only=True):
     dropped: bool = False
     last_seen_seconds: float | None = None
     """How long ago anything was heard of it."""
+    reputation: float | None = None
+    """Its agreed score, 0 to 1; None = it has none yet."""
+    standing: PeerStanding = "new"
+    accepted_samples: int = 0
+    """Its credit in the agreed ledger."""
 
 
 class Preview(Reply, frozen=True, kw_only=True):
@@ -197,6 +223,8 @@ class Preview(Reply, frozen=True, kw_only=True):
     rule: str
     admission: str
     what_others_see: tuple[str, ...]
+    trust: tuple[str, ...] = ()
+    """The rules about whom the run believes, in plain sentences."""
     fits: bool
     reason: str = ""
     """Why it doesn't fit this machine, or what is tight."""
@@ -256,6 +284,54 @@ def find_run(runs: Sequence[RunStatus], reference: str) -> RunStatus:
             f"{printable(reference, 64)!r} can mean {len(found)} runs",
             hint="Give more of the run's id; show them with: talkoot runs",
         )
+    return found[0]
+
+
+def only_run(runs: Sequence[RunStatus], reference: str | None) -> RunStatus:
+    """Return the run that a person means (see `find_run`), or the only one if none is named.
+
+    Raises:
+        NoSuchRunError: none.
+        AmbiguousRunError: several, or none is named and there are several.
+    """
+    if reference is not None:
+        return find_run(runs, reference)
+    if not runs:
+        raise NoSuchRunError("there is no run here", hint="Join one with: talkoot join LINK")
+    if len(runs) > 1:
+        raise AmbiguousRunError(
+            f"there are {len(runs)} runs here: name the one you mean",
+            hint="Show them with: talkoot runs",
+        )
+    return runs[0]
+
+
+def find_peer(names: Mapping[str, str], reference: str) -> str:
+    """Return the PeerID that a person means: it, its start or end, or the peer's name.
+
+    Args:
+        names: every peer of the run by PeerID; "" where the name isn't known.
+        reference: an ellipsis before it, as listings print it, doesn't count.
+
+    Raises:
+        NoSuchPeerError: none.
+        AmbiguousPeerError: several; a full PeerID never is. Names are the peers' own choice.
+    """
+    if reference in names:
+        return reference
+    part = reference.strip().removeprefix("…")
+    found = [
+        peer
+        for peer, name in names.items()
+        if part and (name == reference or peer.startswith(part) or peer.endswith(part))
+    ]
+    shown = repr(printable(reference, 64))
+    hint = "Show them with: talkoot peers"
+    if not found:
+        raise NoSuchPeerError(f"no peer of this run is called {shown}", hint=hint)
+    if len(found) > 1:
+        hint = f"Give more of the PeerID. {hint}"
+        raise AmbiguousPeerError(f"{shown} can mean {len(found)} peers", hint=hint)
     return found[0]
 
 
