@@ -14,6 +14,9 @@ Weights = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 """One flag a row, (n,)."""
 
+TWIN_COSINE = 0.999
+"""Above it two updates are one: those of honest peers have noise of their own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -29,6 +32,12 @@ class Report:
     """Too far from the aggregate to count at all."""
     non_finite: tuple[bool, ...]
     """Held NaN or infinity, so counted for nothing."""
+    norms: tuple[float, ...]
+    """Euclidean; infinite for a non-finite row."""
+    norm: float
+    """Euclidean, of the aggregate."""
+    twins: tuple[bool, ...]
+    """Nearly parallel to another row that counts (`TWIN_COSINE`); only `clip` looks."""
     tau: float
     """Clipping radius; infinite for a rule that doesn't clip."""
     iterations: int
@@ -99,6 +108,15 @@ def distances_to(rows: Rows, aggregate: Vector, finite: Mask) -> list[float]:
     """Return each row's Euclidean distance from the aggregate, infinite where not finite."""
     target = aggregate.astype(np.float64)
     return [
-        float(np.linalg.norm(row - target)) if known else np.inf
-        for row, known in zip(rows, finite, strict=True)
+        norm_of(row - target) if known else np.inf for row, known in zip(rows, finite, strict=True)
     ]
+
+
+def norms_of(rows: Rows, finite: Mask) -> list[float]:
+    """Return each row's Euclidean norm, infinite where not finite."""
+    return [norm_of(row) if known else np.inf for row, known in zip(rows, finite, strict=True)]
+
+
+def norm_of(vector: NDArray[np.floating]) -> float:
+    """Return the Euclidean norm, summed in float64."""
+    return float(np.linalg.norm(vector.astype(np.float64, copy=False)))

@@ -17,7 +17,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trust.aggregate import Mask, Report, Rows, Vector, Weights, check_inputs, combine, shares
+from trust.aggregate import (
+    TWIN_COSINE,
+    Mask,
+    Report,
+    Rows,
+    Vector,
+    Weights,
+    check_inputs,
+    combine,
+    norm_of,
+    shares,
+)
 from trust.gram import Gram, float64_gram, measure
 
 MAX_ITERATIONS = 20
@@ -57,12 +68,16 @@ def centered_clip(
     check_inputs(rows, weights, start)
     finite, gram = measure(rows, start)
     share = shares(weights, finite)
+    norms = np.sqrt(gram.diagonal()[: len(rows)])
     if share.any():
         solution, near = _clip_and_drop(_recentred(gram, rows, start, finite, share), share)
     else:
-        norms = np.sqrt(gram.diagonal()[: len(rows)])
         solution, near = _Solution(share, norms, tau=0.0, iterations=0), finite
-    return combine(rows, solution.coefficients), _report(solution, share, near, finite)
+    aggregate = combine(rows, solution.coefficients)
+    report = _report(solution, share, near, finite)
+    twins = tuple(find_twins(gram, share > 0).tolist())
+    found = tuple(np.where(finite, norms, np.inf).tolist())
+    return aggregate, replace(report, norms=found, norm=norm_of(aggregate), twins=twins)
 
 
 def weighted_median(values: NDArray[np.float64], share: Weights) -> float:
@@ -86,6 +101,17 @@ def find_medoid(gram: Gram, share: Weights) -> tuple[int, float]:
     sums[share == 0] = np.inf
     medoid = int(sums.argmin())
     return medoid, weighted_median(distances[medoid], share)
+
+
+def find_twins(gram: Gram, counted: Mask) -> Mask:
+    """Return which counted rows have a cosine above `TWIN_COSINE` with another one."""
+    inner = gram[: len(counted), : len(counted)]
+    norms = np.sqrt(inner.diagonal())
+    alike = inner > TWIN_COSINE * norms * norms[:, None]
+    alike &= counted & counted[:, None]
+    np.fill_diagonal(alike, val=False)
+    twins: Mask = alike.any(axis=1)
+    return twins
 
 
 def _recentred(gram: Gram, rows: Rows, start: Vector | None, finite: Mask, share: Weights) -> Gram:
@@ -140,6 +166,9 @@ def _report(solution: _Solution, share: Weights, near: Mask, finite: Mask) -> Re
         clipped=tuple(clipped.tolist()),
         dropped=tuple((finite & ~near).tolist()),
         non_finite=tuple((~finite).tolist()),
+        norms=(),
+        norm=0.0,
+        twins=(),
         tau=solution.tau,
         iterations=solution.iterations,
     )

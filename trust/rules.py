@@ -25,6 +25,8 @@ from trust.aggregate import (
     combine,
     distances_to,
     finite_rows,
+    norm_of,
+    norms_of,
     shares,
 )
 from trust.clipping import centered_clip
@@ -147,6 +149,9 @@ def _unclipped(rows: Rows, aggregate: Vector, coefficients: Weights, finite: Mas
         clipped=nowhere,
         dropped=nowhere,
         non_finite=tuple((~finite).tolist()),
+        norms=tuple(norms_of(rows, finite)),
+        norm=norm_of(aggregate),
+        twins=nowhere,
         tau=np.inf,
         iterations=0,
     )

