@@ -16,12 +16,12 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from dht.swarm import NetworkError, Stream
 from node.exchange_setting import ExchangeSetting, Update, exchange_protocol
+from node.outcome import MemberReport, Outcome
 from node.reduction import Reduced, Reducer
 from node.wire import Floats, check_update, unpack_update
 from protocol.codec import decode, encode
@@ -37,34 +37,6 @@ log = logging.getLogger(__name__)
 MAX_STREAMS_PER_MEMBER = 4
 
 
-@dataclass(frozen=True, slots=True)
-class MemberReport:
-    """What the reducers made of one member's update, averaged over the chunks by size."""
-
-    share: float
-    """Its coefficient in the aggregate; 0 = it had no influence."""
-    expected: float
-    """The coefficient that its samples alone would have given it."""
-    missing: float
-    """Fraction of the vector for which it sent nothing usable."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The result of an exchange."""
-
-    aggregate: Floats
-    """float32 (P,); zero where a chunk is missing."""
-    missing: tuple[int, ...]
-    reports: dict[PeerId, MemberReport]
-    bytes_sent: int
-    bytes_received: int
-    send_rate: float
-    """Bytes per second while sending; 0 = nothing was sent."""
-    faults: dict[PeerId, str]
-    """Members that were left out or replaced, and why."""
-
-
 class Exchange:
     """The exchange of one roll call at one member.
 
@@ -72,12 +44,9 @@ class Exchange:
         setting: the run's constants.
         roll: who takes part; this peer is a member.
         update: this peer's own update.
-        previous: the last round's aggregate, float32 (P,), where clipping starts; None = unknown.
     """
 
-    def __init__(
-        self, setting: ExchangeSetting, roll: Roll, update: Update, previous: Floats | None
-    ) -> None:
+    def __init__(self, setting: ExchangeSetting, roll: Roll, update: Update) -> None:
         self.roll = roll
         self._set = setting
         self._update = update
@@ -86,14 +55,19 @@ class Exchange:
         self._capacities = _offers(roll)
         self._sizes = [stop - start for start, stop in setting.layout.chunks]
         self._primary = assign_reducers(self._capacities, self._sizes)
-        self._reducer = Reducer(setting, roll, previous)
-        self._receipts: dict[int, Receipt] = {}
+        self._reducer = Reducer(setting, roll)
+        self._receipts: dict[int, Reduced] = {}
         self._aggregate = np.zeros(setting.layout.size, np.float32)
         self._streams: Counter[PeerId] = Counter()
         self._faults: dict[PeerId, str] = {}
         self._sent = self._received = 0
         self._send_seconds = 0.0
         self._started_at: float | None = None
+
+    @property
+    def reducers(self) -> tuple[PeerId, ...]:
+        """Return whose duty each chunk is."""
+        return tuple(self._members[reducer] for reducer in self._primary)
 
     async def run(self) -> Outcome:
         """Exchange all chunks; always ends within the total time, with what there is."""
@@ -183,7 +157,7 @@ class Exchange:
             wanted.remove(aggregate.chunk)
 
     def _keep(self, chunk: int, reduced: Reduced, values: Floats) -> None:
-        self._receipts[chunk] = reduced.message
+        self._receipts[chunk] = reduced
         self._aggregate[slice(*self._set.layout.chunks[chunk])] = values
 
     def _check_aggregate(self, aggregate: Aggregate, reducer: int) -> tuple[Reduced, Floats]:
@@ -201,7 +175,7 @@ class Exchange:
         values = unpack_update(aggregate.data, self._sizes[aggregate.chunk])
         if not np.isfinite(values).all():
             raise RoundError("an aggregate is not finite")
-        return Reduced(aggregate.data, aggregate.receipt, receipt), values
+        return Reduced(aggregate.data, signed), values
 
     # as a reducer
 
@@ -274,7 +248,9 @@ class Exchange:
     async def _send_aggregates(self, stream: Stream, chunks: Sequence[int]) -> None:
         for chunk in chunks:
             reduced = await self._reducer.reduce(chunk)
-            await self._send(stream, encode(Aggregate(chunk, reduced.data, reduced.receipt)))
+            await self._send(
+                stream, encode(Aggregate(chunk, reduced.data, reduced.receipt.envelope))
+            )
 
     # both
 
@@ -299,6 +275,13 @@ class Exchange:
             bytes_received=self._received,
             send_rate=self._sent / self._send_seconds if self._send_seconds else 0.0,
             faults=self._faults,
+            reducers=self.reducers,
+            receipts={chunk: reduced.receipt for chunk, reduced in self._receipts.items()},
+            data={chunk: reduced.data for chunk, reduced in self._receipts.items()},
+            inputs={},
+            refused=(),
+            left_out=frozenset(),
+            evidence=(),
         )
 
     def _reports(self) -> dict[PeerId, MemberReport]:
@@ -308,9 +291,9 @@ class Exchange:
         reports = {}
         for index, peer in enumerate(self._members):
             share = missing = 0.0
-            for chunk, receipt in self._receipts.items():
+            for chunk, reduced in self._receipts.items():
                 portion = self._sizes[chunk] / covered
-                found = receipt.shares[index]
+                found = reduced.receipt.message.shares[index]
                 share += portion * (found or 0.0)
                 missing += portion * (found is None)
             reports[peer] = MemberReport(share, float(fair[index]), missing)

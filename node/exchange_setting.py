@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from dht.swarm import Swarm
 from node.wire import UPDATE_BYTES, Floats, pack_update
-from protocol.identity import Identity
+from protocol.identity import Identity, PeerId
 from protocol.layout import CHUNK_FLOATS, Layout
+from protocol.ledger import Ledger
+from protocol.manifest import TrustSpec
 from protocol.merkle import root_of
 
 SLOWEST_BYTES_PER_SECOND = 1_000_000
@@ -65,7 +67,10 @@ class ExchangeSetting:
     identity: Identity
     run: bytes
     layout: Layout
-    rule: str
+    spec: TrustSpec
+    stewards: frozenset[PeerId]
+    ledger: Ledger
+    """Everybody's standing in the state that the round grows from."""
     timing: ExchangeTiming = ExchangeTiming()
 
 

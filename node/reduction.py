@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from node.exchange_setting import ExchangeSetting
-from node.wire import Floats, pack_aggregate, unpack_update
+from node.wire import pack_aggregate, unpack_update
 from protocol.merkle import leaf_hash
 from protocol.rollcall import Roll
-from protocol.signing import seal
+from protocol.signing import Signed, seal
 from protocol.transfers import Receipt
 from trust.rules import RULES, cap_weights
 
@@ -29,9 +29,7 @@ class Reduced:
     """The aggregate of one chunk as its reducer signed for it: the same bytes for everybody."""
 
     data: bytes
-    receipt: bytes
-    """The sealed envelope of `message`."""
-    message: Receipt
+    receipt: Signed[Receipt]
 
 
 @dataclass(slots=True)
@@ -54,14 +52,12 @@ class Reducer:
     Args:
         setting: the run's constants.
         roll: whose updates; members are named by their index in it.
-        previous: the last round's aggregate, float32 (P,), where clipping starts; None = unknown.
     """
 
-    def __init__(self, setting: ExchangeSetting, roll: Roll, previous: Floats | None) -> None:
+    def __init__(self, setting: ExchangeSetting, roll: Roll) -> None:
         self.weights = cap_weights([member.message.samples for member in roll.members])
         self._set = setting
         self._roll = roll
-        self._previous = previous
         self._collections: dict[int, _Collection] = {}
         self._given_up: set[int] = set()
 
@@ -146,8 +142,7 @@ class Reducer:
         rows = np.empty((len(present), stop - start), np.float32)
         for row, member in enumerate(present):
             rows[row] = unpack_update(inputs[member], stop - start)
-        previous = None if self._previous is None else self._previous[start:stop]
-        values, report = RULES[self._set.rule](rows, self.weights[present], previous)
+        values, report = RULES[self._set.spec.rule](rows, self.weights[present])
         count = len(self._roll.members)
         shares: list[float | None] = [None] * count
         distances: list[float | None] = [None] * count
@@ -164,5 +159,4 @@ class Reducer:
             shares=tuple(shares),
             distances=tuple(distances),
         )
-        sealed = seal(self._set.identity, self._set.run, receipt)
-        return Reduced(data, sealed.envelope, receipt)
+        return Reduced(data, seal(self._set.identity, self._set.run, receipt))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from dht.swarm import Swarm
 from node.address_book import AddressBook
-from node.exchange import MemberReport
+from node.outcome import MemberReport
 from node.run_folder import RunFolder
 from node.wire import Floats
 from protocol.identity import Identity, PeerId

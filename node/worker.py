@@ -17,13 +17,14 @@ from dataclasses import dataclass
 
 from node.catch_up import fetch_head
 from node.channel import RunChannel
-from node.exchange import Exchange, Outcome
+from node.exchange import Exchange
 from node.exchange_server import ExchangeServer
 from node.exchange_setting import ExchangeSetting, ExchangeTiming, Update
 from node.heartbeat import Heartbeat
 from node.jobs import Jobs
 from node.keeper import StateKeeper
 from node.methods.local import OuterStep
+from node.outcome import Outcome
 from node.run_setting import RunSetting, Tally
 from node.state import State
 from node.trainer import Trainer
@@ -122,7 +123,6 @@ class Worker:
         self._jobs = Jobs()
         self._contribution: _Contribution | None = None
         self._candidate: State | None = None
-        self._aggregate: Floats | None = None
         self._heartbeat = Heartbeat(setting, self.machine, self._channel, self.tally)
         self._training = Training(
             setting,
@@ -264,10 +264,12 @@ class Worker:
             self._set.identity,
             self._set.run,
             state.layout,
-            self._set.manifest.trust.rule,
+            self._set.manifest.trust,
+            frozenset(PeerId(peer) for peer in self._set.manifest.stewards),
+            state.ledger,
             ExchangeTiming.for_bytes(UPDATE_BYTES * state.layout.size, len(roll.members)),
         )
-        exchange = Exchange(setting, roll, contribution.update, self._aggregate)
+        exchange = Exchange(setting, roll, contribution.update)
         self._server.add(exchange)
         outcome = await exchange.run()
         candidate = await asyncio.to_thread(self._step, state, outcome)
@@ -301,7 +303,6 @@ class Worker:
         tally.loss = losses[len(losses) // 2] if losses else None
         tally.reports, tally.reported_round = outcome.reports, roll.round
         tally.missing = len(outcome.missing)
-        self._aggregate = outcome.aggregate
         if self._set.reduces and outcome.send_rate:
             rate = min(outcome.send_rate, MOST_CAPACITY)
             tally.capacity = int(0.7 * tally.capacity + 0.3 * rate)
@@ -320,7 +321,7 @@ class Worker:
     async def _catch_up(self, head: Head, holders: tuple[PeerId, ...]) -> None:
         log.info("catching up with round %d, state %s", head.round, head.root.hex()[:16])
         have = self._candidate or self.state  # one of our own exchange differs in few chunks only
-        self._contribution = self._candidate = self._aggregate = None
+        self._contribution = self._candidate = None
         if self.state is not None and head == head_of(self.state):
             self._post(CaughtUp(head))
             return

@@ -12,7 +12,7 @@ from dht.memory import MemoryNetwork, MemorySwarm
 from dht.memory_streams import MemoryStream
 from dht.swarm import Handler
 from dht.virtual_time import run
-from node.exchange import Exchange, Outcome
+from node.exchange import Exchange
 from node.exchange_server import ExchangeServer
 from node.exchange_setting import (
     ExchangeSetting,
@@ -20,10 +20,13 @@ from node.exchange_setting import (
     Update,
     exchange_protocol,
 )
+from node.outcome import Outcome
 from node.wire import Floats
 from protocol.codec import encode
 from protocol.identity import Identity, PeerId
 from protocol.layout import Layout, TensorSpec
+from protocol.ledger import NO_LEDGER
+from protocol.manifest import Rule, TrustSpec
 from protocol.rollcall import Commitment, Roll, assign_reducers, backup_of, call_roll, open_roll
 from protocol.signing import Signed, seal
 from protocol.transfers import TRANSFER_FRAME_BYTES, Offer, Part
@@ -54,7 +57,7 @@ class Group:
     identities: list[Identity]
     swarms: list[MemorySwarm]
     capacities: Sequence[int]
-    rule: str
+    rule: Rule
     updates: list[Update]
     roll: Roll = field(init=False)
     servers: dict[int, ExchangeServer] = field(default_factory=dict)
@@ -108,9 +111,16 @@ class Group:
 
     def exchange_of(self, number: int) -> Exchange:
         setting = ExchangeSetting(
-            self.swarms[number], self.identities[number], RUN, LAYOUT, self.rule, TIMING
+            self.swarms[number],
+            self.identities[number],
+            RUN,
+            LAYOUT,
+            TrustSpec(self.rule),
+            frozenset(),
+            NO_LEDGER,
+            TIMING,
         )
-        return Exchange(setting, self.roll, self.updates[number], None)
+        return Exchange(setting, self.roll, self.updates[number])
 
     async def take_part(self, number: int) -> Outcome:
         """Exchange as an honest member does."""
@@ -143,7 +153,7 @@ def play(
     story: Callable[[Group], Awaitable[None]],
     *,
     capacities: Sequence[int] | None = None,
-    rule: str = "mean",
+    rule: Rule = "mean",
     updates: dict[int, Update] | None = None,
 ) -> None:
     """Run `story` in virtual time over `members` connected peers, one of which is a stranger.

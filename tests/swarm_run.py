@@ -11,8 +11,8 @@ from dht.memory import MemoryNetwork, MemorySwarm
 from dht.memory_links import Conditions
 from dht.virtual_time import run
 from node.address_book import AddressBook
-from node.exchange import MemberReport
 from node.methods.local import TrainPlan
+from node.outcome import MemberReport
 from node.run_folder import DataFile, RunFolder
 from node.run_setting import RunSetting, Tally
 from node.state import State

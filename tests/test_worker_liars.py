@@ -144,11 +144,10 @@ class LyingReducer(Reducer):
         return self._lie(super()._aggregate(chunk, inputs), 30_000.0)
 
     def _lie(self, reduced: Reduced, value: float) -> Reduced:
-        start, stop = LAYOUT.chunks[reduced.message.chunk]
+        start, stop = LAYOUT.chunks[reduced.receipt.message.chunk]
         data = pack_update(np.full(stop - start, value, np.float32))
-        receipt = replace(reduced.message, leaf=leaf_hash(data))
-        envelope = seal(self._set.identity, self._set.run, receipt).envelope
-        return Reduced(data, envelope, receipt)
+        receipt = replace(reduced.receipt.message, leaf=leaf_hash(data))
+        return Reduced(data, seal(self._set.identity, self._set.run, receipt))
 
 
 class TwoFacedReducer(LyingReducer):
@@ -178,9 +177,9 @@ def test_a_lying_reducer_splits_nobody_and_leaves_numbers(
         await swarm.together(range(4))
         liar = swarm.peers[3].id
 
-        def reducer(setting: ExchangeSetting, roll: Roll, previous: Floats | None) -> Reducer:
+        def reducer(setting: ExchangeSetting, roll: Roll) -> Reducer:
             mine = kind if setting.identity.peer_id == liar else Reducer
-            return mine(setting, roll, previous)
+            return mine(setting, roll)
 
         monkeypatch.setattr("node.exchange.Reducer", reducer)
         held = swarm.peers[0].round

@@ -18,6 +18,8 @@ from node.exchange_setting import ExchangeSetting, ExchangeTiming, Update
 from node.wire import Floats
 from protocol.identity import Identity
 from protocol.layout import Layout, TensorSpec
+from protocol.ledger import NO_LEDGER
+from protocol.manifest import TrustSpec
 from protocol.rollcall import Commitment, RollCall, call_roll, open_roll
 from protocol.signing import seal, unseal
 
@@ -71,7 +73,6 @@ class Peer:
         self._values = _update(layout.size, seed)
         self._round = -1
         self._update = Update.pack(self._values, layout)
-        self._previous: Floats | None = None
         self._exchange: Exchange | None = None
 
     async def addresses(self, _: None) -> list[str]:
@@ -110,8 +111,17 @@ class Peer:
         """Take note of the roll call."""
         roll = open_roll(unseal(envelope, RUN, RollCall), RUN)
         timing = ExchangeTiming.for_bytes(2 * self._layout.size, len(roll.members))
-        setting = ExchangeSetting(self._swarm, self._identity, RUN, self._layout, "clip", timing)
-        self._exchange = Exchange(setting, roll, self._update, self._previous)
+        setting = ExchangeSetting(
+            self._swarm,
+            self._identity,
+            RUN,
+            self._layout,
+            TrustSpec("clip"),
+            frozenset(),
+            NO_LEDGER,
+            timing,
+        )
+        self._exchange = Exchange(setting, roll, self._update)
 
     async def exchange(self, _: None) -> Timed:
         """Exchange: the result is the aggregate's digest, the bytes sent, and the faults."""
@@ -121,7 +131,6 @@ class Peer:
         self.server.add(self._exchange)
         outcome = await self._exchange.run()
         ended = time.monotonic()
-        self._previous = outcome.aggregate
         digest = sha256(outcome.aggregate.data).hexdigest()
         return began, ended, (digest, outcome.bytes_sent, {**outcome.faults})
 

@@ -1,0 +1,75 @@
+"""What an exchange leaves behind: the aggregate, and what it showed of the others."""
+
+from dataclasses import dataclass
+
+from node.wire import Floats
+from protocol.evidence import Evidence
+from protocol.identity import PeerId
+from protocol.signing import Signed
+from protocol.transfers import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class MemberReport:
+    """What the reducers made of one member's update, averaged over the chunks by size."""
+
+    share: float
+    """Its coefficient in the aggregate; 0 = it had no influence."""
+    expected: float
+    """The coefficient that its samples and standing alone would have given it."""
+    missing: float
+    """Fraction of the vector for which it sent nothing usable."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptUpdate:
+    """The chunks of one member's update that came to this peer, as they were committed to."""
+
+    root: bytes
+    leaves: tuple[bytes, ...]
+    """Of all chunks."""
+    parts: dict[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedAggregate:
+    """An aggregate whose receipt this peer knows to be false, or that is out of all proportion.
+
+    It is no proof: only this peer's own update says so. An audit of the chunk makes one of it.
+    """
+
+    chunk: int
+    reducer: PeerId
+    receipt: bytes
+    """The sealed envelope."""
+    data: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result of an exchange."""
+
+    aggregate: Floats
+    """float32 (P,); zero where a chunk is missing."""
+    missing: tuple[int, ...]
+    reports: dict[PeerId, MemberReport]
+    bytes_sent: int
+    bytes_received: int
+    send_rate: float
+    """Bytes per second while sending; 0 = nothing was sent."""
+    faults: dict[PeerId, str]
+    """Members that were left out or replaced, and why."""
+    reducers: tuple[PeerId, ...]
+    """Whose duty each chunk was; the signer of its receipt may be the backup."""
+    receipts: dict[int, Signed[Receipt]]
+    """The receipt of each chunk that isn't missing."""
+    data: dict[int, bytes]
+    """The serialized aggregate of each chunk that isn't missing."""
+    inputs: dict[PeerId, KeptUpdate]
+    """What came to this peer as a reducer, to be audited."""
+    refused: tuple[RefusedAggregate, ...]
+    left_out: frozenset[PeerId]
+    """Reducers that left out what this peer had delivered in time."""
+    evidence: tuple[Evidence, ...]
+    """Proofs of lies that were seen on the way: `Equivocation` and `Mismatch`."""
