@@ -36,6 +36,11 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
+class Audited:
+    """We did an audit before our own training: the others shall not wait for us."""
+
+
+@dataclass(frozen=True, slots=True)
 class Committed:
     """Our own update is ready and signed for."""
 
@@ -96,6 +101,7 @@ Announcement: TypeAlias = Presence | Commitment | RollCall | Result | Accusation
 Event: TypeAlias = (
     Tick
     | Trained
+    | Audited
     | Committed
     | CommitmentHeard
     | RollHeard
@@ -105,6 +111,21 @@ Event: TypeAlias = (
     | CaughtUp
     | CatchUpFailed
 )
+
+
+def speaker_of(event: Event) -> PeerId | None:
+    """Return the peer whose word an event brings, if it is somebody's."""
+    match event:
+        case CommitmentHeard(said):
+            return said.signer
+        case ResultHeard(result):
+            return result.signer
+        case RollHeard(roll):
+            return roll.convener
+        case PresenceHeard(peer):
+            return peer
+        case _:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +147,8 @@ class CloseRoll:
     round: int
     prev_root: bytes
     commitments: tuple[Signed[Commitment], ...]
+    attempt: int = 0
+    """How often this round was tried before; never the same twice."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """Who is here and where they stand: liveness, and the head that most peers stand on."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 from msgspec import Meta
 
 from protocol.codec import Message
+from protocol.electorate import Electorate
 from protocol.identity import PeerId
 from protocol.proof_of_work import MAX_NONCE
 from protocol.rollcall import RoundField
@@ -68,9 +69,9 @@ class LivePeer:
 class LivePeers:
     """The peers heard of lately, ourselves not among them."""
 
-    def __init__(self, me: PeerId, stewards: frozenset[PeerId], silence_seconds: float) -> None:
+    def __init__(self, me: PeerId, electorate: Electorate, silence_seconds: float) -> None:
+        self.electorate = electorate
         self._me = me
-        self._stewards = stewards
         self._silence_seconds = silence_seconds
         self._peers: dict[PeerId, LivePeer] = {}
         self._gone: dict[PeerId, LivePeer] = {}
@@ -82,16 +83,25 @@ class LivePeers:
         """Return everybody who is live."""
         return self._peers
 
+    def believe(self, electorate: Electorate) -> None:
+        """Set whose word counts; who is banned is no longer here."""
+        self.electorate = electorate
+        for peer in electorate.banned:
+            self._peers.pop(peer, None)
+            self._gone.pop(peer, None)
+
     def hear(self, peer: PeerId, presence: Presence, now: float) -> None:
         """Take in a presence; an older one than the last known is a replay and changes nothing."""
         known = self._peers.get(peer) or self._gone.get(peer)
-        if peer == self._me or (known and presence.at <= known.presence.at):
+        if peer == self._me or peer in self.electorate.banned:
+            return
+        if known and presence.at <= known.presence.at:
             return
         into, other = self._peers, self._gone
         if presence.state == "leaving":
             into, other = other, into
         other.pop(peer, None)
-        if peer in into or len(into) < MAX_LIVE_PEERS:
+        if peer in into or self.electorate.names(peer) or len(into) < MAX_LIVE_PEERS:
             into[peer] = LivePeer(presence, now, presence.head)
 
     def forget_silent(self, now: float) -> None:
@@ -128,39 +138,77 @@ class LivePeers:
         return behind | set(self.alongside(head))
 
     def heaviest_head(
-        self, own: Head | None, unreachable: Collection[Head] = ()
+        self, own: Head | None, unreachable: Collection[Head] = (), *, listening: bool = False
     ) -> tuple[Head | None, tuple[PeerId, ...]]:
-        """Return the head that most peers stand on and who does; we count once, on `own`.
+        """Return the head that most of those stand on whose word counts, and who could give it.
 
         Who has just begun and listens counts only where nobody else is: it is about to follow.
         Heads one round apart on the same lineage support each other. Ties go to the stewards' word,
         then to what is not `unreachable`, then to the later round, then to the lower root: the same
         at every peer. A head is never chosen for its round number: a single peer can claim any.
+
+        Args:
+            own: the head that we hold; we count once.
+            unreachable: heads that nobody gave us.
+            listening: we have just begun, perhaps from a state older than the last we agreed to:
+                our own word breaks no tie.
         """
-        groups: dict[Head, list[PeerId]] = {own: [self._me]} if own else {}
-        for peer, head in self._standing().items():
-            groups.setdefault(head, []).append(peer)
-        if not groups:
+        voters = self._voters(own)
+        counts = Counter(voters.values())
+        if not counts:
             return None, ()
-        weights = _lineage_weights({head: len(peers) for head, peers in groups.items()})
+        weights = _lineage_weights(counts)
+        stewards = self.electorate.stewards - ({self._me} if listening else set())
+        vouched = {voters[peer] for peer in stewards & voters.keys()}
 
         def order(head: Head) -> tuple[int, int, bool, bool, int, bytes, bytes]:
-            peers = groups[head]
-            unvouched = self._stewards.isdisjoint(peers)
             missing = head in unreachable
             ranks = -head.round, head.root, head.prev_root
-            return -weights[head], -len(peers), unvouched, missing, *ranks
+            return -weights[head], -counts[head], head not in vouched, missing, *ranks
 
-        best = min(groups, key=order)
-        return best, tuple(peer for peer in groups[best] if peer != self._me)
+        best = min(counts, key=order)
+        return best, self._holders(best, voters)
 
-    def _standing(self) -> dict[PeerId, Head]:
+    def _holders(self, head: Head, voters: Mapping[PeerId, Head]) -> tuple[PeerId, ...]:
+        """Return who says that it holds `head`: first those whose word counts."""
+        found = [
+            peer
+            for peer, live in self._peers.items()
+            if live.head == head and live.presence.state != FETCHING_STATE
+        ]
+        return tuple(sorted(found, key=lambda peer: peer not in voters))
+
+    def _voters(self, own: Head | None) -> dict[PeerId, Head]:
         """Return the heads that count, by peer."""
-        for listening in ({FETCHING_STATE, LISTENING_STATE}, {FETCHING_STATE}):
+        if own is None:
+            return self._vouched() or self._standing(lambda _: True)
+        mine = {self._me: own}
+        believed = self._standing(self.electorate.includes)
+        if self.electorate.includes(self._me):
+            return believed | mine
+        return believed or self._standing(lambda _: True) | mine
+
+    def _vouched(self) -> dict[PeerId, Head]:
+        """Return the stewards' heads: all that a newcomer, who has no ledger, can go by.
+
+        Even the one that a steward is fetching, for strangers could show a ledger that bans all
+        others, and who believed it would not come back.
+        """
+        stewards = {
+            peer: self._peers[peer] for peer in self.electorate.stewards & self._peers.keys()
+        }
+        return self._standing(stewards.__contains__) or {
+            peer: live.head for peer, live in stewards.items()
+        }
+
+    def _standing(self, believed: Callable[[PeerId], bool]) -> dict[PeerId, Head]:
+        """Return where the believed stand; where they listen, only if none of them stands."""
+        heads = {peer: live for peer, live in self._peers.items() if believed(peer)}
+        for ignored in ({FETCHING_STATE, LISTENING_STATE}, {FETCHING_STATE}):
             standing = {
                 peer: live.head
-                for peer, live in self._peers.items()
-                if live.presence.state not in listening
+                for peer, live in heads.items()
+                if live.presence.state not in ignored
             }
             if standing:
                 return standing

@@ -4,7 +4,7 @@ The convener signs the list of commitments. It can leave a commitment out but no
 partition follows from the list alone, so every peer computes the same one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 from hashlib import sha256
@@ -96,6 +96,7 @@ class Roll:
     prev_root: bytes
     members: tuple[Signed[Commitment], ...]
     envelope: bytes
+    attempt: int = 0
     digest: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,17 +126,20 @@ def convener_rank(prev_root: bytes, round_: int, peer: PeerId) -> bytes:
 
 
 def choose_members(
-    commitments: Sequence[Signed[Commitment]], convener: PeerId
+    commitments: Sequence[Signed[Commitment]],
+    convener: PeerId,
+    preferred: Set[PeerId] = frozenset(),
 ) -> tuple[Signed[Commitment], ...]:
     """Return the commitments that a roll call of `convener` lists: all, or as many as fit.
 
-    Its own comes first, then those of the lowest rank, which nobody could foresee.
+    Its own comes first, then those of the `preferred`, whom no crowd of strangers can displace;
+    among them those of the lowest rank, which nobody could foresee.
     """
 
-    def order(signed: Signed[Commitment]) -> tuple[bool, bytes]:
+    def order(signed: Signed[Commitment]) -> tuple[bool, bool, bytes]:
         message = signed.message
         rank = convener_rank(message.prev_root, message.round, signed.signer)
-        return signed.signer != convener, rank
+        return signed.signer != convener, signed.signer not in preferred, rank
 
     return tuple(sorted(commitments, key=order)[:MAX_MEMBERS])
 
@@ -180,7 +184,7 @@ def open_roll(signed: Signed[RollCall], run: bytes, work_bits: int = 0) -> Roll:
         raise RoundError("the roll call is not in order, or names a peer twice")
     if signed.signer not in peers:
         raise RoundError("the convener is not a member of its own roll call")
-    return Roll(signed.signer, call.round, call.prev_root, members, signed.envelope)
+    return Roll(signed.signer, call.round, call.prev_root, members, signed.envelope, call.attempt)
 
 
 def assign_reducers(capacities: Sequence[int], chunk_sizes: Sequence[int]) -> list[int]:

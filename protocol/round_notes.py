@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
+from protocol.electorate import Electorate
 from protocol.events import Result
 from protocol.identity import PeerId
 from protocol.presence import Head
-from protocol.rollcall import MAX_MEMBERS, Commitment, Roll
+from protocol.rollcall import MAX_MEMBERS, Commitment, Roll, convener_rank
 from protocol.signing import Signed
 
 MAX_ROLLS = 4
@@ -24,7 +25,12 @@ class RoundNotes:
     started_at: float
     samples: int = 0
     stopping: bool = False
-    closed: bool = False
+    audited: bool = False
+    """We did an audit before our own training."""
+    attempt: int = 0
+    """How often we tried this round before, or closed it."""
+    closed_at: float | None = None
+    """When we closed the roll call as its convener."""
     own: Signed[Commitment] | None = None
     commitments: dict[PeerId, Signed[Commitment]] = field(default_factory=dict)
     roll: Roll | None = None
@@ -75,17 +81,42 @@ class RoundNotes:
             return True
         return roll.rank < self.roll.rank
 
+    def place_among(self, conveners: Set[PeerId], peer: PeerId) -> int:
+        """Return how many of `conveners` come before `peer`."""
+        root, round_ = self.head.root, self.head.round
+        rank = convener_rank(root, round_, peer)
+        return sum(convener_rank(root, round_, other) < rank for other in conveners)
+
     def again(self, now: float) -> "RoundNotes":
         """Return the notes of the same round after its roll came to nothing."""
         given_up = self.given_up | self.followed
         return RoundNotes(
-            self.head, now, own=self.own, commitments=self.commitments, given_up=given_up
+            self.head,
+            now,
+            attempt=self.attempt + 1,
+            own=self.own,
+            commitments=self.commitments,
+            given_up=given_up,
         )
 
-    def keep_early(self, roll: Roll) -> None:
-        """Keep a roll of this round for when it begins here."""
-        if self.concerns(roll) and len(self.early) < MAX_ROLLS:
+    def keep_early(self, roll: Roll, electorate: Electorate) -> None:
+        """Keep a roll of this round for when it begins here; those whose word counts come first."""
+        if not self.concerns(roll):
+            return
+        counts = electorate.includes(roll.convener)
+        if len(self.early) == MAX_ROLLS and counts:
+            other = next((one for one in self.early if not electorate.includes(one.convener)), None)
+            if other:
+                self.early.remove(other)
+        if len(self.early) < MAX_ROLLS:
             self.early.append(roll)
+
+    def forget(self, banned: Set[PeerId]) -> None:
+        """Forget what peers said that are banned now."""
+        for peer in banned:
+            self.commitments.pop(peer, None)
+            self.votes.pop(peer, None)
+        self.early = [roll for roll in self.early if roll.convener not in banned]
 
     def follow(self, roll: Roll, now: float) -> None:
         """Note that this roll counts from now on."""

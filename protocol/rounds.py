@@ -13,18 +13,20 @@ A peer moves only from one agreed root to the next: an update counts when it is 
 state when most of the roll call's members hold it, and each votes once. Who was left out, or fell
 behind, fetches the agreed state and takes part in the next round. Where no root gets most votes in
 time, members go on with their own, and the heads that peers stand on decide who follows whom.
+In all of this the word of those counts who are established by the agreed state (`believe`).
 
 The caller performs the effects and feeds back events and ticks, with the time of each; so the same
 machine runs in the node, in the simulator and in the property tests.
 """
 
-import math
 from collections.abc import Mapping, Sized
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
+from protocol.electorate import Electorate
 from protocol.events import (
     Adopt,
+    Audited,
     CatchUp,
     CatchUpFailed,
     CaughtUp,
@@ -42,14 +44,19 @@ from protocol.events import (
     StopTraining,
     Tick,
     Trained,
+    speaker_of,
 )
 from protocol.identity import PeerId
+from protocol.pace import Pace, RoundRules
 from protocol.presence import MAX_LIVE_PEERS, Head, LivePeers
-from protocol.rollcall import Commitment, Roll, choose_members, convener_rank
+from protocol.rollcall import Commitment, Roll, choose_members
 from protocol.round_notes import RoundNotes, are_most_of, winner_of
 from protocol.signing import Signed
 
+__all__ = ["Phase", "RoundMachine", "RoundRules"]
+
 _MAX_UNREACHABLE = 64
+_MAX_CLOSED = 64
 
 
 class Phase(Enum):
@@ -61,33 +68,6 @@ class Phase(Enum):
     COMMITTED = "committed"
     EXCHANGING = "exchanging"
     AGREEING = "agreeing"
-
-
-@dataclass(frozen=True, slots=True)
-class RoundRules:
-    """When a round ends (from the manifest) and how long to wait for whom, in seconds."""
-
-    max_seconds: float
-    min_peers: int
-    target_samples: int | None = None
-    presence_seconds: float = 15.0
-    """Silence after which a peer no longer counts as live."""
-    patience: float = 0.25
-    """Once two thirds have committed, the rest get this fraction of the time so far."""
-    settle_seconds: float = 1.0
-    """After the deadline, for commitments still on their way."""
-    convener_seconds: float = 2.0
-    """A silent convener is replaced after this."""
-    agree_seconds: float = 5.0
-    """After our own result, for results still on their way."""
-    watch_seconds: float = 60.0
-    """Who is left out of a roll waits this long for the state it leads to: an exchange's time."""
-    lag_seconds: float = 6.0
-    """How long most peers may stand on another head before we follow."""
-    missed_seconds: float = 2.0
-    """The same for who has no roll call: the others went on without it."""
-    join_seconds: float = 4.0
-    """How long a newcomer listens before it chooses whom to follow."""
 
 
 _IN_ROUND = (Phase.TRAINING, Phase.COMMITTED, Phase.EXCHANGING, Phase.AGREEING)
@@ -113,12 +93,14 @@ class RoundMachine:
         self.me = me
         self.rules = rules
         self.phase = Phase.JOINING
-        self.live = LivePeers(me, stewards, rules.presence_seconds)
-        self._stewards = stewards
+        self.live = LivePeers(me, Electorate(stewards), rules.presence_seconds)
+        self._pace = Pace(me, rules, self.live)
         self._now = 0.0
         self._joined_at: float | None = None
         self._lag_since: float | None = None
         self._unreachable: set[Head] = set()
+        self._attempts: dict[Head, int] = {}
+        """The next attempt at the rounds that we closed: no two rolls of ours are for the same."""
         self._round: RoundNotes | None = RoundNotes(head, 0.0) if head else None
         self._ahead: RoundNotes | None = None  # while catching up: of the round that we will join
 
@@ -146,6 +128,16 @@ class RoundMachine:
 
     # events
 
+    def believe(self, established: frozenset[PeerId], banned: frozenset[PeerId]) -> None:
+        """Set whose word counts, by the ledger of a state: whenever the caller holds another one.
+
+        That is before `start`, after Adopt and before CaughtUp; until then everybody counts.
+        """
+        self.live.believe(replace(self.live.electorate, established=established, banned=banned))
+        for notes in (self._round, self._ahead):
+            if notes:
+                notes.forget(banned)
+
     def start(self, now: float) -> list[Effect]:
         """Train at once from the head we hold: a host's first round, with nobody to ask."""
         if self._round is None:
@@ -158,12 +150,14 @@ class RoundMachine:
         self._now = now
         if self._joined_at is None:
             self._joined_at = now
+        if speaker_of(event) in self.live.electorate.banned:
+            return self._decide()
         match event:
             case CaughtUp(head) if self.phase is Phase.CATCHING_UP:
                 self._unreachable.clear()
                 return self._start_caught_up(head)
             case RollHeard(roll) if self._ahead:
-                self._ahead.keep_early(roll)
+                self._ahead.keep_early(roll, self.live.electorate)
             case RollHeard(roll):
                 return self._on_roll(roll)
             case CatchUpFailed() if self.phase is Phase.CATCHING_UP:
@@ -174,24 +168,30 @@ class RoundMachine:
                 self.live.forget_silent(now)
                 return self._decide() or self._look_around()
             case _ if notes := self._ahead or self._round:
-                self._note(event, notes)
+                self._note_heard(event, notes)
+                self._note_own(event, notes)
         return self._decide()
 
-    def _note(self, event: Event, work: RoundNotes) -> None:
+    def _note_heard(self, event: Event, work: RoundNotes) -> None:
+        match event:
+            case CommitmentHeard(said) if work.concerns(said.message):
+                if self._has_room(work.commitments, said.signer):
+                    work.take(said)
+            case ResultHeard(result) if work.concerns(result.message):
+                if self._has_room(work.votes, result.signer):
+                    work.votes.setdefault(result.signer, result.message.root)
+
+    def _note_own(self, event: Event, work: RoundNotes) -> None:
         match event:
             case Trained(samples) if self.phase is Phase.TRAINING:
                 work.samples = samples
+            case Audited() if self.phase is Phase.TRAINING:
+                work.audited = True
             case Committed(commitment):
                 if self.phase is Phase.TRAINING and work.concerns(commitment.message):
                     work.take(commitment)
                     work.own = commitment
                     self.phase = Phase.COMMITTED
-            case CommitmentHeard(commitment) if work.concerns(commitment.message):
-                if self._has_room(work.commitments, commitment.signer):
-                    work.take(commitment)
-            case ResultHeard(result) if work.concerns(result.message):
-                if self._has_room(work.votes, result.signer):
-                    work.votes.setdefault(result.signer, result.message.root)
             case Exchanged(result) if self.phase is Phase.EXCHANGING:
                 if work.roll and result.message.roll == work.roll.digest:
                     work.votes[self.me] = result.message.root
@@ -202,7 +202,8 @@ class RoundMachine:
 
     def _has_room(self, heard: Sized, peer: PeerId) -> bool:
         """Return whether to keep a peer's word: strangers can't crowd out who is known as live."""
-        return len(heard) < MAX_LIVE_PEERS or peer in self.live.peers()
+        known = peer in self.live.peers() or self.live.electorate.names(peer)
+        return known or len(heard) < MAX_LIVE_PEERS
 
     def _on_roll(self, roll: Roll) -> list[Effect]:
         work = self._round
@@ -226,13 +227,21 @@ class RoundMachine:
             return False  # a vote is final, or two roots could both have most votes
         if self.me in roll.peers and not work.is_listed(roll):
             return False  # it is of our life before, and we have another update or none
-        if work.closed and roll.convener == self.me:
+        if work.closed_at is not None and roll.convener == self.me:
             return True  # judged when we closed it; others may have it by now
-        members = work.current_members(roll)
-        if len(members) < self.rules.min_peers or not are_most_of(members, set(work.commitments)):
+        return self._is_of_most(roll, work)
+
+    def _is_of_most(self, roll: Roll, work: RoundNotes) -> bool:
+        """Return whether a roll has most of those whose word counts, one of them as convener."""
+        electorate = self.live.electorate
+        members = work.current_members(roll) - electorate.banned
+        voters = electorate.among(work.commitments.keys() | set(roll.peers))
+        if len(members) < self.rules.min_peers or roll.convener not in voters:
             return False
-        expected = self.live.expected(work.head) | {self.me}
-        return are_most_of(members, expected) or self._now >= self._close_at(work)
+        if not are_most_of(members, voters & work.commitments.keys()):
+            return False
+        expected = electorate.among(self.live.expected(work.head) | {self.me})
+        return are_most_of(members, expected) or self._now >= self._pace.close_at(work, self._now)
 
     # decisions
 
@@ -241,9 +250,11 @@ class RoundMachine:
         if work is None:
             return []
         match self.phase:
-            case Phase.TRAINING if not work.stopping and self._now >= self._stop_at(work):
+            case Phase.TRAINING if not work.stopping and self._pace.ends_training(work, self._now):
                 work.stopping = True
                 return [StopTraining()]
+            case Phase.COMMITTED if work.closed_at is not None:
+                return self._await_own_roll(work, work.closed_at)
             case Phase.COMMITTED:
                 return self._close_roll(work)
             case Phase.AGREEING:
@@ -260,45 +271,62 @@ class RoundMachine:
         return []
 
     def _choose_head(self) -> list[Effect]:
-        if self._now - (self._joined_at or 0.0) < self.rules.join_seconds:
+        if self._now - (self._joined_at or 0.0) < self._listening_seconds():
             return []
-        head, holders = self.live.heaviest_head(self.head, self._unreachable)
+        head, holders = self.live.heaviest_head(self.head, self._unreachable, listening=True)
         if head is None:
             return []
         if head == self.head:
             return self._start_round(head)
         return self._catch_up(head, holders)
 
+    def _listening_seconds(self) -> float:
+        """Return how long to listen: longer where only strangers could tell us the state."""
+        stewards = self.live.electorate.stewards - {self.me}
+        alone = stewards and stewards.isdisjoint(self.live.peers())
+        return self.rules.presence_seconds if alone and not self.head else self.rules.join_seconds
+
     def _close_roll(self, work: RoundNotes) -> list[Effect]:
-        if work.closed or len(work.commitments) < self.rules.min_peers:
+        if len(work.commitments) < self.rules.min_peers:
             return []
         if work.ready_since is None:
             everybody = self.live.expected(work.head) <= work.commitments.keys()
-            if not everybody and self._now < self._close_at(work):
+            if not everybody and self._now < self._pace.close_at(work, self._now):
                 return []
             work.ready_since = self._now
-        attempt = int((self._now - work.ready_since) / self.rules.convener_seconds)
-        if attempt < self._place_among_conveners(work):
+        conveners = self.live.electorate.among(work.commitments)
+        if self.me not in conveners:
+            return []
+        turn = int((self._now - work.ready_since) / self.rules.convener_seconds)
+        if turn < work.place_among(conveners, self.me):
             return []
         if self.live.heaviest_head(work.head, self._unreachable)[0] != work.head:
             return []  # most are elsewhere: they come to us, or we go to them
-        work.closed = True
-        chosen = choose_members(tuple(work.commitments.values()), self.me)
-        return [CloseRoll(work.head.round, work.head.root, chosen)]
+        return self._call_roll(work, conveners)
 
-    def _place_among_conveners(self, work: RoundNotes) -> int:
-        root, round_ = work.head.root, work.head.round
-        mine = convener_rank(root, round_, self.me)
-        return sum(convener_rank(root, round_, peer) < mine for peer in work.commitments)
+    def _call_roll(self, work: RoundNotes, conveners: set[PeerId]) -> list[Effect]:
+        work.closed_at = self._now
+        self._attempts[work.head] = work.attempt + 1
+        if len(self._attempts) > _MAX_CLOSED:
+            del self._attempts[next(iter(self._attempts))]
+        chosen = choose_members(tuple(work.commitments.values()), self.me, conveners)
+        return [CloseRoll(work.head.round, work.head.root, chosen, work.attempt)]
+
+    def _await_own_roll(self, work: RoundNotes, closed_at: float) -> list[Effect]:
+        """Go on where our own roll call never came back: it could not be signed."""
+        overdue = self._now >= closed_at + self.rules.watch_seconds
+        return self._try_again(work) if overdue else []
 
     def _agree(self, work: RoundNotes) -> list[Effect]:
         if work.roll is None:
             return []
         votes = {peer: work.votes[peer] for peer in work.roll.peers if peer in work.votes}
-        winner = winner_of(votes, len(work.roll.members), self._stewards)
+        voters = self.live.electorate.among(work.roll.peers)
+        counted = {peer: root for peer, root in votes.items() if peer in voters}
+        winner = winner_of(counted, len(voters), self.live.electorate.stewards)
         if winner is None:
-            complete = self.me in votes and len(votes) == len(work.roll.members)
-            if not complete and not self._is_overdue(work, work.roll):
+            complete = self.me in votes and len(counted) == len(voters)
+            if not complete and not self._is_overdue(work, voters):
                 return []
             winner = votes.get(self.me)
         if winner is None:
@@ -308,10 +336,10 @@ class RoundMachine:
             return [Adopt(head), *self._start_round(head)]
         return self._catch_up(head, tuple(peer for peer, root in votes.items() if root == winner))
 
-    def _is_overdue(self, work: RoundNotes, roll: Roll) -> bool:
+    def _is_overdue(self, work: RoundNotes, voters: set[PeerId]) -> bool:
         """Return whether to wait no longer for votes: out of time, or nobody is left to vote."""
         silence = self._now - work.roll_heard_at >= self.rules.presence_seconds
-        deserted = silence and self.live.peers().keys().isdisjoint(roll.peers)
+        deserted = silence and self.live.peers().keys().isdisjoint(voters)
         return deserted or self._now >= work.agree_by
 
     def _follow_most(self, work: RoundNotes) -> list[Effect]:
@@ -335,7 +363,7 @@ class RoundMachine:
 
     def _catch_up(self, head: Head, holders: tuple[PeerId, ...]) -> list[Effect]:
         self.phase = Phase.CATCHING_UP
-        self._ahead = RoundNotes(head, self._now)
+        self._ahead = self._notes_on(head)
         self._lag_since = None
         return [CatchUp(head, holders)]
 
@@ -356,42 +384,15 @@ class RoundMachine:
         return effects
 
     def _start_round(self, head: Head) -> list[Effect]:
-        self._round = RoundNotes(head, self._now)
+        self._round = self._notes_on(head)
         self.phase = Phase.TRAINING
         return [StartTraining(head.round)]
+
+    def _notes_on(self, head: Head) -> RoundNotes:
+        return RoundNotes(head, self._now, attempt=self._attempts.get(head, 0))
 
     def _try_again(self, work: RoundNotes) -> list[Effect]:
         """Go back to before the roll call, whose members came to nothing or went silent."""
         self._round = work.again(self._now)
         self.phase = Phase.COMMITTED if work.own else Phase.TRAINING
         return [] if work.own else [StartTraining(work.head.round)]
-
-    # deadlines
-
-    def _stop_at(self, work: RoundNotes) -> float:
-        """Return when training ends: the deadline, or sooner when the others are done."""
-        if work.patience_at == math.inf and self._most_are_done(work):
-            elapsed = self._now - work.started_at
-            work.patience_at = self._now + self.rules.patience * elapsed + 0.5
-        target = self.rules.target_samples
-        if work.full_at == math.inf and target and self._swarm_samples(work) >= target:
-            work.full_at = self._now
-        return min(work.started_at + self.rules.max_seconds, work.patience_at, work.full_at)
-
-    def _most_are_done(self, work: RoundNotes) -> bool:
-        """Return whether two thirds have committed, of all but ourselves if we have not."""
-        working = self.live.expected(work.head)
-        if work.own:
-            working.add(self.me)
-        done = working & set(work.commitments)
-        return bool(done) and 3 * len(done) >= 2 * len(working)
-
-    def _close_at(self, work: RoundNotes) -> float:
-        return self._stop_at(work) + self.rules.settle_seconds
-
-    def _swarm_samples(self, work: RoundNotes) -> int:
-        """Return the samples of this round in the swarm; no claim counts above twice the median."""
-        others = [presence.samples for presence in self.live.alongside(work.head).values()]
-        claims = sorted([*others, work.samples])
-        cap = 2 * max(1, claims[(len(claims) - 1) // 2])  # of two, the lower
-        return work.samples + sum(min(claim, cap) for claim in others)

@@ -56,13 +56,15 @@ def signed_commitment(member: PeerId, message: Commitment) -> Signed[Commitment]
     return Signed(member, message, member.encode() + encode(message))
 
 
-def checked_roll(convener: PeerId, members: tuple[Signed[Commitment], ...], salt: bytes) -> Roll:
+def checked_roll(
+    convener: PeerId, members: tuple[Signed[Commitment], ...], salt: bytes, attempt: int = 0
+) -> Roll:
     """Return a roll call as if its signatures had been checked."""
     first = members[0].message
     ordered = tuple(sorted(members, key=lambda member: member.signer))
-    call = call_roll(first.round, first.prev_root, 0.0, ordered)
+    call = call_roll(first.round, first.prev_root, 0.0, ordered, attempt)
     envelope = salt + convener.encode() + encode(call)
-    return Roll(convener, first.round, first.prev_root, ordered, envelope)
+    return Roll(convener, first.round, first.prev_root, ordered, envelope, attempt)
 
 
 @dataclass(slots=True)
