@@ -1,0 +1,165 @@
+"""Who counts in a round: votes, weight, reducing, bans. All of it follows from agreed facts.
+
+A peer is *established* when it is a steward or past probation, and not banned. Where nobody in a
+roll is established (host and stewards are gone), everybody who isn't banned counts as if it were,
+so that a run outlives them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+
+import numpy as np
+
+from protocol.identity import PeerId
+from protocol.ledger import Ledger, Standing
+from protocol.manifest import TrustSpec
+from protocol.rollcall import Accusation, Roll
+from trust.aggregate import Weights
+from trust.rules import cap_weights
+from trust.score import LEAST_SCORE
+
+LEAST_PUNCTUAL = 0.5
+"""A peer less punctual neither reduces nor convenes."""
+
+
+def is_past_probation(standing: Standing, spec: TrustSpec) -> bool:
+    """Return whether a peer that is no steward has shown enough to count."""
+    return (
+        standing.banned is None
+        and standing.rounds >= spec.probation_rounds
+        and standing.passes >= spec.probation_passes
+        and standing.score >= LEAST_SCORE
+    )
+
+
+def established(ledger: Ledger, spec: TrustSpec, stewards: Set[PeerId]) -> frozenset[PeerId]:
+    """Return the stewards that aren't banned and all known peers past probation."""
+    past = {PeerId(each.peer) for each in ledger.standings if is_past_probation(each, spec)}
+    return frozenset((past | set(stewards)) - ledger.banned)
+
+
+def electorate(
+    peers: Iterable[PeerId], ledger: Ledger, spec: TrustSpec, stewards: Set[PeerId]
+) -> frozenset[PeerId]:
+    """Return the established among `peers`, or if there are none all that aren't banned.
+
+    A peer without a standing counts at once in a run without probation.
+    """
+    known = ledger.by_peer()
+    free = frozenset(peers) - ledger.banned
+    counting = frozenset(peer for peer in free if _counts(peer, known, spec, stewards))
+    return counting or free
+
+
+def bans_of(
+    roll: Roll, ledger: Ledger, spec: TrustSpec, stewards: Set[PeerId]
+) -> dict[PeerId, Accusation]:
+    """Return whom a roll call newly bans, in order of PeerID, and by which accusation.
+
+    More than half of its electorate, the accused aside, must have committed to the identical
+    accusation: each of them has verified the evidence itself. Of two that reach it the one with
+    the lower evidence root counts.
+    """
+    voters = electorate(roll.peers, ledger, spec, stewards)
+    votes: Counter[Accusation] = Counter()
+    for member in roll.members:
+        if member.signer in voters:
+            votes.update(
+                each for each in set(member.message.accusations) if each.accused != member.signer
+            )
+    bans: dict[PeerId, Accusation] = {}
+    for accusation in sorted(votes, key=_accusation_order):
+        accused = PeerId(accusation.accused)
+        if accused not in ledger.banned and 2 * votes[accusation] > len(voters - {accused}):
+            bans.setdefault(accused, accusation)
+    return bans
+
+
+def judges_of(
+    roll: Roll, ledger: Ledger, spec: TrustSpec, stewards: Set[PeerId]
+) -> frozenset[PeerId]:
+    """Return the electorate of a roll call without those that it bans."""
+    bans = bans_of(roll, ledger, spec, stewards)
+    return electorate(set(roll.peers) - bans.keys(), ledger, spec, stewards)
+
+
+def weigh(
+    roll: Roll, present: Sequence[int], ledger: Ledger, spec: TrustSpec, stewards: Set[PeerId]
+) -> Weights:
+    """Return the weight of each member that is present, float64 (len(present),).
+
+    Nobody outside of the electorate has any, nor whom this very roll call bans. Members that
+    committed to the same update share one weight (Sybils gain nothing by copies). Those who left
+    probation less than `probation_rounds` ago together have at most `newcomer_share` of the sum,
+    unless nobody older is present.
+
+    Args:
+        roll: the round's roll call.
+        present: indices of the members whose input is there, in roll order.
+        ledger: the standings in the state that the round starts from.
+        spec: the run's rules.
+        stewards: keys that the manifest names.
+    """
+    judges = judges_of(roll, ledger, spec, stewards)
+    members = [roll.members[index] for index in present]
+    gates = [1.0 if member.signer in judges else 0.0 for member in members]
+    weights = cap_weights([member.message.samples for member in members], gates)
+    copies = Counter(
+        member.message.update_root for member, gate in zip(members, gates, strict=True) if gate > 0
+    )
+    weights /= [max(1, copies[member.message.update_root]) for member in members]
+    known = ledger.by_peer()
+    new = np.array(
+        [_is_newcomer(member.signer, known, spec, stewards) for member in members], np.bool_
+    )
+    weights[new] *= _newcomers_factor(weights[new].tolist(), weights[~new].tolist(), spec)
+    return weights
+
+
+def offers(roll: Roll, ledger: Ledger, spec: TrustSpec, stewards: Set[PeerId]) -> list[int]:
+    """Return the capacity of each member as a reducer, in roll order; 0 = it doesn't reduce.
+
+    Only the electorate reduces, and of it the punctual. If none of those offers to, each of the
+    electorate has capacity 1; only where every member is banned are all 0.
+    """
+    judges = judges_of(roll, ledger, spec, stewards)
+    known = ledger.by_peer()
+    capacities = [
+        member.message.capacity
+        if member.signer in judges and is_punctual(known.get(member.signer))
+        else 0
+        for member in roll.members
+    ]
+    return capacities if any(capacities) else [int(peer in judges) for peer in roll.peers]
+
+
+def is_punctual(standing: Standing | None) -> bool:
+    """Return whether a peer is on time often enough to reduce and to convene."""
+    return standing is None or standing.punctual >= LEAST_PUNCTUAL
+
+
+def _counts(
+    peer: PeerId, known: Mapping[PeerId, Standing], spec: TrustSpec, stewards: Set[PeerId]
+) -> bool:
+    standing = known.get(peer) or Standing(peer=peer, joined=0, seen=0)
+    return peer in stewards or is_past_probation(standing, spec)
+
+
+def _is_newcomer(
+    peer: PeerId, known: Mapping[PeerId, Standing], spec: TrustSpec, stewards: Set[PeerId]
+) -> bool:
+    rounds = known[peer].rounds if peer in known else 0
+    return peer not in stewards and rounds < 2 * spec.probation_rounds
+
+
+def _newcomers_factor(new: Sequence[float], old: Sequence[float], spec: TrustSpec) -> float:
+    """Return what to multiply the newcomers' weights by, so that their part is within its limit."""
+    newer, older = sum(new), sum(old)
+    if older <= 0 or newer <= spec.newcomer_share * (newer + older):
+        return 1.0
+    return spec.newcomer_share / (1 - spec.newcomer_share) * older / newer
+
+
+def _accusation_order(accusation: Accusation) -> tuple[str, bytes, int, int]:
+    chunk = -1 if accusation.chunk is None else accusation.chunk
+    return accusation.accused, accusation.evidence, accusation.round, chunk

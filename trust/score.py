@@ -1,0 +1,109 @@
+"""The score R of a peer, from what the reducers measured of its updates.
+
+For each member whose update was measured (trust.measures), with u, c and the worst chunk w as
+exponential averages of factor 0.9:
+
+    e = clip((4 - u)/2, 0, 1)                                 too far away
+      · clip((u - .25)/.15, 0, 1)                             a copy of what was known
+      · clip(c/(.33 · median c), 0, 1)  if median c > .15     against the others
+      · clip((8 - w)/4, .25, 1)                               one chunk far off, again and again
+      · [norm > .05 · median norm]                            nothing in it
+    R ← .95 · R + .05 · e
+
+Below 1/3 after ≥ 10 measured rounds, or with an average of u² above 2.5 after ≥ 20 (a free-rider:
+it claims more samples than it did), probation begins anew. Only proof bans.
+
+The worst chunk alone takes an established peer some 40 rounds, since it rests on one reducer's
+word: a reducer that defames a peer by its receipts has them audited long before, and whoever really
+attacks one chunk is dropped there by clipping meanwhile. What one round can add to an average is
+limited, so that no single round, whatever it says, makes anybody fall.
+"""
+
+from msgspec.structs import replace
+
+from protocol.ledger import FIRST_SCORE, Standing
+from trust.measures import Measured
+
+LEAST_SCORE = 1 / 3
+"""A peer whose score is lower counts for nothing."""
+KEPT = 0.9
+"""Of an average that each round keeps; the score keeps more."""
+SCORE_KEPT = 0.95
+FALL_ROUNDS = 10
+FREE_RIDER_ROUNDS = 20
+FREE_RIDER_NOISE = 2.5
+TELLING_COSINE = 0.15
+"""Where the usual cosine is lower, updates are too noisy for it to mean anything."""
+LEAST_SIZE = 0.05
+MOST_DISTANCE, MOST_WORST, MOST_NOISE = 8.0, 16.0, 8.0
+"""What one round can bring into an average at most."""
+_MOST_COUNT = 1 << 40
+_NOTHING = 1e-30  # smaller values become denormal in the end, which some threads flush to zero
+
+
+def effect(standing: Standing, usual_cosine: float | None, size: float | None) -> float:
+    """Return e, within 0 and 1, from the averages in a standing.
+
+    Args:
+        standing: with distance, cosine and worst of this round in its averages.
+        usual_cosine: median of the judges' average cosines.
+        size: norm of this round's update over the judges' median.
+    """
+    distance = 1.0 if standing.distance is None else standing.distance
+    worst = distance if standing.worst is None else standing.worst
+    good = _within((4 - distance) / 2) * _within((distance - 0.25) / 0.15)
+    good *= max(0.25, _within((8 - worst) / 4))
+    if standing.cosine is not None and usual_cosine is not None and usual_cosine > TELLING_COSINE:
+        good *= _within(standing.cosine / (0.33 * usual_cosine))
+    return good if size is None or size > LEAST_SIZE else 0.0
+
+
+def falls(standing: Standing) -> bool:
+    """Return whether a peer that is no steward is suspended: its probation begins anew."""
+    dishonest = standing.rounds >= FALL_ROUNDS and standing.score < LEAST_SCORE
+    noise = standing.noise or 0.0
+    return dishonest or (standing.rounds >= FREE_RIDER_ROUNDS and noise > FREE_RIDER_NOISE)
+
+
+def scored(standing: Standing, measured: Measured, usual_cosine: float | None) -> Standing:
+    """Return the standing with one more measured round in its averages and its score."""
+    distance, cosine = measured.distance, measured.cosine
+    averaged = replace(
+        standing,
+        rounds=counted(standing.rounds, 1),
+        distance=average(standing.distance, min(distance, MOST_DISTANCE)),
+        worst=average(standing.worst, min(measured.worst, MOST_WORST)),
+        noise=average(standing.noise, min(distance * distance, MOST_NOISE)),
+        cosine=standing.cosine if cosine is None else average(standing.cosine, cosine),
+    )
+    good = effect(averaged, usual_cosine, measured.size)
+    score = _within(SCORE_KEPT * standing.score + (1 - SCORE_KEPT) * good)
+    return replace(averaged, score=score)
+
+
+def suspended(standing: Standing) -> Standing:
+    """Return the standing at the beginning of another probation."""
+    return replace(
+        standing,
+        rounds=0,
+        passes=0,
+        score=FIRST_SCORE,
+        suspensions=counted(standing.suspensions, 1),
+    )
+
+
+def average(before: float | None, now: float) -> float:
+    """Return the exponential average with one more value; the first one is the average."""
+    if before is None:
+        return now
+    average = KEPT * before + (1 - KEPT) * now
+    return average if abs(average) > _NOTHING else 0.0
+
+
+def counted(before: int, more: int) -> int:
+    """Return the sum, within a count's bounds."""
+    return min(before + more, _MOST_COUNT)
+
+
+def _within(value: float) -> float:
+    return max(0.0, min(1.0, value))
