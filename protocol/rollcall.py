@@ -21,6 +21,7 @@ from protocol.signing import Bytes32, PeerIdField, Signed, unseal
 
 MAX_MEMBERS = 256
 MAX_ROUND = 1 << 40
+MAX_ATTEMPT = 1 << 20
 CAPACITY_CAP = 2
 """No reducer counts as faster than this multiple of the median claim (threats.md: bandwidth)."""
 
@@ -83,7 +84,7 @@ class RollCall(Message, frozen=True):
         tuple[Annotated[bytes, Meta(max_length=2048)], ...],
         Meta(min_length=1, max_length=MAX_MEMBERS),
     ]
-    attempt: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    attempt: Annotated[int, Meta(ge=0, le=MAX_ATTEMPT)] = 0
     """How often this convener closed the round before: two rolls for one attempt are a lie."""
 
 
