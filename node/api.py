@@ -2,6 +2,8 @@
 
     GET    /healthz                          GET    /v1/status
     GET    /v1/runs                          GET    /v1/peers?run=
+    GET    /v1/runs/{run}/history?peer=&since=&limit=
+    GET    /v1/runs/{run}/peers/{peer}       GET    /v1/runs/{run}/evidence[/{root}]
     POST   /v1/runs/preview {link}           POST   /v1/runs/join {link}
     POST   /v1/runs {a HostSpec}             DELETE /v1/runs/{run}
     POST   /v1/runs/{run}/export {path}      GET    /v1/logs?lines=
@@ -27,8 +29,10 @@ from aiohttp import web
 from node.config import DEFAULT_API, parse_api
 from node.paths import Paths, announced, new_token
 from node.version import VERSION
+from protocol.accounts import MOST_ROUNDS, EvidenceDetail, EvidenceItem, History, PeerDetail
 from protocol.control import (
     API_PREFIX,
+    AmbiguousPeerError,
     AmbiguousRunError,
     Exported,
     ExportRequest,
@@ -36,6 +40,8 @@ from protocol.control import (
     Health,
     HostSpec,
     LinkRequest,
+    NoSuchEvidenceError,
+    NoSuchPeerError,
     NoSuchRunError,
     Peer,
     Preview,
@@ -45,6 +51,7 @@ from protocol.control import (
     find_run,
 )
 from protocol.errors import TalkootError
+from protocol.rollcall import MAX_ROUND
 
 MAX_BODY_BYTES = 64 << 10
 BODY_SECONDS = 10.0
@@ -91,7 +98,7 @@ class Controls(Protocol):
         ...
 
     def peers(self, run: str | None) -> list[Peer]:
-        """Return the peers of one run, or of all."""
+        """Return the peers of one run, or of all, that are there now."""
         ...
 
     async def preview(self, link: str) -> Preview:
@@ -110,6 +117,22 @@ class Controls(Protocol):
         """Stop taking part; what is on disk stays."""
         ...
 
+    async def history(self, run: str, peer: str | None, since: int, limit: int) -> History:
+        """Return the newest rounds, with the credit of a peer (by id, a part of it, or name)."""
+        ...
+
+    async def peer(self, run: str, peer: str) -> PeerDetail:
+        """Return why a peer (by id, a part of it, or name) stands as it does."""
+        ...
+
+    async def evidence(self, run: str) -> list[EvidenceItem]:
+        """Return the evidence that this node keeps."""
+        ...
+
+    async def evidence_detail(self, run: str, root: str) -> EvidenceDetail:
+        """Return what one piece of evidence says, by its root or the start of it."""
+        ...
+
     async def export(self, run: str, path: str) -> Exported:
         """Write the run's agreed model to the absolute `path` as safetensors."""
         ...
@@ -123,7 +146,14 @@ class Controls(Protocol):
         ...
 
 
-_STATUS = {NoSuchRunError.code: 404, AmbiguousRunError.code: 404, NotPermittedError.code: 403}
+_NOT_FOUND = (
+    NoSuchRunError,
+    AmbiguousRunError,
+    NoSuchPeerError,
+    AmbiguousPeerError,
+    NoSuchEvidenceError,
+)
+_STATUS = {NotPermittedError.code: 403, **dict.fromkeys((kind.code for kind in _NOT_FOUND), 404)}
 _INTERNAL = Failure(
     code="internal_error",
     message="the node made a mistake in answering this",
@@ -256,6 +286,10 @@ def _add_routes(app: web.Application, controls: Controls) -> None:
             web.get(f"{API_PREFIX}/runs", bound(_runs)),
             web.get(f"{API_PREFIX}/peers", bound(_peers)),
             web.get(f"{API_PREFIX}/logs", bound(_logs)),
+            web.get(f"{API_PREFIX}/runs/{{run}}/history", bound(_history)),
+            web.get(f"{API_PREFIX}/runs/{{run}}/peers/{{peer}}", bound(_peer)),
+            web.get(f"{API_PREFIX}/runs/{{run}}/evidence", bound(_evidence)),
+            web.get(f"{API_PREFIX}/runs/{{run}}/evidence/{{root}}", bound(_evidence_detail)),
             web.post(f"{API_PREFIX}/runs/preview", bound(_preview)),
             web.post(f"{API_PREFIX}/runs/join", bound(_join)),
             web.post(f"{API_PREFIX}/runs", bound(_host)),
@@ -285,10 +319,40 @@ async def _peers(controls: Controls, request: web.Request) -> web.Response:
 
 
 async def _logs(controls: Controls, request: web.Request) -> web.Response:
-    text = request.query.get("lines", "200")
-    if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_LOG_LINES:
-        raise RefusedError(400, "bad_request", f"lines is a number from 1 to {MAX_LOG_LINES}")
-    return _json(await asyncio.to_thread(controls.logs, int(text)))
+    lines = _number(request, "lines", 200, 1, MAX_LOG_LINES)
+    return _json(await asyncio.to_thread(controls.logs, lines))
+
+
+async def _history(controls: Controls, request: web.Request) -> web.Response:
+    peer = request.query.get("peer")
+    since = _number(request, "since", 0, 0, MAX_ROUND)
+    limit = _number(request, "limit", MOST_ROUNDS, 1, MOST_ROUNDS)
+    return _json(await controls.history(_run_of(controls, request), peer, since, limit))
+
+
+async def _peer(controls: Controls, request: web.Request) -> web.Response:
+    return _json(await controls.peer(_run_of(controls, request), request.match_info["peer"]))
+
+
+async def _evidence(controls: Controls, request: web.Request) -> web.Response:
+    return _json(await controls.evidence(_run_of(controls, request)))
+
+
+async def _evidence_detail(controls: Controls, request: web.Request) -> web.Response:
+    run = _run_of(controls, request)
+    return _json(await controls.evidence_detail(run, request.match_info["root"]))
+
+
+def _run_of(controls: Controls, request: web.Request) -> str:
+    return find_run(controls.runs(), request.match_info["run"]).run
+
+
+def _number(request: web.Request, name: str, otherwise: int, least: int, most: int) -> int:
+    text = request.query.get(name, str(otherwise))
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1
+    if not least <= number <= most:
+        raise RefusedError(400, "bad_request", f"{name} is a number from {least} to {most}")
+    return number
 
 
 async def _preview(controls: Controls, request: web.Request) -> web.Response:
@@ -310,9 +374,9 @@ async def _leave(controls: Controls, request: web.Request) -> web.Response:
 
 
 async def _export(controls: Controls, request: web.Request) -> web.Response:
-    found = find_run(controls.runs(), request.match_info["run"])
+    run = _run_of(controls, request)
     wanted = await _body(request, ExportRequest)
-    return _json(await controls.export(found.run, wanted.path))
+    return _json(await controls.export(run, wanted.path))
 
 
 async def _shutdown(controls: Controls, _: web.Request) -> web.Response:

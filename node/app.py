@@ -34,6 +34,7 @@ from node.trainer import Resources
 from node.transfer import fetch_manifest
 from node.version import VERSION
 from node.wire import Floats
+from protocol.accounts import EvidenceDetail, EvidenceItem, History, PeerDetail
 from protocol.control import Exported, HostSpec, Peer, Preview, RunStatus, Status
 from protocol.errors import ManifestError, TalkootError
 from protocol.identity import Identity
@@ -201,6 +202,22 @@ class Node:
             if run in (None, name)
             for peer in session.peers()
         ]
+
+    async def history(self, run: str, peer: str | None, since: int, limit: int) -> History:
+        """Return the newest rounds, with the credit of a peer."""
+        return await self._sessions[run].accounts().history(peer, since, limit)
+
+    async def peer(self, run: str, peer: str) -> PeerDetail:
+        """Return why a peer stands as it does."""
+        return await self._sessions[run].accounts().peer(peer)
+
+    async def evidence(self, run: str) -> list[EvidenceItem]:
+        """Return the evidence that this node keeps."""
+        return await self._sessions[run].accounts().evidence()
+
+    async def evidence_detail(self, run: str, root: str) -> EvidenceDetail:
+        """Return what one piece of evidence says."""
+        return await self._sessions[run].accounts().evidence_detail(root)
 
     async def preview(self, link: str) -> Preview:
         """Fetch and check the manifest behind a link; nothing starts."""

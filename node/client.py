@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 from typing import TypeVar
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import msgspec
@@ -12,6 +13,7 @@ import psutil
 from yarl import URL
 
 from node.paths import Paths
+from protocol.accounts import MOST_ROUNDS, EvidenceDetail, EvidenceItem, History, PeerDetail
 from protocol.control import (
     API_PREFIX,
     Exported,
@@ -26,6 +28,7 @@ from protocol.control import (
     RunStatus,
     Status,
     find_run,
+    only_run,
 )
 from protocol.errors import TalkootError
 
@@ -62,7 +65,7 @@ class ApiError(TalkootError):
 class NodeClient:
     """Calls to one node. All raise ApiError, NodeTimeoutError or NodeNotRunningError.
 
-    Where a run is named, NoSuchRunError and AmbiguousRunError too.
+    Where a run is named, NoSuchRunError and AmbiguousRunError too; None = the node's only run.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
@@ -85,6 +88,34 @@ class NodeClient:
         """Return the peers of a run (by id, start of id, or name), or of all runs."""
         chosen = "" if run is None else f"?run={find_run(await self.runs(), run).run}"
         return await self._call("GET", f"{API_PREFIX}/peers{chosen}", list[Peer])
+
+    async def history(
+        self,
+        run: str | None = None,
+        peer: str | None = None,
+        since: int = 0,
+        limit: int = MOST_ROUNDS,
+    ) -> History:
+        """Return a run's newest rounds, with the credit of a peer, or of this node."""
+        query = {"since": str(since), "limit": str(limit)} | (
+            {} if peer is None else {"peer": peer}
+        )
+        where = f"{await self._place(run)}/history?{urlencode(query)}"
+        return await self._call("GET", where, History)
+
+    async def peer(self, run: str | None, peer: str) -> PeerDetail:
+        """Return why a peer (by id, a part of it, or name) stands as it does."""
+        where = f"{await self._place(run)}/peers/{_segment(peer)}"
+        return await self._call("GET", where, PeerDetail)
+
+    async def evidence(self, run: str | None = None) -> list[EvidenceItem]:
+        """Return the evidence that the node keeps."""
+        return await self._call("GET", f"{await self._place(run)}/evidence", list[EvidenceItem])
+
+    async def evidence_detail(self, run: str | None, root: str) -> EvidenceDetail:
+        """Return what one piece of evidence says, by its root or the start of it."""
+        where = f"{await self._place(run)}/evidence/{_segment(root)}"
+        return await self._call("GET", where, EvidenceDetail)
 
     async def preview(self, link: str) -> Preview:
         """Return what is behind a join link."""
@@ -128,6 +159,9 @@ class NodeClient:
         """Begin the node's ordered end."""
         await self._call("POST", f"{API_PREFIX}/shutdown", dict[str, str])
 
+    async def _place(self, run: str | None) -> str:
+        return f"{API_PREFIX}/runs/{only_run(await self.runs(), run).run}"
+
     async def _call(
         self,
         method: str,
@@ -138,7 +172,7 @@ class NodeClient:
         seconds: float = ANSWER_SECONDS,
     ) -> ReplyT:
         data = None if body is None else msgspec.json.encode(body)
-        url = self._url.join(URL(where))
+        url = self._url.join(URL(where, encoded=True))
         headers = {"Content-Type": "application/json"} if data is not None else {}
         try:
             async with (
@@ -208,6 +242,11 @@ def _damaged(paths: Paths) -> NodeNotRunningError:
         f"the file by which a node is found is damaged: {paths.node_file}",
         hint=f"{_START_IT}. If a node still runs, end it first.",
     )
+
+
+def _segment(text: str) -> str:
+    """Return `text` as one segment of a path; dots alone would be taken for a folder."""
+    return quote(text, safe="") if text.strip(".") else "%20"
 
 
 def _reply(status: int, data: bytes, kind: type[ReplyT]) -> ReplyT:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from dht.swarm import Swarm
+from node.accounts import RunAccounts, Standings
 from node.address_book import AddressBook
+from node.ledger import RunLedger
 from node.reach import address_kind, farthest_first
 from node.run_folder import DataFile, RunFolder
 from node.run_setting import RunSetting
@@ -24,6 +26,7 @@ from node.worker import Worker
 from protocol.control import Peer, PeerShare, RoundReport, RunState, RunStatus
 from protocol.errors import TalkootError
 from protocol.identity import Identity, PeerId
+from protocol.ledger import NO_LEDGER
 from protocol.link import JoinLink
 from protocol.manifest import Manifest, open_manifest
 from protocol.rounds import Phase
@@ -76,6 +79,7 @@ class Session:
         self.run_id, self.manifest = open_manifest(envelope, bytes.fromhex(folder.path.name))
         self.folder = folder
         self.book = AddressBook(folder.path / "peers.json", node.disk)
+        self.ledger = RunLedger(folder.path / "ledger.sqlite3", node.disk)
         self.worker: Worker | None = None
         self.serving = asyncio.Event()
         """Set when others can fetch the manifest here, so that the link works; or never will."""
@@ -89,6 +93,7 @@ class Session:
         self._fetched = 0.0
         self._addresses: list[str] = []
         self._stopped: RunStatus | None = None
+        self._agreed = NO_LEDGER
 
     @property
     def is_host(self) -> bool:
@@ -118,6 +123,7 @@ class Session:
         await asyncio.to_thread(self.book.load)
         self.note_peers(self._first_peers)
         async with (
+            self.ledger,
             TreeServer(node.swarm, self.run_id, shelf),
             TrainerProcess(node.resources) as trainer,
         ):
@@ -173,6 +179,18 @@ class Session:
         """The agreed state that this node holds in memory."""
         return self.worker.state if self.worker else None
 
+    def standings(self) -> Standings:
+        """Return everybody's agreed standing, the last known one where the run has stopped."""
+        if self.state:
+            self._agreed = self.state.ledger
+        return Standings(self._agreed, self.manifest)
+
+    def accounts(self) -> RunAccounts:
+        """Return what can be told of history, standings and evidence now."""
+        me = self._node.identity.peer_id
+        peers = tuple(self.peers())
+        return RunAccounts(self.run_id, me, self.standings(), peers, self.ledger)
+
     def link(self) -> str:
         """Return a join link through this node."""
         peers = tuple(self._addresses[:LINK_ADDRESSES])
@@ -196,14 +214,18 @@ class Session:
 
     def _stopped_by(self, error: TalkootError) -> RunStatus:
         """Return where the run stood when `error` stopped it here."""
+        self.standings()  # the state goes with the worker
         reason = " ".join(filter(None, (f"{error.message}.", error.hint)))
         changes = {"state": "stopped", "reason": reason, "peers": 0, "samples_per_second": 0.0}
         return replace(self.status(), **changes)
 
     def _worker_status(self, common: RunStatus, worker: Worker) -> RunStatus:
-        tally, state = worker.tally, worker.state
+        tally, state, standings = worker.tally, worker.state, self.standings()
         live = len(worker.machine.live.peers()) + 1
         run_state, reason = _describe(worker)
+        me = self._node.identity.peer_id
+        if banned := standings.why_banned(me):
+            reason = f"this node is banned from the run: {banned}; see: talkoot evidence"
         changes = {
             "state": run_state,
             "reason": reason,
@@ -217,6 +239,7 @@ class Session:
             "peers": live,
             "last_round": self._last_round(worker),
             "warnings": _warnings(self.manifest, worker, live),
+            "standing": standings.word(me) if state else None,
         }
         return replace(common, **changes)
 
@@ -272,7 +295,8 @@ class Session:
             )
             for peer, live in worker.machine.live.peers().items()
         ]
-        return [me, *others]
+        standings = self.standings()
+        return [standings.filled(peer) for peer in (me, *others)]
 
 
 def _share(worker: Worker, peer: PeerId) -> float | None:

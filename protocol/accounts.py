@@ -4,6 +4,9 @@ from typing import Literal
 
 from protocol.control import Peer, Reply
 
+MOST_ROUNDS = 10_000
+"""In one answer about a run's history."""
+
 CreditReason = Literal[
     "accepted",
     "on probation",

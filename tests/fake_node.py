@@ -16,6 +16,16 @@ from node.__main__ import main
 from node.api import serve_api
 from node.config import Config
 from node.paths import Paths
+from protocol.accounts import (
+    CreditCount,
+    EvidenceDetail,
+    EvidenceItem,
+    Fact,
+    History,
+    PeerDetail,
+    RoundCredit,
+    StandingPart,
+)
 from protocol.control import (
     Exported,
     HostSpec,
@@ -70,9 +80,73 @@ PREVIEW = Preview(
     rule="clip",
     admission="open",
     what_others_see=("your PeerID", "your IP address"),
+    trust=("each peer repeats another's work in 1 of 16 rounds",),
     fits=True,
 )
-PEER = Peer(id="12D3KooWPeer", name="amber-otter", run=RUN, round=4, state="training", share=0.25)
+PEER = Peer(
+    id="12D3KooWPeer",
+    name="amber-otter",
+    run=RUN,
+    round=4,
+    state="training",
+    share=0.25,
+    reputation=0.914,
+    standing="established",
+    accepted_samples=640,
+)
+HISTORY = History(
+    run=RUN,
+    peer="12D3KooWMe",
+    me=True,
+    rounds=(
+        RoundCredit(
+            round=3,
+            root="12" * 32,
+            loss=2.5,
+            seconds=8.25,
+            members=3,
+            at=1.7e9,
+            samples=800,
+            reason="accepted",
+        ),
+        RoundCredit(
+            round=4,
+            root="34" * 32,
+            loss=None,
+            seconds=9.0,
+            members=2,
+            at=1.7e9 + 60,
+            samples=160,
+            reason="too far from the others",
+        ),
+    ),
+    credit=(
+        CreditCount(reason="accepted", rounds=5, samples=4000),
+        CreditCount(reason="too far from the others", rounds=1, samples=160),
+    ),
+)
+EVIDENCE = EvidenceItem(
+    root="5e" * 32,
+    accused="12D3KooWLiar",
+    accused_name="grey-fox",
+    kind="FalseAggregate",
+    lie="it returned an aggregate other than the one its inputs make",
+    round=7,
+    chunk=2,
+    verdict="holds",
+    verified_at=1.7e9,
+)
+DETAIL = EvidenceDetail(
+    item=EVIDENCE, facts=(Fact(name="accuser", value="12D3KooWMe"),), sealed=b"\x00sealed\xff"
+)
+WHY = PeerDetail(
+    run=RUN,
+    peer=PEER,
+    joined=1,
+    parts=(StandingPart(name="reputation", value="0.91", sentence="good"),),
+    credit=HISTORY.credit,
+    evidence=(),
+)
 
 
 class FakeControls:
@@ -82,7 +156,11 @@ class FakeControls:
         self.asked: list[tuple[object, ...]] = []
         self.stop = stop or asyncio.Event()
         self.preview_answer = PREVIEW
-        self.peer = PEER
+        self.listed = PEER
+        self.history_answer = HISTORY
+        self.why = WHY
+        self.evidence_answer = [EVIDENCE]
+        self.detail = DETAIL
         self.known = [RUN_STATUS, msgspec.structs.replace(RUN_STATUS, run=OTHER_RUN, name="second")]
         self.joined = RUN_STATUS
         self.failure: Exception | None = None
@@ -110,7 +188,23 @@ class FakeControls:
 
     def peers(self, run: str | None) -> list[Peer]:
         self._ask("peers", run)
-        return [self.peer]
+        return [self.listed]
+
+    async def history(self, run: str, peer: str | None, since: int, limit: int) -> History:
+        self._ask("history", run, peer, since, limit)
+        return self.history_answer
+
+    async def peer(self, run: str, peer: str) -> PeerDetail:
+        self._ask("peer", run, peer)
+        return self.why
+
+    async def evidence(self, run: str) -> list[EvidenceItem]:
+        self._ask("evidence", run)
+        return self.evidence_answer
+
+    async def evidence_detail(self, run: str, root: str) -> EvidenceDetail:
+        self._ask("evidence", run, root)
+        return self.detail
 
     async def preview(self, link: str) -> Preview:
         self._ask("preview", link)

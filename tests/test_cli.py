@@ -192,7 +192,7 @@ async def test_what_strangers_chose_cannot_steer_the_terminal(
     node.known = [
         msgspec.structs.replace(RUN_STATUS, name=HOSTILE, reason=HOSTILE, warnings=(HOSTILE,))
     ]
-    node.peer = msgspec.structs.replace(node.peer, name=HOSTILE, state=HOSTILE)
+    node.listed = msgspec.structs.replace(node.listed, name=HOSTILE, state=HOSTILE)
     node.preview_answer = msgspec.structs.replace(
         PREVIEW, name=HOSTILE, description=HOSTILE, licence=HOSTILE, what_others_see=(HOSTILE,)
     )

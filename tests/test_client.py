@@ -70,7 +70,7 @@ async def test_listings_come_back_as_they_were_given(
 ) -> None:
     assert await client.runs() == controls.known
     assert (await client.status()).runs == tuple(controls.known)
-    assert await client.peers() == [controls.peer]
+    assert await client.peers() == [controls.listed]
     assert await client.logs(1) == ["two"]
 
 

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from node.cli.accounts import show_why
 from node.cli.context import Commands, Context
 from node.cli.outcome import OK
-from node.cli.screen import duration, number, percent, plain, say, show_json, table
+from node.cli.screen import number, percent, plain, say, short_peer, show_json, table
 from protocol.control import Peer, RunStatus
 
 ID_CHARACTERS = 12
+_RUN_CHARACTERS = 8
 
 
 def add(commands: Commands) -> None:
@@ -21,6 +23,9 @@ def add(commands: Commands) -> None:
     runs.set_defaults(command=_runs)
     peers = commands.add_parser("peers", help="who takes part in a run, or in all")
     peers.add_argument("run", nargs="?", metavar="RUN", help="its id, the start of it, or its name")
+    peers.add_argument(
+        "--why", metavar="PEER", help="why it stands as it does: its PeerID, a part of it, its name"
+    )
     peers.add_argument("--json", action="store_true")
     peers.set_defaults(command=_peers)
 
@@ -38,6 +43,8 @@ async def _runs(context: Context, options: argparse.Namespace) -> int:
 
 
 async def _peers(context: Context, options: argparse.Namespace) -> int:
+    if options.why is not None:
+        return await show_why(context, options.run, options.why, as_json=options.json)
     async with context.node() as client:
         found = await client.peers(options.run)
     if options.json:
@@ -82,23 +89,24 @@ def _run_row(status: RunStatus) -> tuple[str, ...]:
 
 
 def _peers_table(peers: Sequence[Peer]) -> Table:
+    """Return at most 100 columns; --json has all that is known."""
+    several = len({peer.run for peer in peers}) > 1
     columns = (
-        *("Peer", "Name", "Run", ">Round", "State", "Root", ">Samples/s", ">Share"),
-        *("Address", ">Seen"),
+        *("Peer", "Name", *(["Run"] if several else []), ">Round", "State", ">Samples/s"),
+        *(">Share", ">Reputation", "Standing"),
     )
-    return table(columns, (_peer_row(peer) for peer in peers))
+    return table(columns, (_peer_row(peer, several=several) for peer in peers))
 
 
-def _peer_row(peer: Peer) -> tuple[str, ...]:
+def _peer_row(peer: Peer, *, several: bool) -> tuple[str, ...]:
     return (
-        f"…{peer.id[-8:]}{' (me)' if peer.me else ''}",
-        peer.name[:40],
-        peer.run[:ID_CHARACTERS],
+        f"{short_peer(peer.id)}{' (me)' if peer.me else ''}",
+        peer.name[:16],
+        *([peer.run[:_RUN_CHARACTERS]] if several else []),
         "-" if peer.round is None else str(peer.round),
-        peer.state[:20] or "-",
-        (peer.root or "-")[:ID_CHARACTERS],
+        peer.state[:11] or "-",
         number(peer.samples_per_second),
         "dropped" if peer.dropped else percent(peer.share),
-        peer.address,
-        duration(peer.last_seen_seconds),
+        number(peer.reputation, 2),
+        peer.standing,
     )

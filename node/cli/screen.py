@@ -7,6 +7,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import TextIO
 
 import msgspec
@@ -89,6 +90,20 @@ def duration(seconds: float | None) -> str:
         if seconds < limit:
             return f"{seconds / divisor:.0f} {unit}"
     return f"{seconds / 86_400:.1f} days"
+
+
+def moment(seconds: float) -> str:
+    """Return a time since 1970 as people here read it: "2026-03-01 14:05"."""
+    try:
+        then = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return "-"
+    return then.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def short_peer(peer: str) -> str:
+    """Return a PeerID as listings show it: all begin alike, so its end."""
+    return f"…{peer[-8:]}"
 
 
 def number(value: float | None, digits: int = 1) -> str:
