@@ -1,6 +1,7 @@
 """What every aggregation rule shares: its inputs, its report and the one combining pass."""
 
 from dataclasses import dataclass
+from math import fsum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ Weights = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 """One flag a row, (n,)."""
 
+BLOCK_FLOATS = 32_768
+"""Short enough for float32 sums and for the cache, long enough that a chunk takes few calls."""
+LARGEST = float(np.finfo(np.float32).max)
+_QUANTUM = 2.0**-50
 TWIN_COSINE = 0.999
 """Above it two updates are one: those of honest peers have noise of their own."""
 
@@ -70,12 +75,16 @@ def finite_rows(rows: Rows) -> Mask:
 
 
 def shares(weights: Weights, counted: Mask) -> Weights:
-    """Return the weights of the counted rows scaled to a sum of 1, or all 0 where none counts."""
+    """Return the weights of the counted rows scaled to a sum of 1, or all 0 where none counts.
+
+    They are multiples of `_QUANTUM`: every sum of some is exact, so in whatever order a peer adds
+    them up, it finds the same half.
+    """
     kept = np.where(counted, weights, 0.0)
     peak = kept.max(initial=0.0)
     if peak > 0:
         kept /= peak  # first, so that the sum can't overflow
-        kept /= kept.sum()
+        kept = np.ceil(kept / (fsum(kept.tolist()) * _QUANTUM)) * _QUANTUM
     return kept
 
 
@@ -97,11 +106,34 @@ def combine(rows: Rows, coefficients: Weights) -> Vector:
     return total
 
 
+def blocks(size: int) -> list[slice]:
+    """Return slices of at most `BLOCK_FLOATS` that make up range(size)."""
+    edges = range(0, size, BLOCK_FLOATS)
+    return [slice(first, min(first + BLOCK_FLOATS, size)) for first in edges]
+
+
 def _runs(mask: Mask) -> list[slice]:
     """Return the longest slices in which the mask is true throughout."""
     edged = np.concatenate(([False], mask, [False]))
     edges = np.flatnonzero(edged[1:] != edged[:-1]).tolist()
     return [slice(*edge) for edge in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def unclipped(rows: Rows, aggregate: Vector, coefficients: Weights, finite: Mask) -> Report:
+    """Return the report of a rule that neither clips nor drops, measured in float64."""
+    nowhere = (False,) * len(rows)
+    return Report(
+        distances=tuple(distances_to(rows, aggregate, finite)),
+        coefficients=tuple(coefficients.tolist()),
+        clipped=nowhere,
+        dropped=nowhere,
+        non_finite=tuple((~finite).tolist()),
+        norms=tuple(norms_of(rows, finite)),
+        norm=norm_of(aggregate),
+        twins=nowhere,
+        tau=np.inf,
+        iterations=0,
+    )
 
 
 def distances_to(rows: Rows, aggregate: Vector, finite: Mask) -> list[float]:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from protocol.identity import PeerId
 from protocol.ledger import Ledger, Standing
 from protocol.manifest import TrustSpec
+from trust.admission import electorate
 from trust.aggregate import Rows, Vector, Weights
 
 WORK_LIMIT = 0.03
-"""Relative error above which a committed update isn't the work it claims to be. An honest repetition
+"""Relative error above which a committed update isn't the work it claims to be. Honest repetition
 differs by 2e-4 for the wire's float16, and by some 1e-2 where a trainer computes in bfloat16;
 flipped labels, stale weights or half of the samples make 5e-2 to 2."""
 CERTAIN_WORK = WORK_LIMIT / 2
@@ -68,8 +69,6 @@ def draw_work_audits(
     Every established member audits with probability `spec.audit_rate`; half of the draws are among
     the suspects, if there are any.
     """
-    from trust.admission import electorate  # noqa: PLC0415
-
     newest = max((standing.seen for standing in ledger.standings), default=0)
     present = [each for each in ledger.standings if each.seen == newest and not each.banned]
     peers = [PeerId(each.peer) for each in present]

@@ -7,9 +7,11 @@ combination; between, c and ‖x_i-v‖² = G_ii - 2(Gc)_i + cᵀGc move in n by
 
 Bound. Let liars hold a share φ < ½ of the weight and all honest rows lie within R of a point h. As
 τ is the weighted median distance, τ ≤ e+R where e = ‖v-h‖, and one step takes e to at most
-max(e, R/(1-2φ)). The medoid lies within E = R(3-2φ)/(1-2φ) of h, so e ≤ E whatever the liars send
-(from a start farther away, E = ‖start-h‖). Rows that are kept lie within 4τ ≤ 4(E+R) of v, and the
-aggregate, a convex combination of them, within 5E+4R of h; within R, if just the liars go.
+max(e, R/(1-2φ)). The iteration starts from the row whose median distance to all rows is least: an
+honest row's is at most 2R, so more than half of the weight, and an honest row with it, lies within
+2R of the start, and the start within 3R of h. So e ≤ E = max(3R, R/(1-2φ)) whatever the liars send
+(from a start given farther away, E = ‖start-h‖). Rows that are kept lie within 4τ ≤ 4(E+R) of v,
+and the aggregate, a convex combination of them, within 5E+4R of h; within R, if just the liars go.
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +37,7 @@ MAX_ITERATIONS = 20
 CONVERGED = 1e-6
 DROP_FACTOR = 4.0
 
-_CANCELLING = 1e-2
+CANCELLING = 1e-2
 """Where ‖x-y‖² is a smaller part of ‖x‖², float32 products are too coarse for it."""
 _HALF = np.array([0.5 - 1e-9, 0.5 + 1e-9])
 """Sums of shares between these are one half."""
@@ -44,7 +46,7 @@ _NO_DISTANCE = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
-class _Solution:
+class Solution:
     """Of the n rows, (n,) each; the start has no share any more."""
 
     coefficients: Weights
@@ -60,7 +62,7 @@ def centered_clip(
 
     Rows farther than `DROP_FACTOR` times the weighted median distance are left out and the rest is
     solved again: clipping alone leaves every liar a full τ of push. A row of weight 0 is measured
-    only. `start` is the previous aggregate, or None for the medoid; it gets no share itself.
+    only. `start` is the previous aggregate, or None for the central row; it gets no share itself.
 
     Raises:
         ValueError: another shape or dtype, a negative weight, or a start that isn't finite.
@@ -72,12 +74,21 @@ def centered_clip(
     if share.any():
         solution, near = _clip_and_drop(_recentred(gram, rows, start, finite, share), share)
     else:
-        solution, near = _Solution(share, norms, tau=0.0, iterations=0), finite
+        solution, near = Solution(share, norms, tau=0.0, iterations=0), finite
     aggregate = combine(rows, solution.coefficients)
-    report = _report(solution, share, near, finite)
-    twins = tuple(find_twins(gram, share > 0).tolist())
-    found = tuple(np.where(finite, norms, np.inf).tolist())
-    return aggregate, replace(report, norms=found, norm=norm_of(aggregate), twins=twins)
+    clipped = (share > 0) & near & (solution.distances > solution.tau)
+    return aggregate, Report(
+        distances=tuple(np.where(finite, solution.distances, np.inf).tolist()),
+        coefficients=tuple(solution.coefficients.tolist()),
+        clipped=tuple(clipped.tolist()),
+        dropped=tuple((finite & ~near).tolist()),
+        non_finite=tuple((~finite).tolist()),
+        norms=tuple(np.where(finite, norms, np.inf).tolist()),
+        norm=norm_of(aggregate),
+        twins=tuple(find_twins(gram, share > 0).tolist()),
+        tau=solution.tau,
+        iterations=solution.iterations,
+    )
 
 
 def weighted_median(values: NDArray[np.float64], share: Weights) -> float:
@@ -91,16 +102,19 @@ def weighted_median(values: NDArray[np.float64], share: Weights) -> float:
     return float(values[order[lower]] + values[order[upper]]) / 2
 
 
-def find_medoid(gram: Gram, share: Weights) -> tuple[int, float]:
-    """Return the row with the least weighted sum of distances, and its median distance."""
+def median_distances(gram: Gram, share: Weights) -> NDArray[np.float64]:
+    """Return each row's weighted median distance to all rows; infinite for one without a share."""
     inner = gram[: len(share), : len(share)]
     squares = inner.diagonal()
     squared = squares[:, None] + squares - 2 * inner
     distances = np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
-    sums = distances.dot(share)
-    sums[share == 0] = np.inf
-    medoid = int(sums.argmin())
-    return medoid, weighted_median(distances[medoid], share)
+    order = distances.argsort(axis=1)
+    below = share[order].cumsum(axis=1)
+    lower, upper = (below[:, None] < _HALF[:, None]).sum(axis=2).T
+    each = np.arange(len(share))
+    medians: NDArray[np.float64] = distances[each, order[each, lower]]
+    medians += distances[each, order[each, upper]]
+    return np.where(share > 0, medians / 2, np.inf)
 
 
 def find_twins(gram: Gram, counted: Mask) -> Mask:
@@ -110,65 +124,68 @@ def find_twins(gram: Gram, counted: Mask) -> Mask:
     alike = inner > TWIN_COSINE * norms * norms[:, None]
     alike &= counted & counted[:, None]
     np.fill_diagonal(alike, val=False)
-    twins: Mask = alike.any(axis=1)
+    twins: Mask = np.logical_or.reduce(alike, axis=1)
     return twins
 
 
-def _recentred(gram: Gram, rows: Rows, start: Vector | None, finite: Mask, share: Weights) -> Gram:
-    """Return the matrix, or one less the medoid where rows are too alike for float32 products."""
-    medoid, spread = find_medoid(gram, share)
-    if spread**2 < _CANCELLING * gram[medoid, medoid]:
-        return float64_gram(rows, start, finite, reference=rows[medoid])
-    return gram
-
-
-def _clip_and_drop(gram: Gram, share: Weights) -> tuple[_Solution, Mask]:
-    """Return the solution, and which rows were near enough to take part in it."""
-    first = _clip(gram, share)
-    near = first.distances <= DROP_FACTOR * first.tau
-    if near[share > 0].all():
-        return first, near
-    second = _clip(gram, shares(share, near))
-    return replace(second, iterations=first.iterations + second.iterations), near
-
-
-def _clip(gram: Gram, share: Weights) -> _Solution:
+def solve(gram: Gram, share: Weights, begin: int) -> Solution:
+    """Return where the iteration ends that starts from the row (or start) number `begin`."""
     count = len(share)
-    begin = count if len(gram) > count else find_medoid(gram, share)[0]
     pulling = np.append(share, np.zeros(len(gram) - count))
-    coefficients, ones = np.zeros(len(gram)), np.ones(len(gram))
+    coefficients = np.zeros(len(gram))
     coefficients[begin] = 1
-    iterations, moved = 0, ones
-    while iterations < MAX_ITERATIONS and moved.dot(moved) >= CONVERGED**2:
-        distances = _distances(gram, coefficients)
-        radius = max(weighted_median(distances, pulling), _NO_DISTANCE)
-        pull = pulling * (radius / np.maximum(distances, radius))
-        moved = pull - coefficients * pull.dot(ones)
+    iterations, moved = 0, pulling
+    while iterations < MAX_ITERATIONS and (iterations == 0 or moved.dot(moved) >= CONVERGED**2):
+        moved = step(gram, coefficients, pulling)
         coefficients += moved
         iterations += 1
     centre = coefficients[:count] / coefficients[:count].sum()
-    distances = _distances(gram[:count, :count], centre)
-    return _Solution(centre, distances, weighted_median(distances, share), iterations)
+    distances = distances_by(gram[:count, :count], centre)
+    return Solution(centre, distances, weighted_median(distances, share), iterations)
 
 
-def _distances(gram: Gram, coefficients: Weights) -> NDArray[np.float64]:
+def step(gram: Gram, coefficients: Weights, pulling: Weights) -> Weights:
+    """Return how far one iteration moves the coefficients (m,), pulled with shares of sum 1."""
+    distances = distances_by(gram, coefficients)
+    radius = max(weighted_median(distances, pulling), _NO_DISTANCE)
+    pull = pulling * (radius / np.maximum(distances, radius))
+    moved: Weights = pull - coefficients * np.add.reduce(pull)
+    return moved
+
+
+def distances_by(gram: Gram, coefficients: Weights) -> NDArray[np.float64]:
+    """Return each row's distance from the combination of the rows by coefficients of sum 1."""
     products = gram.dot(coefficients)
     squared: NDArray[np.float64] = gram.diagonal() - 2 * products
     squared += coefficients.dot(products)
     return np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
 
 
-def _report(solution: _Solution, share: Weights, near: Mask, finite: Mask) -> Report:
-    clipped = (share > 0) & near & (solution.distances > solution.tau)
-    return Report(
-        distances=tuple(np.where(finite, solution.distances, np.inf).tolist()),
-        coefficients=tuple(solution.coefficients.tolist()),
-        clipped=tuple(clipped.tolist()),
-        dropped=tuple((finite & ~near).tolist()),
-        non_finite=tuple((~finite).tolist()),
-        norms=(),
-        norm=0.0,
-        twins=(),
-        tau=solution.tau,
-        iterations=solution.iterations,
-    )
+def cancels(gram: Gram, row: int, spread: float) -> bool:
+    """Return whether rows this near to `row` are too alike for float32 products."""
+    return bool(spread**2 < CANCELLING * gram[row, row])
+
+
+def _recentred(gram: Gram, rows: Rows, start: Vector | None, finite: Mask, share: Weights) -> Gram:
+    """Return the matrix, or one less the central row where float32 products are too coarse."""
+    medians = median_distances(gram, share)
+    central = int(medians.argmin())
+    if cancels(gram, central, medians[central]):
+        return float64_gram(rows, start, finite, reference=rows[central])
+    return gram
+
+
+def _clip_and_drop(gram: Gram, share: Weights) -> tuple[Solution, Mask]:
+    """Return the solution, and which rows were near enough to take part in it."""
+    first = solve(gram, share, _begin(gram, share))
+    near = first.distances <= DROP_FACTOR * first.tau
+    if near[share > 0].all():
+        return first, near
+    kept = shares(share, near)
+    second = solve(gram, kept, _begin(gram, kept))
+    return replace(second, iterations=first.iterations + second.iterations), near
+
+
+def _begin(gram: Gram, share: Weights) -> int:
+    count = len(share)
+    return count if len(gram) > count else int(median_distances(gram, share).argmin())

@@ -3,10 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from trust.aggregate import Mask, Rows, Vector
-
-BLOCK_FLOATS = 32_768
-"""Short enough for float32 sums, long enough that a chunk takes few calls."""
+from trust.aggregate import Mask, Rows, Vector, blocks
 
 _TINY_SQUARE = 1e-20
 """A row of a smaller squared norm may have lost its float32 products to underflow."""
@@ -19,8 +16,8 @@ isn't finite."""
 def measure(rows: Rows, start: Vector | None) -> tuple[Mask, Gram]:
     """Return which rows are finite, and the Gram matrix.
 
-    Products are float32, summed in float64 over blocks of `BLOCK_FLOATS`; where one may have left
-    the range of float32, all are float64.
+    Products are float32, summed in float64 over blocks of `aggregate.BLOCK_FLOATS`; where one may
+    have left the range of float32, all are float64.
 
     Raises:
         ValueError: the start is not finite.
@@ -49,7 +46,7 @@ def float64_gram(
     """
     count = len(rows)
     gram = np.zeros((count + (start is not None),) * 2)
-    for block in _blocks(rows.shape[1]):
+    for block in blocks(rows.shape[1]):
         values = np.zeros((len(gram), block.stop - block.start))
         values[:count] = rows[:, block]
         if start is not None:
@@ -66,7 +63,7 @@ def _float32_gram(rows: Rows, start: Vector | None) -> Gram:
     gram = np.zeros((count + (start is not None),) * 2)
     products = gram[:count, :count]
     with np.errstate(over="ignore", invalid="ignore"):
-        for block in _blocks(rows.shape[1]):
+        for block in blocks(rows.shape[1]):
             values = rows[:, block]
             products += values @ values.T
             if start is not None:
@@ -74,8 +71,3 @@ def _float32_gram(rows: Rows, start: Vector | None) -> Gram:
                 gram[count, count] += start[block] @ start[block]
     gram[:count, count:] = gram[count:, :count].T
     return gram
-
-
-def _blocks(size: int) -> list[slice]:
-    edges = range(0, size, BLOCK_FLOATS)
-    return [slice(first, min(first + BLOCK_FLOATS, size)) for first in edges]

@@ -16,20 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trust.aggregate import (
-    Mask,
     Report,
     Rows,
     Vector,
     Weights,
     check_inputs,
     combine,
-    distances_to,
     finite_rows,
-    norm_of,
-    norms_of,
     shares,
+    unclipped,
 )
 from trust.clipping import centered_clip
+from trust.flag import flag
+from trust.krum import krum
 from trust.sorting import sorted_places
 
 CAP_OVER_MEDIAN = 2.0
@@ -58,7 +57,7 @@ def mean(rows: Rows, weights: Weights, start: Vector | None = None) -> tuple[Vec
     finite = finite_rows(rows)
     coefficients = shares(weights, finite)
     aggregate = combine(rows, coefficients)
-    return aggregate, _unclipped(rows, aggregate, coefficients, finite)
+    return aggregate, unclipped(rows, aggregate, coefficients, finite)
 
 
 def median(rows: Rows, weights: Weights, start: Vector | None = None) -> tuple[Vector, Report]:
@@ -86,7 +85,14 @@ def trimmed(voters: int) -> int:
 
 
 RULES: Mapping[str, Rule] = MappingProxyType(
-    {"clip": centered_clip, "mean": mean, "median": median, "trimmed_mean": trimmed_mean}
+    {
+        "clip": centered_clip,
+        "mean": mean,
+        "median": median,
+        "trimmed_mean": trimmed_mean,
+        "krum": krum,
+        "flag": flag,
+    }
 )
 
 
@@ -131,7 +137,7 @@ def _mean_of_middle(
         for block, values in sorted_places(voters, first, len(voters) - first):
             aggregate[block] = _mean_of(values)
     coefficients = shares(voting.astype(np.float64), voting)
-    return aggregate, _unclipped(rows, aggregate, coefficients, finite)
+    return aggregate, unclipped(rows, aggregate, coefficients, finite)
 
 
 def _mean_of(values: Sequence[Vector]) -> NDArray[np.float64]:
@@ -139,19 +145,3 @@ def _mean_of(values: Sequence[Vector]) -> NDArray[np.float64]:
     for value in values[1:]:
         total += value
     return total / len(values)
-
-
-def _unclipped(rows: Rows, aggregate: Vector, coefficients: Weights, finite: Mask) -> Report:
-    nowhere = (False,) * len(rows)
-    return Report(
-        distances=tuple(distances_to(rows, aggregate, finite)),
-        coefficients=tuple(coefficients.tolist()),
-        clipped=nowhere,
-        dropped=nowhere,
-        non_finite=tuple((~finite).tolist()),
-        norms=tuple(norms_of(rows, finite)),
-        norm=norm_of(aggregate),
-        twins=nowhere,
-        tau=np.inf,
-        iterations=0,
-    )
