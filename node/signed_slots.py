@@ -69,7 +69,7 @@ class SignedSlots:
         self._disk = disk
         self._book: SlotBook | None = None
 
-    def take(self, round_: int, prev_root: bytes, at_least: int = 0) -> int | None:
+    def next_attempt(self, round_: int, prev_root: bytes, at_least: int = 0) -> int | None:
         """Return the attempt to sign with; it is on disk by then, and never returned again.
 
         Args:

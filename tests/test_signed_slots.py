@@ -36,48 +36,48 @@ def reopened(folder: Path, disk: Disk | None = None) -> SignedSlots:
 
 def test_the_attempt_that_was_counted_is_taken_once(tmp_path: Path) -> None:
     slots = reopened(tmp_path)
-    assert slots.take(3, ROOT) == 0
-    assert slots.take(3, ROOT) == 1
-    assert slots.take(3, ROOT, 5) == 5
-    assert slots.take(3, ROOT, 2) == 6
+    assert slots.next_attempt(3, ROOT) == 0
+    assert slots.next_attempt(3, ROOT) == 1
+    assert slots.next_attempt(3, ROOT, 5) == 5
+    assert slots.next_attempt(3, ROOT, 2) == 6
 
 
 def test_a_restart_does_not_repeat_an_attempt(tmp_path: Path) -> None:
     for attempt in range(5):
-        assert reopened(tmp_path).take(3, ROOT) == attempt
+        assert reopened(tmp_path).next_attempt(3, ROOT) == attempt
 
 
 def test_rounds_and_states_are_counted_apart(tmp_path: Path) -> None:
     slots = reopened(tmp_path)
     for round_, root in ((3, ROOT), (3, OTHER), (4, ROOT), (2, ROOT)):
-        assert slots.take(round_, root) == 0
+        assert slots.next_attempt(round_, root) == 0
 
 
 def test_who_comes_back_a_round_behind_closes_that_round_again(tmp_path: Path) -> None:
     """A host that is alone would wait for ever if a later round forbade an earlier one."""
     slots = reopened(tmp_path)
-    assert (slots.take(3, ROOT), slots.take(4, OTHER)) == (0, 0)
-    assert reopened(tmp_path).take(3, ROOT) == 1
+    assert (slots.next_attempt(3, ROOT), slots.next_attempt(4, OTHER)) == (0, 0)
+    assert reopened(tmp_path).next_attempt(3, ROOT) == 1
 
 
 def test_it_is_on_disk_before_it_is_taken(tmp_path: Path) -> None:
     disk = FickleDisk()
     slots = reopened(tmp_path, disk)
-    assert slots.take(3, ROOT) == 0
+    assert slots.next_attempt(3, ROOT) == 0
     before = (tmp_path / "signed").read_bytes()
     for error in (DiskFullError("no room"), WriteError("read-only")):
         disk.error = error
-        assert slots.take(3, ROOT) is None
+        assert slots.next_attempt(3, ROOT) is None
         assert (tmp_path / "signed").read_bytes() == before
     disk.error = None
-    assert slots.take(3, ROOT) == 1
-    assert reopened(tmp_path).take(3, ROOT) == 2
+    assert slots.next_attempt(3, ROOT) == 1
+    assert reopened(tmp_path).next_attempt(3, ROOT) == 2
 
 
 def test_a_full_disk_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     disk = FickleDisk()
     disk.error = DiskFullError("no room for 80 bytes")
-    assert reopened(tmp_path, disk).take(3, ROOT) is None
+    assert reopened(tmp_path, disk).next_attempt(3, ROOT) is None
     [record] = caplog.records
     assert record.levelno == logging.ERROR
     assert "round 3" in record.message
@@ -85,7 +85,7 @@ def test_a_full_disk_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    assert reopened(tmp_path / "missing").take(3, ROOT) is None
+    assert reopened(tmp_path / "missing").next_attempt(3, ROOT) is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 100, b"half", None])
@@ -93,36 +93,36 @@ def test_a_damaged_file_is_set_aside_and_no_attempt_is_met_twice(
     tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "signed"
-    assert reopened(tmp_path).take(3, ROOT) == 0
+    assert reopened(tmp_path).next_attempt(3, ROOT) == 0
     path.write_bytes(path.read_bytes()[:-1] if damage is None else damage)
     slots = reopened(tmp_path)
-    first = slots.take(3, ROOT)
+    first = slots.next_attempt(3, ROOT)
     assert first is not None
     assert FIRST_DRAWN <= first <= MAX_ATTEMPT
-    assert slots.take(3, ROOT) == first + 1
+    assert slots.next_attempt(3, ROOT) == first + 1
     assert path.with_name(path.name + DAMAGED_SUFFIX).exists()
     assert "damaged" in caplog.text
-    behind = slots.take(2, ROOT)
+    behind = slots.next_attempt(2, ROOT)
     assert behind is not None
     assert behind >= FIRST_DRAWN
-    assert reopened(tmp_path).take(3 + MAX_SLOTS + 1, ROOT) == 0
+    assert reopened(tmp_path).next_attempt(3 + MAX_SLOTS + 1, ROOT) == 0
 
 
 def test_the_file_stays_small_and_what_it_forgot_is_not_signed_again(tmp_path: Path) -> None:
     slots = reopened(tmp_path)
     for round_ in range(3 * MAX_SLOTS):
-        assert slots.take(round_, ROOT) == 0
+        assert slots.next_attempt(round_, ROOT) == 0
     assert (tmp_path / "signed").stat().st_size < 16_000
-    again = reopened(tmp_path).take(5, ROOT)
+    again = reopened(tmp_path).next_attempt(5, ROOT)
     assert again is not None
     assert again >= FIRST_DRAWN
-    assert reopened(tmp_path).take(3 * MAX_SLOTS, ROOT) == 0
+    assert reopened(tmp_path).next_attempt(3 * MAX_SLOTS, ROOT) == 0
 
 
 def test_attempts_end_where_a_roll_call_can_not_say_them(tmp_path: Path) -> None:
     slots = reopened(tmp_path)
-    assert slots.take(3, ROOT, MAX_ATTEMPT) == MAX_ATTEMPT
-    assert slots.take(3, ROOT) is None
+    assert slots.next_attempt(3, ROOT, MAX_ATTEMPT) == MAX_ATTEMPT
+    assert slots.next_attempt(3, ROOT) is None
 
 
 CALLS = st.lists(
@@ -140,7 +140,7 @@ def test_nothing_is_taken_twice(
     slots, taken = reopened(folder), set()
     for round_, root, at_least, restart in calls:
         slots = reopened(folder) if restart else slots
-        attempt = slots.take(round_, root, at_least)
+        attempt = slots.next_attempt(round_, root, at_least)
         assert attempt is not None
         assert attempt >= at_least
         assert (round_, root, attempt) not in taken
