@@ -7,9 +7,10 @@ a reducer that fails is replaced by its backup; what nobody reduces stays missin
 Peers may end with different aggregates where a reducer died half-way, or tells each something else.
 The vote on the state root (protocol.rounds) settles that, not this module.
 
-A reducer that lies about its aggregate is believed as long as its numbers are finite: nobody else
-saw all inputs. Its share of the vector bounds what it can do, and no claim of capacity counts above
-twice the median (protocol.rollcall). Its receipt, signed, is what an audit will hold it to.
+Nobody but a reducer saw all inputs. Each member holds its receipt to what it knows itself
+(node.receipt_check) and asks the backup where that isn't true; what is false about others is for
+audits to find, by the receipt and the inputs that the outcome hands over. Who is left out though it
+delivered in time asks the backup too: that one passes on what the reducer signed, if it has it.
 """
 
 import asyncio
@@ -22,15 +23,19 @@ import numpy as np
 from dht.swarm import NetworkError, Stream
 from node.exchange_setting import ExchangeSetting, Update, exchange_protocol
 from node.outcome import MemberReport, Outcome
-from node.reduction import Reduced, Reducer
+from node.receipt_check import FalseReceiptError, OwnRow, ReceiptCheck, leaves_out_many
+from node.reduction import KeptUpdate, Reduced, Reducer
 from node.wire import Floats, check_update, unpack_update
 from protocol.codec import decode, encode
 from protocol.errors import ChunkError, ProtocolError, RoundError
+from protocol.evidence import Evidence, Sent
 from protocol.identity import PeerId
-from protocol.merkle import check_chunk, check_leaves
+from protocol.merkle import check_leaves, leaf_hash
 from protocol.rollcall import Roll, assign_reducers, backup_of
-from protocol.signing import unseal
+from protocol.signing import Signed, seal, unseal
 from protocol.transfers import TRANSFER_FRAME_BYTES, Aggregate, Offer, Part, Receipt
+from trust.admission import offers
+from trust.evidence import prove_mismatch
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +57,18 @@ class Exchange:
         self._update = update
         self._members = roll.peers
         self._me = self._members.index(setting.identity.peer_id)
-        self._capacities = _offers(roll)
+        self._capacities = _offers(setting, roll)
         self._sizes = [stop - start for start, stop in setting.layout.chunks]
         self._primary = assign_reducers(self._capacities, self._sizes)
         self._reducer = Reducer(setting, roll)
-        self._receipts: dict[int, Reduced] = {}
+        self._own = OwnRow(setting, roll, self._me, update)
+        self._check = ReceiptCheck(setting, roll, self._own)
+        self._kept: dict[int, Reduced] = {}
+        self._held: dict[int, tuple[Reduced, Floats]] = {}  # it leaves us out; the last resort
+        self._left_out: set[PeerId] = set()
+        self._mismatches: dict[PeerId, Evidence] = {}
+        self._leaves = {self._me: update.leaves}
+        self._delivered_at: dict[tuple[int, int], float] = {}  # by reducer and chunk
         self._aggregate = np.zeros(setting.layout.size, np.float32)
         self._streams: Counter[PeerId] = Counter()
         self._faults: dict[PeerId, str] = {}
@@ -80,10 +92,13 @@ class Exchange:
                 asyncio.timeout_at(self._started_at + self._set.timing.total),
                 asyncio.TaskGroup() as tasks,
             ):
+                tasks.create_task(asyncio.to_thread(self._own.measure), name="measure our update")
                 for reducer, chunks in by_reducer.items():
                     tasks.create_task(self._obtain(reducer, chunks), name=f"obtain {reducer}")
         except TimeoutError:
             log.info("the exchange of round %d ran out of time", self.roll.round)
+        for chunk in self._held.keys() - self._kept.keys():
+            self._keep(chunk, *self._held[chunk])
         return self._outcome()
 
     # as a sender
@@ -91,7 +106,7 @@ class Exchange:
     async def _obtain(self, reducer: int, chunks: list[int]) -> None:
         """Get these chunks from their reducer, else from its backup."""
         await self._obtain_from(reducer, chunks)
-        rest = [chunk for chunk in chunks if chunk not in self._receipts]
+        rest = [chunk for chunk in chunks if chunk not in self._kept]
         backup = backup_of(reducer, self._capacities)
         if rest and backup is not None:
             log.info("%s failed to reduce; its backup takes over", self._members[reducer])
@@ -117,30 +132,52 @@ class Exchange:
             self._reducer.give_up(reducer)
 
     async def _reduce_own(self, chunks: list[int]) -> None:
-        self._reducer.begin(chunks)
-        for chunk in chunks:
+        mine = [chunk for chunk in chunks if not self._takes_held(chunk)]
+        self._reducer.begin(mine)
+        for chunk in mine:
             self._reducer.take(self._me, chunk, self._update.parts[chunk])
-        for chunk in chunks:
+        for chunk in mine:
             reduced = await self._reducer.reduce(chunk)
             self._keep(chunk, reduced, unpack_update(reduced.data, self._sizes[chunk]))
+
+    def _takes_held(self, chunk: int) -> bool:
+        """As its backup take a reducer's aggregate that leaves us out, if it has most others."""
+        if chunk not in self._held or leaves_out_many(self._held[chunk][0].receipt.message):
+            return False
+        self._accept(chunk, *self._held[chunk])
+        return True
 
     async def _trade(self, stream: Stream, reducer: int, chunks: list[int]) -> None:
         offer = Offer(self.roll.envelope, tuple(chunks), self._update.leaves)
         await self._send(stream, encode(offer))
-        sending = asyncio.create_task(self._send_parts(stream, chunks), name="send parts")
+        sending = asyncio.create_task(self._send_parts(stream, reducer, chunks), name="send parts")
         try:
             await self._receive_aggregates(stream, reducer, set(chunks))
         finally:
             sending.cancel()
             await asyncio.wait([sending])
 
-    async def _send_parts(self, stream: Stream, chunks: list[int]) -> None:
+    async def _send_parts(self, stream: Stream, reducer: int, chunks: list[int]) -> None:
         """Send our chunks; who doesn't take them may still tell us the aggregate of the others."""
         try:
             for chunk in chunks:
-                await self._send(stream, encode(Part(chunk, self._update.parts[chunk])))
+                await self._send(stream, encode(self._part(chunk)))
+                self._delivered_at[reducer, chunk] = asyncio.get_running_loop().time()
         except (NetworkError, ProtocolError, TimeoutError) as error:
             self._fault(stream.peer, error)
+
+    def _part(self, chunk: int) -> Part:
+        """Return one of our chunks, signed for.
+
+        Raises:
+            RoundError: the roll call lists another update of ours: to sign would prove us a liar.
+        """
+        if self.roll.members[self._me].message.update_root != self._update.root:
+            raise RoundError("the roll call lists another update than the one we hold")
+        leaf = self._update.leaves[chunk]
+        sent = Sent(self.roll.round, self.roll.digest, chunk, leaf)
+        envelope = seal(self._set.identity, self._set.run, sent).envelope
+        return Part(chunk, self._update.parts[chunk], envelope)
 
     async def _receive_aggregates(self, stream: Stream, reducer: int, wanted: set[int]) -> None:
         while wanted:
@@ -150,32 +187,57 @@ class Exchange:
             aggregate = decode(frame, Aggregate, limit=TRANSFER_FRAME_BYTES)
             if aggregate.chunk not in wanted:
                 raise RoundError(f"chunk {aggregate.chunk} was not asked for, or comes twice")
-            reduced, values = self._check_aggregate(aggregate, reducer)
-            self._keep(aggregate.chunk, reduced, values)
-            if self._is_backup(aggregate.chunk):
-                self._reducer.adopt(aggregate.chunk, reduced)
             wanted.remove(aggregate.chunk)
+            self._consider(aggregate, reducer)
+
+    def _consider(self, aggregate: Aggregate, reducer: int) -> None:
+        """Accept an aggregate from this reducer, or leave the chunk to the backup.
+
+        Raises:
+            ProtocolError: it is no aggregate at all.
+        """
+        chunk = aggregate.chunk
+        primary = self._primary[chunk]
+        # a backup may pass on what the reducer itself still signed
+        allowed = {self._members[reducer], self._members[primary]}
+        try:
+            reduced, values = self._check.open(aggregate, allowed)
+        except FalseReceiptError as error:
+            self._fault(error.signer, error)
+            return
+        signer = reduced.receipt.signer
+        omitted = self._is_left_out(reduced.receipt, reducer)
+        if omitted:
+            self._left_out.add(signer)
+        if omitted and reducer == primary:
+            self._fault(signer, RoundError("it left out what we had delivered"))
+            self._held[chunk] = reduced, values
+        else:
+            self._accept(chunk, reduced, values)
+
+    def _is_left_out(self, receipt: Signed[Receipt], reducer: int) -> bool:
+        """Return whether who signed left us out though it had our chunk in half of its time.
+
+        Its clock began when it heard the roll call, maybe earlier than ours; hence the half. Nor
+        may a reducer answer us before it can have had our chunk.
+        """
+        chunk, signer = receipt.message.chunk, self._members.index(receipt.signer)
+        if receipt.message.shares[self._me] is not None or self._own.values(chunk) is None:
+            return False
+        delivered_at = self._delivered_at.get((signer, chunk))
+        if delivered_at is not None:
+            return delivered_at <= self._began_at + self._set.timing.inputs / 2
+        now = asyncio.get_running_loop().time()
+        return signer == reducer and now <= self._began_at + self._set.timing.open / 2
+
+    def _accept(self, chunk: int, reduced: Reduced, values: Floats) -> None:
+        self._keep(chunk, reduced, values)
+        if self._is_backup(chunk):
+            self._reducer.adopt(chunk, reduced)
 
     def _keep(self, chunk: int, reduced: Reduced, values: Floats) -> None:
-        self._receipts[chunk] = reduced
+        self._kept[chunk] = reduced
         self._aggregate[slice(*self._set.layout.chunks[chunk])] = values
-
-    def _check_aggregate(self, aggregate: Aggregate, reducer: int) -> tuple[Reduced, Floats]:
-        signed = unseal(aggregate.receipt, self._set.run, Receipt)
-        receipt = signed.message
-        # a backup may pass on what the reducer itself still signed
-        allowed = {self._members[reducer], self._members[self._primary[aggregate.chunk]]}
-        if signed.signer not in allowed:
-            raise RoundError("an aggregate is signed by somebody who doesn't reduce its chunk")
-        if (receipt.roll, receipt.chunk) != (self.roll.digest, aggregate.chunk):
-            raise RoundError("a receipt is for another roll call or chunk")
-        if not len(receipt.shares) == len(receipt.distances) == len(self._members):
-            raise RoundError("a receipt doesn't report on every member")
-        check_chunk(aggregate.data, receipt.leaf)
-        values = unpack_update(aggregate.data, self._sizes[aggregate.chunk])
-        if not np.isfinite(values).all():
-            raise RoundError("an aggregate is not finite")
-        return Reduced(aggregate.data, signed), values
 
     # as a reducer
 
@@ -190,11 +252,13 @@ class Exchange:
         self._check_offer(stream.peer, offer)
         self._streams[stream.peer] += 1
         member = self._members.index(stream.peer)
+        self._leaves[member] = offer.leaves
         for chunk in offer.chunks:
             self._reducer.expect(member, chunk)
         try:
             async with (
-                asyncio.timeout_at(self._serve_until),
+                # others may have begun later than we, by as long as their whole exchange takes
+                asyncio.timeout_at(self._began_at + 2 * self._set.timing.total),
                 asyncio.TaskGroup() as tasks,
             ):
                 tasks.create_task(self._receive_parts(stream, member, offer), name="receive parts")
@@ -221,11 +285,10 @@ class Exchange:
         return backup_of(self._primary[chunk], self._capacities) == self._me
 
     @property
-    def _serve_until(self) -> float:
-        """Others may have begun later than we, by as long as their whole exchange takes."""
+    def _began_at(self) -> float:
         if self._started_at is None:
             raise RuntimeError("the exchange does not run")
-        return self._started_at + 2 * self._set.timing.total
+        return self._started_at
 
     async def _receive_parts(self, stream: Stream, member: int, offer: Offer) -> None:
         wanted = set(offer.chunks)
@@ -237,13 +300,29 @@ class Exchange:
                 part = decode(frame, Part, limit=TRANSFER_FRAME_BYTES)
                 if part.chunk not in wanted:
                     raise RoundError(f"chunk {part.chunk} was not offered, or comes twice")
-                check_chunk(part.data, offer.leaves[part.chunk])
-                check_update(part.data, self._sizes[part.chunk])
+                self._check_part(part, member, offer)
                 self._reducer.take(member, part.chunk, part.data)
                 wanted.remove(part.chunk)
         finally:
             for chunk in wanted:
                 self._reducer.leave_out(member, chunk)
+
+    def _check_part(self, part: Part, member: int, offer: Offer) -> None:
+        """Check a part; where its sender signed for another than it committed to, keep the proof.
+
+        Raises:
+            ProtocolError: it isn't the chunk that was committed to, or nobody signed for it.
+        """
+        sender, leaf = self._members[member], leaf_hash(part.data)
+        signed = unseal(part.sent, self._set.run, Sent)
+        said = Sent(self.roll.round, self.roll.digest, part.chunk, leaf)
+        if (signed.signer, signed.message) != (sender, said):
+            raise RoundError("a chunk is not signed for by its sender")
+        if leaf != offer.leaves[part.chunk]:
+            proof = prove_mismatch(self.roll, signed, offer.leaves)
+            self._mismatches.setdefault(sender, Evidence(sender, proof))
+            raise ChunkError("a chunk is not the one that its sender committed to")
+        check_update(part.data, self._sizes[part.chunk])
 
     async def _send_aggregates(self, stream: Stream, chunks: Sequence[int]) -> None:
         for chunk in chunks:
@@ -269,29 +348,36 @@ class Exchange:
     def _outcome(self) -> Outcome:
         return Outcome(
             aggregate=self._aggregate,
-            missing=tuple(sorted(set(range(len(self._sizes))) - self._receipts.keys())),
+            missing=tuple(sorted(set(range(len(self._sizes))) - self._kept.keys())),
             reports=self._reports(),
             bytes_sent=self._sent,
             bytes_received=self._received,
             send_rate=self._sent / self._send_seconds if self._send_seconds else 0.0,
             faults=self._faults,
             reducers=self.reducers,
-            receipts={chunk: reduced.receipt for chunk, reduced in self._receipts.items()},
-            data={chunk: reduced.data for chunk, reduced in self._receipts.items()},
-            inputs={},
-            refused=(),
-            left_out=frozenset(),
-            evidence=(),
+            receipts={chunk: reduced.receipt for chunk, reduced in self._kept.items()},
+            data={chunk: reduced.data for chunk, reduced in self._kept.items()},
+            inputs=self._inputs(),
+            refused=tuple(self._check.refused),
+            left_out=frozenset(self._left_out),
+            evidence=(*self._mismatches.values(), *self._check.evidence.values()),
         )
 
+    def _inputs(self) -> dict[PeerId, KeptUpdate]:
+        found = {}
+        for member, parts in self._reducer.hand_over().items():
+            root = self.roll.members[member].message.update_root
+            found[self._members[member]] = KeptUpdate(root, self._leaves[member], parts)
+        return found
+
     def _reports(self) -> dict[PeerId, MemberReport]:
-        weights = self._reducer.weights
+        weights = self._reducer.weights(range(len(self._members)))
         fair = weights / max(float(weights.sum()), 1e-30)
-        covered = max(1, sum(self._sizes[chunk] for chunk in self._receipts))
+        covered = max(1, sum(self._sizes[chunk] for chunk in self._kept))
         reports = {}
         for index, peer in enumerate(self._members):
             share = missing = 0.0
-            for chunk, reduced in self._receipts.items():
+            for chunk, reduced in self._kept.items():
                 portion = self._sizes[chunk] / covered
                 found = reduced.receipt.message.shares[index]
                 share += portion * (found or 0.0)
@@ -300,7 +386,7 @@ class Exchange:
         return reports
 
 
-def _offers(roll: Roll) -> list[int]:
-    """Return what each member offers as a reducer; where nobody does, all have to."""
-    capacities = [member.message.capacity for member in roll.members]
+def _offers(setting: ExchangeSetting, roll: Roll) -> list[int]:
+    """Return what each member offers as a reducer; the banned among themselves offer the same."""
+    capacities = offers(roll, setting.ledger, setting.spec, setting.stewards)
     return capacities if any(capacities) else [1] * len(capacities)

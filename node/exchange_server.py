@@ -37,6 +37,8 @@ class ExchangeServer:
         run: the run's 32-byte id.
         on_roll: is told of every roll call that a sender shows us; we may not have heard of it.
         refused: counts refused offers by error code.
+        work_bits: the proof of work that every member of a roll call owes.
+        work_bits: the proof of work that every member owes.
     """
 
     def __init__(
@@ -45,11 +47,14 @@ class ExchangeServer:
         run: bytes,
         on_roll: Callable[[Roll], None],
         refused: Counter[str] | None = None,
+        work_bits: int = 0,
     ) -> None:
         self._swarm = swarm
         self._run = run
         self._on_roll = on_roll
+        self._work_bits = work_bits
         self._refused = Counter() if refused is None else refused
+        self._work_bits = work_bits
         self._exchanges: dict[bytes, Exchange] = {}
         self._added = asyncio.Event()
         self._waiting: Counter[PeerId | bytes] = Counter()  # by peer, and by digest of its roll
@@ -132,7 +137,8 @@ class ExchangeServer:
         if digest not in self._unknown:
             if len(self._unknown) >= MAX_UNKNOWN_ROLLS:
                 raise RoundError("too many roll calls wait for their exchange already")
-            roll = open_roll(unseal(offer.roll, self._run, RollCall), self._run)
+            call = unseal(offer.roll, self._run, RollCall)
+            roll = open_roll(call, self._run, self._work_bits)
             self._unknown[digest] = roll
             self._on_roll(roll)
         return self._unknown[digest]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from node.reduction import KeptUpdate
 from node.wire import Floats
 from protocol.evidence import Evidence
 from protocol.identity import PeerId
@@ -19,16 +20,6 @@ class MemberReport:
     """The coefficient that its samples and standing alone would have given it."""
     missing: float
     """Fraction of the vector for which it sent nothing usable."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeptUpdate:
-    """The chunks of one member's update that came to this peer, as they were committed to."""
-
-    root: bytes
-    leaves: tuple[bytes, ...]
-    """Of all chunks."""
-    parts: dict[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)

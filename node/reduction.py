@@ -8,18 +8,20 @@ reduce, at most once.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from node.exchange_setting import ExchangeSetting
-from node.wire import pack_aggregate, unpack_update
+from node.wire import Floats, is_finite, length_of, pack_aggregate, unpack_update
 from protocol.merkle import leaf_hash
 from protocol.rollcall import Roll
 from protocol.signing import Signed, seal
 from protocol.transfers import Receipt
-from trust.rules import RULES, cap_weights
+from trust.admission import weigh
+from trust.aggregate import Weights
+from trust.rules import RULES
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,16 @@ class Reduced:
 
     data: bytes
     receipt: Signed[Receipt]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptUpdate:
+    """The chunks of one member's update that came to this peer, as they were committed to."""
+
+    root: bytes
+    leaves: tuple[bytes, ...]
+    """Of all chunks."""
+    parts: dict[int, bytes]
 
 
 @dataclass(slots=True)
@@ -55,11 +67,19 @@ class Reducer:
     """
 
     def __init__(self, setting: ExchangeSetting, roll: Roll) -> None:
-        self.weights = cap_weights([member.message.samples for member in roll.members])
         self._set = setting
         self._roll = roll
         self._collections: dict[int, _Collection] = {}
         self._given_up: set[int] = set()
+        self._weights: dict[tuple[int, ...], Weights] = {}
+
+    def weights(self, present: Iterable[int]) -> Weights:
+        """Return what the members that are present weigh, float64 (n,), as all peers agree."""
+        key = tuple(present)
+        if key not in self._weights:
+            spec, stewards = self._set.spec, self._set.stewards
+            self._weights[key] = weigh(self._roll, key, self._set.ledger, spec, stewards)
+        return self._weights[key]
 
     def begin(self, chunks: Iterable[int]) -> None:
         """Start the clock of these chunks: they fall to us, and all members are about to send."""
@@ -99,7 +119,6 @@ class Reducer:
         """Pass on what the chunk's own reducer made of it: we are only its backup."""
         collection = self._collection(chunk)
         collection.reduced = reduced
-        collection.inputs.clear()
         collection.begun.set()
         collection.complete.set()
 
@@ -116,8 +135,17 @@ class Reducer:
             if collection.reduced is None:
                 inputs = dict(collection.inputs)
                 collection.reduced = await asyncio.to_thread(self._aggregate, chunk, inputs)
-                collection.inputs.clear()
             return collection.reduced
+
+    def hand_over(self) -> dict[int, dict[int, bytes]]:
+        """Return the inputs of the chunks that are done, by member and chunk, and forget them."""
+        found: dict[int, dict[int, bytes]] = {}
+        for chunk, collection in self._collections.items():
+            if collection.reduced is not None:
+                for member, data in collection.inputs.items():
+                    found.setdefault(member, {})[chunk] = data
+                collection.inputs.clear()
+        return found
 
     def _collection(self, chunk: int) -> _Collection:
         if chunk not in self._collections:
@@ -138,25 +166,31 @@ class Reducer:
 
     def _aggregate(self, chunk: int, inputs: dict[int, bytes]) -> Reduced:
         start, stop = self._set.layout.chunks[chunk]
-        present = sorted(inputs)
+        present = sorted(member for member, data in inputs.items() if is_finite(data))
         rows = np.empty((len(present), stop - start), np.float32)
         for row, member in enumerate(present):
             rows[row] = unpack_update(inputs[member], stop - start)
-        values, report = RULES[self._set.spec.rule](rows, self.weights[present])
-        count = len(self._roll.members)
-        shares: list[float | None] = [None] * count
-        distances: list[float | None] = [None] * count
-        for row, member in enumerate(present):
-            if not report.non_finite[row]:
-                shares[member] = float(report.coefficients[row])
-                distances[member] = float(report.distances[row])
+        values, coefficients = self._combine(rows, present)
         data = pack_aggregate(values)
+        packed = unpack_update(data, stop - start)
         receipt = Receipt(
             round=self._roll.round,
             roll=self._roll.digest,
             chunk=chunk,
             leaf=leaf_hash(data),
-            shares=tuple(shares),
-            distances=tuple(distances),
+            shares=self._by_member(present, coefficients),
+            distances=self._by_member(present, [length_of(row - packed) for row in rows]),
+            norms=self._by_member(present, [length_of(row) for row in rows]),
+            norm=length_of(packed),
         )
         return Reduced(data, seal(self._set.identity, self._set.run, receipt))
+
+    def _combine(self, rows: Floats, present: list[int]) -> tuple[Floats, Sequence[float]]:
+        if not present:
+            return np.zeros(rows.shape[1], np.float32), ()
+        values, report = RULES[self._set.spec.rule](rows, self.weights(present))
+        return values, report.coefficients
+
+    def _by_member(self, present: list[int], figures: Sequence[float]) -> tuple[float | None, ...]:
+        found = dict(zip(present, figures, strict=True))
+        return tuple(found.get(member) for member in range(len(self._roll.members)))

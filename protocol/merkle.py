@@ -74,8 +74,10 @@ def root_by_path(leaf: bytes, index: int, count: int, path: Sequence[bytes | Non
     """Return the root over `count` leaves of which number `index` is `leaf`, by its path.
 
     Raises:
-        ChunkError: a path of another shape.
+        ChunkError: a path of another shape, or no such leaf.
     """
+    if not 0 <= index < count:
+        raise ChunkError(f"a tree of {count} leaves has no leaf {index}")
     top, width = leaf, count
     for sibling in path:
         alone = index ^ 1 >= width

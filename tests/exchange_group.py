@@ -7,10 +7,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec.structs import replace
 
 from dht.memory import MemoryNetwork, MemorySwarm
 from dht.memory_streams import MemoryStream
-from dht.swarm import Handler
+from dht.swarm import Handler, Stream
 from dht.virtual_time import run
 from node.exchange import Exchange
 from node.exchange_server import ExchangeServer
@@ -21,15 +22,17 @@ from node.exchange_setting import (
     exchange_protocol,
 )
 from node.outcome import Outcome
-from node.wire import Floats
-from protocol.codec import encode
+from node.wire import Floats, pack_update, unpack_update
+from protocol.codec import decode, encode
+from protocol.evidence import Sent
 from protocol.identity import Identity, PeerId
 from protocol.layout import Layout, TensorSpec
 from protocol.ledger import NO_LEDGER
 from protocol.manifest import Rule, TrustSpec
+from protocol.merkle import leaf_hash
 from protocol.rollcall import Commitment, Roll, assign_reducers, backup_of, call_roll, open_roll
-from protocol.signing import Signed, seal
-from protocol.transfers import TRANSFER_FRAME_BYTES, Offer, Part
+from protocol.signing import Signed, seal, unseal
+from protocol.transfers import TRANSFER_FRAME_BYTES, Aggregate, Offer, Part, Receipt
 
 RUN = bytes(range(32))
 PREV_ROOT = bytes(32)
@@ -144,8 +147,14 @@ class Group:
         envelope = (roll or self.roll).envelope
         return encode(Offer(envelope, chunks, self.updates[number].leaves))
 
-    def part(self, number: int, chunk: int) -> bytes:
-        return encode(Part(chunk, self.updates[number].parts[chunk]))
+    def part(self, number: int, chunk: int, **changes: object) -> bytes:
+        """Return a part as its sender signs for it, or with another `sent`."""
+        data = self.updates[number].parts[chunk]
+        return encode(Part(chunk, data, self.sent(number, chunk, data, **changes)))
+
+    def sent(self, number: int, chunk: int, data: bytes, **changes: object) -> bytes:
+        said = Sent(self.roll.round, self.roll.digest, chunk, leaf_hash(data))
+        return seal(self.identities[number], RUN, replace(said, **changes)).envelope
 
 
 def play(
@@ -184,3 +193,44 @@ def play(
                 await story(group)
 
     run(main(), limit_seconds=500)
+
+
+async def answer_with(group: Group, number: int, change: Callable[[Aggregate], Aggregate]) -> None:
+    """Let member `number` reduce by hand: its own update for the aggregate, changed."""
+
+    async def handler(stream: Stream) -> None:
+        offer = decode(await stream.receive(), Offer)
+        for chunk in offer.chunks:
+            await stream.send(encode(change(aggregate_of(group, number, chunk))))
+        await stream.receive()
+
+    await group.serve_by_hand(number, handler)
+
+
+def aggregate_of(group: Group, number: int, chunk: int, values: Floats | None = None) -> Aggregate:
+    """Return `values`, else its own update, signed for by member `number` with true figures."""
+    start, stop = LAYOUT.chunks[chunk]
+    rows = [unpack_update(update.parts[chunk], stop - start) for update in group.updates]
+    values = rows[number] if values is None else values
+    data = pack_update(values)
+    receipt = Receipt(
+        round=group.roll.round,
+        roll=group.roll.digest,
+        chunk=chunk,
+        leaf=leaf_hash(data),
+        shares=(1 / len(rows),) * len(rows),
+        distances=tuple(length(row - values) for row in rows),
+        norms=tuple(length(row) for row in rows),
+        norm=length(values),
+    )
+    return Aggregate(chunk, data, seal(group.identities[number], RUN, receipt).envelope)
+
+
+def resigned(group: Group, number: int, aggregate: Aggregate, **changes: object) -> Aggregate:
+    """Return an aggregate with another receipt, signed for by member `number`."""
+    changed = replace(unseal(aggregate.receipt, RUN, Receipt).message, **changes)
+    return replace(aggregate, receipt=seal(group.identities[number], RUN, changed).envelope)
+
+
+def length(values: Floats) -> float:
+    return float(np.linalg.norm(values.astype(np.float64)))

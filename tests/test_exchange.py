@@ -16,9 +16,17 @@ from node.outcome import Outcome
 from node.wire import Floats, pack_update
 from protocol.codec import decode, encode
 from protocol.merkle import leaf_hash, root_of
-from protocol.signing import seal, unseal
-from protocol.transfers import Aggregate, Offer, Part, Receipt
-from tests.exchange_group import LAYOUT, RUN, TIMING, Group, play, values_of
+from protocol.transfers import Aggregate, Offer, Part
+from tests.exchange_group import (
+    LAYOUT,
+    TIMING,
+    Group,
+    aggregate_of,
+    answer_with,
+    play,
+    resigned,
+    values_of,
+)
 from tests.memory_peers import idle, now
 
 CHUNKS = range(len(LAYOUT.chunks))
@@ -427,59 +435,38 @@ def test_a_reducer_alone_without_backup_that_dies_leaves_its_chunks_missing() ->
     play(3, story, capacities=[0, 1000, 0])
 
 
-async def answer_with(group: Group, number: int, change: Callable[[Aggregate], Aggregate]) -> None:
-    """Let member `number` reduce by hand: its own update for the aggregate, changed."""
-
-    async def handler(stream: Stream) -> None:
-        offer = decode(await stream.receive(), Offer)
-        for chunk in offer.chunks:
-            await stream.send(encode(change(aggregate_of(group, number, chunk))))
-        await stream.receive()
-
-    await group.serve_by_hand(number, handler)
-
-
-def aggregate_of(
-    group: Group, number: int, chunk: int, data: bytes | None = None, members: int = 4
-) -> Aggregate:
-    if data is None:
-        data = group.updates[number].parts[chunk]
-    receipt = Receipt(
-        round=0,
-        roll=group.roll.digest,
-        chunk=chunk,
-        leaf=leaf_hash(data),
-        shares=(0.25,) * members,
-        distances=(1.0,) * members,
-    )
-    return Aggregate(chunk, data, seal(group.identities[number], RUN, receipt).envelope)
-
-
-def resigned(group: Group, number: int, aggregate: Aggregate, **changes: object) -> Aggregate:
-    receipt = replace(unseal(aggregate.receipt, RUN, Receipt).message, **changes)
-    return replace(aggregate, receipt=seal(group.identities[number], RUN, receipt).envelope)
-
-
-def non_finite(value: float, chunk: int) -> bytes:
-    return pack_update(part_of(np.full(LAYOUT.size, value, np.float32), chunk))
-
-
 LIAR = 1
+
+
+def with_data(group: Group, sent: Aggregate, data: bytes) -> Aggregate:
+    return resigned(group, LIAR, replace(sent, data=data), leaf=leaf_hash(data))
+
+
+def with_values(group: Group, sent: Aggregate, value: float) -> Aggregate:
+    size = len(part_of(values_of(0), sent.chunk))
+    return with_data(group, sent, pack_update(np.full(size, value, np.float32)))
+
+
 BAD: dict[str, Callable[[Group, Aggregate], Aggregate]] = {
     "signed by another": lambda group, sent: resigned(group, 3, sent),
     "of another roll call": lambda group, sent: resigned(group, LIAR, sent, roll=bytes(32)),
     "receipt for another chunk": lambda group, sent: resigned(group, LIAR, sent, chunk=0),
     "not the data signed for": lambda _, sent: replace(sent, data=sent.data[::-1] + b"x"),
     "without a report on all": lambda group, sent: resigned(group, LIAR, sent, shares=(1.0,)),
+    "without a report on all norms": lambda group, sent: resigned(group, LIAR, sent, norms=(1.0,)),
+    "with a share but no distance": lambda group, sent: resigned(
+        group, LIAR, sent, distances=(None, 1.0, 1.0, 1.0)
+    ),
+    "of another round": lambda group, sent: resigned(group, LIAR, sent, round=1),
     "a share above the whole": lambda group, sent: resigned(
         group, LIAR, sent, shares=(1e300, 0.0, 0.0, 0.0)
     ),
     "a share below nothing": lambda group, sent: resigned(
         group, LIAR, sent, shares=(-1.0, 1.0, 1.0, 0.0)
     ),
-    "too short": lambda group, sent: aggregate_of(group, LIAR, sent.chunk, sent.data[:-2]),
-    "NaN": lambda group, sent: aggregate_of(group, LIAR, sent.chunk, non_finite(np.nan, BIG)),
-    "infinite": lambda group, sent: aggregate_of(group, LIAR, sent.chunk, non_finite(np.inf, BIG)),
+    "too short": lambda group, sent: with_data(group, sent, sent.data[:-2]),
+    "NaN": lambda group, sent: with_values(group, sent, np.nan),
+    "infinite": lambda group, sent: with_values(group, sent, np.inf),
     "of a chunk not asked for": lambda group, _: aggregate_of(group, LIAR, 0),
     "without a receipt": lambda _, sent: replace(sent, receipt=b""),
 }
@@ -505,7 +492,7 @@ def test_a_reducer_decides_its_chunk_and_no_other() -> None:
     async def story(group: Group) -> None:
         await answer_with(group, LIAR, lambda sent: sent)
         aggregate = one_result(await group.exchange([0, 2, 3]))
-        assert is_everywhere(part_of(aggregate, BIG), LIAR + 1)  # believed: see node.exchange
+        assert is_everywhere(part_of(aggregate, BIG), LIAR + 1)  # believed until audited
         for chunk in (0, 2):
             assert is_everywhere(part_of(aggregate, chunk), np.mean([1, 3, 4]))
 
@@ -518,7 +505,7 @@ def test_a_reducer_that_drips_is_given_up_in_bounded_time() -> None:
             offer = decode(await stream.receive(), Offer)
             for chunk in offer.chunks:
                 await asyncio.sleep(TIMING.answer - 1)
-                await stream.send(encode(aggregate_of(group, 1, chunk, members=3)))
+                await stream.send(encode(aggregate_of(group, 1, chunk)))
 
         await group.serve_by_hand(1, handler)
         outcomes = await group.exchange([0, 2])

@@ -1,0 +1,176 @@
+"""What evidence proves by itself: two signatures that exclude each other, or one and a Merkle path.
+
+The proofs of `protocol.evidence` that only arithmetic decides (FalseAggregate, FalseWork) are for
+whoever can fetch the inputs; so is a FalseAccusation about one of these.
+
+Nothing here raises for what a peer made up: what doesn't hold is no proof. The work is bounded by
+the messages' own bounds and one level of accusations about accusations.
+"""
+
+from protocol.codec import Message, decode
+from protocol.errors import ProtocolError
+from protocol.events import Result
+from protocol.evidence import (
+    EVIDENCE_CHUNK_BYTES,
+    Equivocation,
+    Evidence,
+    FalseAccusation,
+    FalseAggregate,
+    FalseWork,
+    Mismatch,
+    Proof,
+    Sent,
+)
+from protocol.identity import PeerId
+from protocol.merkle import path_of, root_by_path, root_of
+from protocol.rollcall import Commitment, Roll, RollCall, open_roll
+from protocol.signing import Envelope, Signed, unseal
+from protocol.transfers import Receipt
+
+Place = tuple[int, int | None]
+"""The round of a lie, and the chunk whose aggregate it was, if it was about one."""
+
+_SaidOnce = Result | Receipt | RollCall
+"""Of these an honest peer signs one at most in each place."""
+
+
+def evidence_root(sealed: bytes) -> tuple[bytes, list[bytes]]:
+    """Return the Merkle root that names sealed evidence, and the chunks it is served in."""
+    chunks = [
+        sealed[start : start + EVIDENCE_CHUNK_BYTES]
+        for start in range(0, len(sealed), EVIDENCE_CHUNK_BYTES)
+    ]
+    return root_of(chunks)[0], chunks
+
+
+def prove_mismatch(roll: Roll, sent: Signed[Sent], leaves: tuple[bytes, ...]) -> Mismatch:
+    """Return the proof that `sent` isn't for the chunk that its signer committed to.
+
+    Args:
+        roll: the roll call that `sent` names.
+        sent: its signature checked.
+        leaves: of the committed update; checked against the commitment's root.
+    """
+    chunk = sent.message.chunk
+    path = path_of(leaves, chunk)
+    return Mismatch(roll.envelope, sent.envelope, leaves[chunk], path, len(leaves))
+
+
+def check_equivocation(run: bytes, accused: PeerId, proof: Equivocation) -> bool:
+    """Return whether `accused` signed two messages of which an honest peer signs only one.
+
+    Two commitments are no lie: who was restarted commits again, to another update. Then it may
+    also close the round again, with that commitment in its list.
+    """
+    try:
+        first, second = (unseal(each, run, _SaidOnce) for each in (proof.first, proof.second))
+        places = _place_of(first), _place_of(second)
+    except ProtocolError:
+        return False
+    signed_both = (first.signer, second.signer) == (accused, accused)
+    return signed_both and places[0] == places[1] and first.message != second.message
+
+
+def _place_of(signed: Signed[Message]) -> tuple[object, ...] | None:
+    """Return for what an honest peer says just one thing."""
+    match signed.message:
+        case Result(round_, prev_root, roll):
+            return Result, round_, prev_root, roll
+        case Receipt(_, roll, chunk):
+            return Receipt, roll, chunk
+        case RollCall() as call:
+            own = tuple(each for each in call.commitments if _signer_of(each) == signed.signer)
+            return RollCall, call.round, call.prev_root, call.attempt, own
+    return None
+
+
+def _signer_of(envelope: bytes) -> str:
+    return decode(envelope, Envelope).signer
+
+
+def check_mismatch(run: bytes, accused: PeerId, proof: Mismatch) -> bool:
+    """Return whether `accused` signed for sending what it had not committed to."""
+    try:
+        roll = open_roll(unseal(proof.roll, run, RollCall), run)
+        sent = unseal(proof.sent, run, Sent)
+        told = sent.message
+        root = root_by_path(proof.leaf, told.chunk, proof.leaves, proof.path)
+    except ProtocolError:
+        return False
+    commitment = roll.commitment(accused)
+    return (
+        commitment is not None
+        and sent.signer == accused
+        and (told.round, told.roll) == (roll.round, roll.digest)
+        and root == commitment.message.update_root
+        and told.leaf != proof.leaf
+    )
+
+
+def check_false_accusation(run: bytes, accused: PeerId, proof: FalseAccusation) -> bool | None:
+    """Return whether `accused` signed evidence that doesn't hold; None = arithmetic decides.
+
+    To sign for what isn't evidence at all proves nothing: nobody would have believed it.
+    """
+    try:
+        inner = unseal(proof.evidence, run, Evidence)
+    except ProtocolError:
+        return False
+    if inner.signer != accused:
+        return False
+    holds = check_pure(run, inner.message)
+    return None if holds is None else not holds
+
+
+def check_pure(run: bytes, evidence: Evidence) -> bool | None:
+    """Return whether evidence other than about false accusations holds; None = not decided here."""
+    accused = PeerId(evidence.accused)
+    match evidence.proof:
+        case Equivocation() as proof:
+            return check_equivocation(run, accused, proof)
+        case Mismatch() as proof:
+            return check_mismatch(run, accused, proof)
+        case FalseAccusation():
+            return True  # no accusation about accusations about accusations
+        case FalseAggregate() | FalseWork():
+            return None
+
+
+def lie_of(run: bytes, proof: Proof) -> Place | None:
+    """Return which round's lie a proof is about, and the chunk whose aggregate it is, if any.
+
+    It is a function of the proof alone, so that all who verify it make the same Accusation of it.
+    None = the proof is malformed.
+    """
+    try:
+        return _lie_of(run, proof)
+    except ProtocolError:
+        return None
+
+
+def _lie_of(run: bytes, proof: Proof) -> Place | None:
+    match proof:
+        case Equivocation(first=envelope):
+            return _place_said(unseal(envelope, run, _SaidOnce).message)
+        case Mismatch(sent=envelope):
+            return unseal(envelope, run, Sent).message.round, None
+        case FalseAggregate(receipt=envelope):
+            receipt = unseal(envelope, run, Receipt).message
+            return receipt.round, receipt.chunk
+        case FalseWork(commitment=envelope):
+            return unseal(envelope, run, Commitment).message.round, None
+        case FalseAccusation(evidence=envelope):
+            inner = unseal(envelope, run, Evidence).message.proof
+            if isinstance(inner, FalseAccusation):
+                return None
+            place = _lie_of(run, inner)
+            return place and (place[0], None)
+
+
+def _place_said(message: Message) -> Place | None:
+    match message:
+        case Receipt(round_, _, chunk):
+            return round_, chunk
+        case Result(round_) | RollCall(round_):
+            return round_, None
+    return None
