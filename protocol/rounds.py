@@ -131,7 +131,7 @@ class RoundMachine:
     def believe(self, established: frozenset[PeerId] | None, banned: frozenset[PeerId]) -> None:
         """Set whose word counts, by the ledger of a state: whenever the caller holds another one.
 
-        That is before `start`, after Adopt and before CaughtUp. None, as at first: everybody counts.
+        That is before `start`, after Adopt, before CaughtUp. None, as at first: everybody counts.
         """
         self.live.believe(replace(self.live.electorate, established=established, banned=banned))
         for notes in (self._round, self._ahead):

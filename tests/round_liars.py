@@ -5,7 +5,8 @@ from protocol.presence import Head
 from protocol.rollcall import Commitment, Roll
 from protocol.signing import Signed
 from tests.messages import commitment, peer, presence
-from tests.round_swarm import GENESIS, Node, RoundSwarm, checked_roll, signed_commitment
+from tests.round_nodes import Node
+from tests.round_swarm import GENESIS, RoundSwarm, checked_roll, signed_commitment
 
 
 class Liar:

@@ -8,7 +8,6 @@ and come back with the state that they saved. The same seed gives the same run.
 import heapq
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 
@@ -42,6 +41,7 @@ from protocol.rollcall import Commitment, Roll, call_roll
 from protocol.rounds import Phase, RoundMachine, RoundRules
 from protocol.signing import Signed
 from tests.messages import commitment, peer, presence
+from tests.round_nodes import Adopted, Network, Node, Standings
 
 GENESIS = Head(0, b"g" * 32, bytes(32))
 RULES = RoundRules(max_seconds=8.0, min_peers=1, watch_seconds=20.0)
@@ -67,57 +67,6 @@ def checked_roll(
     return Roll(convener, first.round, first.prev_root, ordered, envelope, attempt)
 
 
-@dataclass(slots=True)
-class Network:
-    """How messages fare."""
-
-    loss: float = 0.0
-    duplicate: float = 0.0
-    delay_seconds: tuple[float, float] = (0.01, 0.1)
-    sides: tuple[frozenset[int], ...] = ()
-    """The parts of a split swarm; who is in none is in a part with all others like it."""
-
-    def joins(self, one: int, other: int) -> bool:
-        def side(number: int) -> int:
-            return next((at for at, part in enumerate(self.sides) if number in part), -1)
-
-        return side(one) == side(other)
-
-
-@dataclass(slots=True)
-class Node:
-    """One machine with what a node keeps for it."""
-
-    number: int
-    machine: RoundMachine
-    head: Head | None
-    train_seconds: float
-    capacity: int = 1000
-    alive: bool = True
-    life: int = 0
-    job: int = 0
-    """What was begun for an earlier life or job comes to nothing."""
-    samples: int = 0
-    held: list[Head] = field(default_factory=list)
-    contribution: Signed[Commitment] | None = None
-    phase_since: tuple[Phase, float] = (Phase.JOINING, 0.0)
-
-    @property
-    def peer(self) -> PeerId:
-        return self.machine.me
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """A machine adopted the state of its own exchange."""
-
-    number: int
-    head: Head
-    votes: int
-    """How many machines had voted for it by then."""
-    at: float
-
-
 class RoundSwarm:
     """Machines, the messages between them, and the clock."""
 
@@ -139,6 +88,8 @@ class RoundSwarm:
         """Probability that an exchange leads to a state of its own: a reducer died half-way."""
         self.exchange_seconds = (0.1, 0.6)
         self.stewards = frozenset(peer(number) for number in stewards)
+        self.ledger: Callable[[Head], Standings] = lambda _: Standings()
+        self._signed: dict[tuple[int, int, bytes], int] = {}
         self._voters: dict[Head, set[int]] = {}
         self._counter = itertools.count()
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -178,10 +129,14 @@ class RoundSwarm:
         """Start a machine anew from the state that it saved."""
         node = self.nodes[number]
         if not node.alive:
-            node.alive = True
-            node.machine = self._machine(number, node.head)
-            node.contribution = None
-            self._begin(node)
+            self.begin_anew(node, node.head)
+
+    def begin_anew(self, node: Node, head: Head | None) -> None:
+        """Give a node a new machine that holds this state."""
+        node.alive, node.head, node.contribution = True, head, None
+        node.life += 1
+        node.machine = self._machine(node.number, head)
+        self._begin(node)
 
     # what to look at
 
@@ -227,7 +182,14 @@ class RoundSwarm:
     # a node
 
     def _machine(self, number: int, head: Head | None) -> RoundMachine:
-        return RoundMachine(peer(number), self.rules, head, self.stewards)
+        machine = RoundMachine(peer(number), self.rules, head, self.stewards)
+        if head:
+            self._believe(machine, head)
+        return machine
+
+    def _believe(self, machine: RoundMachine, head: Head) -> None:
+        standings = self.ledger(head)
+        machine.believe(standings.established, standings.banned)
 
     def _begin(self, node: Node) -> None:
         node.phase_since = Phase.JOINING, self.now
@@ -297,8 +259,8 @@ class RoundSwarm:
             case StopTraining():
                 if node.machine.phase is Phase.TRAINING:
                     self._later(node, 0.05, lambda: self._commit(node))
-            case CloseRoll(_, _, commitments):
-                self._close_roll(node, commitments)
+            case CloseRoll():
+                (node.convene or partial(self._close_roll, node))(effect)
             case StartExchange(roll):
                 self._exchange(node, roll)
             case Adopt(head):
@@ -339,11 +301,23 @@ class RoundSwarm:
         self.record("roll", head.round, node.number, CommitmentHeard(node.contribution))
         self.handle(node, Committed(node.contribution))
 
-    def _close_roll(self, node: Node, commitments: tuple[Signed[Commitment], ...]) -> None:
-        roll = checked_roll(node.peer, commitments, bytes([node.life]))
+    def _close_roll(self, node: Node, effect: CloseRoll) -> None:
+        roll = checked_roll(
+            node.peer, effect.commitments, bytes([node.life]), self.attempt(node, effect)
+        )
         self.broadcast(node.number, RollHeard(roll))
         self.record("rollcall", roll.round, node.number, RollHeard(roll))
         self._later(node, 0.01, lambda: self.handle(node, RollHeard(roll)))
+
+    def attempt(self, node: Node, effect: CloseRoll) -> int:
+        """Return the attempt to sign with: one life may not know what the one before signed."""
+        place = node.life, effect.round, effect.prev_root, effect.attempt
+        assert place not in node.closed, "the same attempt twice in one life"
+        node.closed.add(place)
+        key = node.number, effect.round, effect.prev_root
+        attempt = max(effect.attempt, self._signed.get(key, 0))
+        self._signed[key] = attempt + 1
+        return attempt
 
     def _exchange(self, node: Node, roll: Roll) -> None:
         node.job += 1
@@ -371,6 +345,7 @@ class RoundSwarm:
     def _adopt(self, node: Node, head: Head) -> None:
         node.held = [*node.held[-1:], head]
         node.head = head
+        self._believe(node.machine, head)
         voters = self._voters.get(head, set())
         self.adopted.append(Adopted(node.number, head, len(voters), self.now))
 
@@ -388,6 +363,7 @@ class RoundSwarm:
         if head == node.head or any(head in [other.head, *other.held] for other in sources):
             node.head = head
             node.held = [*node.held[-1:], head]
+            self._believe(node.machine, head)
             self.handle(node, CaughtUp(head))
         else:
             self._later(node, 1.0, lambda: self.handle(node, CatchUpFailed()))

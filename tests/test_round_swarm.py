@@ -11,7 +11,8 @@ import pytest
 from protocol.presence import Head
 from protocol.rounds import Phase
 from tests.round_liars import Liar
-from tests.round_swarm import GENESIS, RULES, Network, RoundSwarm
+from tests.round_nodes import Network
+from tests.round_swarm import GENESIS, RULES, RoundSwarm
 
 HEAL_SECONDS = 45.0
 LONGEST_SECONDS = {
