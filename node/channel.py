@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from dht.swarm import NetworkError, Swarm
 from protocol.codec import Message
-from protocol.errors import ProtocolError, RecordError, RoundError
+from protocol.errors import AdmissionError, ProtocolError, RecordError, RoundError
 from protocol.events import (
+    AccusationHeard,
     Announcement,
     CommitmentHeard,
     Event,
@@ -27,8 +28,9 @@ from protocol.events import (
 )
 from protocol.identity import Identity, PeerId
 from protocol.presence import Presence
+from protocol.proof_of_work import is_paid
 from protocol.records import Record, RecordKey, Topic
-from protocol.rollcall import Commitment, RollCall, open_roll
+from protocol.rollcall import Accusation, Commitment, RollCall, open_roll
 from protocol.signing import MessageT, Signed, seal, unseal
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,16 @@ class _Allowance:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelRules:
+    """What a run asks of everybody's words."""
+
+    total: int | None = None
+    """The round after which the run is finished; None = it goes on."""
+    work_bits: int = 0
+    """The proof of work that every peer owes."""
+
+
 class RunChannel:
     """The broadcasts and records of one run.
 
@@ -64,7 +76,7 @@ class RunChannel:
         run: the run's 32-byte id.
         post: takes each event that was heard and checked.
         refused: counts refused messages by error code.
-        total: the round after which the run is finished; None = it goes on.
+        rules: what the run asks of everybody's words.
     """
 
     def __init__(
@@ -74,14 +86,15 @@ class RunChannel:
         run: bytes,
         post: Callable[[Event], None],
         refused: Counter[str],
-        total: int | None = None,
+        rules: ChannelRules = ChannelRules(),
     ) -> None:
         self._swarm = swarm
         self._identity = identity
         self._run = run
         self._post = post
         self._refused = refused
-        self._total = total
+        self._total = rules.total
+        self._work_bits = rules.work_bits
         self._topic = f"talkoot/1/{run.hex()}"
         self._unsaid: deque[bytes] = deque(maxlen=MAX_UNSAID)
         self._unsaid_filled = asyncio.Event()
@@ -198,18 +211,27 @@ class RunChannel:
         signer, envelope = signed.signer, signed.envelope
         match signed.message:
             case Presence() as presence:
+                self._check_work(signer, presence.nonce)
                 if abs(presence.at - self._swarm.time()) > PRESENCE_SKEW_SECONDS:
                     raise RecordError("its clock differs by more than a minute, or it is a replay")
                 return PresenceHeard(signer, presence)
             case Commitment() as commitment:
+                self._check_work(signer, commitment.nonce)
                 return CommitmentHeard(Signed(signer, commitment, envelope))
             case RollCall() as call:
                 self._spend_allowance(signer, len(call.commitments) // MEMBERS_PER_MESSAGE)
-                return RollHeard(open_roll(Signed(signer, call, envelope), self._run))
+                roll = Signed(signer, call, envelope)
+                return RollHeard(open_roll(roll, self._run, self._work_bits))
+            case Accusation() as accusation:
+                return AccusationHeard(Signed(signer, accusation, envelope))
             case Result() as result:
                 return ResultHeard(Signed(signer, result, envelope))
             case other:
                 raise RecordError(f"a {type(other).__name__} is no announcement")
+
+    def _check_work(self, peer: PeerId, nonce: int) -> None:
+        if not is_paid(self._run, peer, nonce, self._work_bits):
+            raise AdmissionError("it has no proof of work")
 
     def _check_round(self, message: Message) -> None:
         """Refuse what goes on beyond the end: nobody honest is there any more to outvote it."""

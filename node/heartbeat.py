@@ -99,6 +99,7 @@ class Heartbeat:
             capacity=self._tally.capacity,
             addresses=tuple(self._addresses[:MAX_ADDRESSES]),
             state=state,
+            nonce=self._set.nonce,
         )
         return self._channel.sign(presence)
 

@@ -3,19 +3,26 @@
 import asyncio
 import logging
 import threading
+from collections import deque
 
 from node.state import CheckpointStore, State
 from node.storage import StateError
 from node.tree_server import TreeShelf
+from protocol.state import state_bytes
 
 log = logging.getLogger(__name__)
 
+MAX_STATES = 5
+HELD_BYTES = 128 << 20
 SAVE_SECONDS = 1.0
 """For the last state at the end. A write under way ends by itself, whole."""
 
 
 class StateKeeper:
-    """Holds the newest state, serves it and the one before, and writes each to disk in time.
+    """Holds the newest states, serves them, and writes each to disk in time.
+
+    At least two are held, and as many of `MAX_STATES` as fit into `HELD_BYTES`: an audit needs
+    the state that the work of an earlier round began with.
 
     Args:
         shelf: where others find the states.
@@ -25,7 +32,7 @@ class StateKeeper:
 
     def __init__(self, shelf: TreeShelf, checkpoints: CheckpointStore, state: State | None) -> None:
         self.state: State | None = None
-        self._previous: State | None = None
+        self._states: deque[State] = deque()
         self._shelf = shelf
         self._checkpoints = checkpoints
         self._unsaved = asyncio.Event()
@@ -35,7 +42,7 @@ class StateKeeper:
             self._put(state)
 
     def hold(self, state: State) -> None:
-        """Take over from the state before, which is served until the next one comes."""
+        """Take over from the state before, which is served for a while longer."""
         log.info("round %d agreed: state %s", state.round, state.root.hex()[:16])
         self._put(state)
         self._unsaved.set()
@@ -61,11 +68,33 @@ class StateKeeper:
         except StateError as error:
             log.error("the last state is not saved: %s", error)  # noqa: TRY400
 
+    def find(self, round_: int, root: bytes) -> State | None:
+        """Return this state, held or on disk. May read the disk: use a thread."""
+        for state in list(self._states):
+            if state.root == root:
+                return state
+        try:
+            state = self._checkpoints.load(round_)
+        except StateError as error:
+            log.info("the state of round %d is not here any more: %s", round_, error)
+            return None
+        return state if state.root == root else None
+
+    def after(self, round_: int, root: bytes) -> State | None:
+        """Return the state that we hold of the round after this one, grown from it."""
+        for state in self._states:
+            if (state.round, state.header.prev_root) == (round_ + 1, root):
+                return state
+        return None
+
     def _put(self, state: State) -> None:
-        if self._previous is not None:
-            self._shelf.drop(self._previous.root)
-        self._previous, self.state = self.state, state
+        self.state = state
+        self._states.append(state)
         self._shelf.put(state)
+        size = state_bytes(state.layout)
+        most = max(2, min(MAX_STATES, HELD_BYTES // size))
+        while len(self._states) > most:
+            self._shelf.drop(self._states.popleft().root)
 
     def _save(self) -> None:
         with self._writing:

@@ -110,7 +110,7 @@ class RunFolder:
         self.checkpoints = CheckpointStore(
             path, run, disk, keep_last=keep_last, keep_every=keep_every
         )
-        self._disk = disk
+        self.disk = disk
 
     @property
     def data_path(self) -> Path:
@@ -137,7 +137,7 @@ class RunFolder:
         Raises:
             DiskFullError, WriteError: as in `Disk.write`.
         """
-        self._disk.write(self._manifest_path, [envelope])
+        self.disk.write(self._manifest_path, [envelope])
 
     def manifest(self) -> bytes | None:
         """Return the manifest's envelope, unchecked; None if there is none.
@@ -159,7 +159,7 @@ class RunFolder:
         Raises:
             DiskFullError, WriteError: as in `Disk.write`.
         """
-        self._disk.write(self.data_path, [data])
+        self.disk.write(self.data_path, [data])
         root, leaves = root_of(data_chunks(memoryview(data).cast("B")))
         return DataFile(self.data_path, memoryview(data).nbytes, tuple(leaves), root)
 
@@ -185,7 +185,7 @@ class RunFolder:
         Raises:
             DiskFullError, WriteError: as in `Disk.require`.
         """
-        self._disk.require(self.path, size)
+        self.disk.require(self.path, size)
 
     def adopt_data(self, partial: PartialData) -> DataFile:
         """Take over a data set of which no chunk is missing.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from dht.swarm import Swarm
 from node.address_book import AddressBook
+from node.ledger import RunLedger
 from node.outcome import MemberReport
 from node.run_folder import RunFolder
 from node.wire import Floats
@@ -27,8 +28,17 @@ class RunSetting:
     reduces: bool = True
     max_state_bytes: int = 1 << 34
     """Largest state that fits this machine."""
+    nonce: int = 0
+    """Our proof of work, where the run asks for one."""
+    ledger: RunLedger | None = None
+    """Where this node keeps the run's history and evidence; None = nowhere."""
     corrupt: Callable[[Floats, int], Floats] | None = None
     """What a liar in a demonstration makes of its update, given the round."""
+
+    @property
+    def stewards(self) -> frozenset[PeerId]:
+        """The keys that the manifest trusts from the start."""
+        return frozenset(PeerId(peer) for peer in self.manifest.stewards)
 
     def is_finished(self, round_: int) -> bool:
         """Return whether the state after `round_` rounds is the last one planned."""

@@ -3,13 +3,20 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
 
 from node.methods.local import LocalSettings, TrainPlan
 from node.run_setting import RunSetting, Tally
 from node.state import State
 from node.trainer import Progress, Trainer, TrainResult
+from node.wire import Floats
 from protocol.errors import ManifestError, TalkootError
+from protocol.identity import PeerId
+from protocol.rollcall import Commitment
 from protocol.seeds import batch_seed
+from protocol.signing import Signed
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +63,7 @@ class Training:
         self._on_samples = on_samples
         self._on_trouble = on_trouble
         self._stop = asyncio.Event()
+        self._average: tuple[int, Floats | None] = (-1, None)
 
     def check(self, state: State) -> None:
         """Check that the trainer's model is the one of this state.
@@ -83,7 +91,8 @@ class Training:
         self.check(state)
         if not self._tally.paused:
             self._tally.reason = ""
-        plan, stop, seconds = self._plan(state), self._stop, RETRY_SECONDS
+        plan = self._plan(state, self._set.identity.peer_id)
+        stop, seconds = self._stop, RETRY_SECONDS
         while True:
             try:
                 result = await self._trainer.train(state.params, plan, stop, self._on_progress)
@@ -95,7 +104,40 @@ class Training:
                 seconds = max(seconds, min(2 * seconds, LONGEST_RETRY_SECONDS))
             else:
                 self._tally.reason, self._tally.paused = "", False
-                return result
+                return replace(result, update=self._averaged(result.update, state.round))
+
+    def _averaged(self, update: Floats, round_: int) -> Floats:
+        """Return the worker momentum with this update; what a missed round interrupts begins anew.
+
+        m ← β·m + (1-β)·Δ (Karimireddy, He, Jaggi 2021, algorithm 1).
+        """
+        beta = self.settings.worker_momentum
+        if not beta:
+            return update
+        last, average = self._average
+        if average is not None and last == round_ - 1:
+            update = np.float32(beta) * average + np.float32(1 - beta) * update
+        self._average = round_, update
+        return update
+
+    async def repeat(self, state: State, signed: Signed[Commitment]) -> TrainResult:
+        """Do the work after `state` that another peer committed to, until told to stop.
+
+        Raises:
+            TrainerError: it could not be done.
+        """
+        self.check(state)
+        plan = self._plan(state, signed.signer, limit=signed.message.steps)
+        self._tally.reason = "checking the work of another peer"
+        try:
+            return await self._trainer.train(state.params, plan, self._stop, lambda _: None)
+        finally:
+            self._tally.reason = ""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the round's training is to end."""
+        return self._stop.is_set()
 
     def _note_failure(self, error: TalkootError) -> None:
         log.error("training stopped: %s", error)
@@ -103,14 +145,15 @@ class Training:
         self._tally.paused = True
         self._on_trouble()
 
-    def _plan(self, state: State) -> TrainPlan:
+    def _plan(self, state: State, peer: PeerId, limit: int | None = None) -> TrainPlan:
         rules = self._set.manifest.round
         return TrainPlan(
             round=state.round,
-            seed=batch_seed(self._set.run, state.round, self._set.identity.peer_id),
+            seed=batch_seed(self._set.run, state.round, peer),
             steps=rules.local_steps or STEPS_WITHOUT_LIMIT,
             total_rounds=rules.total,
             settings=self.settings,
+            limit=limit,
         )
 
     def _on_progress(self, progress: Progress) -> None:

@@ -13,10 +13,13 @@ import asyncio
 import logging
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from node.auditor import Auditor
+from node.books import Books, ClosedRound
 from node.catch_up import fetch_head
-from node.channel import RunChannel
+from node.channel import ChannelRules, RunChannel
 from node.exchange import Exchange
 from node.exchange_server import ExchangeServer
 from node.exchange_setting import ExchangeSetting, ExchangeTiming, Update
@@ -26,18 +29,23 @@ from node.keeper import StateKeeper
 from node.methods.local import OuterStep
 from node.outcome import Outcome
 from node.run_setting import RunSetting, Tally
+from node.signed_slots import SignedSlots
 from node.state import State
 from node.trainer import Trainer
 from node.training import OtherModelError, Training
 from node.tree_server import TreeShelf
 from node.wire import UPDATE_BYTES, Floats
+from node.witness import Witness
 from protocol.errors import TalkootError
 from protocol.events import (
+    AccusationHeard,
     Adopt,
+    Audited,
     CatchUp,
     CatchUpFailed,
     CaughtUp,
     CloseRoll,
+    CommitmentHeard,
     Committed,
     Effect,
     Event,
@@ -53,9 +61,12 @@ from protocol.events import (
 from protocol.identity import PeerId
 from protocol.manifest import Manifest
 from protocol.presence import Head
-from protocol.rollcall import MAX_MEMBERS, Commitment, Roll, RollCall, call_roll, open_roll
+from protocol.rollcall import MAX_MEMBERS, Accusation, Commitment, Roll, call_roll, open_roll
 from protocol.rounds import Phase, RoundMachine, RoundRules
 from protocol.signing import Signed
+from trust.admission import bans_of, electorate, established
+from trust.measures import Exchanged as RoundFacts
+from trust.reputation import advance
 
 log = logging.getLogger(__name__)
 
@@ -117,12 +128,21 @@ class Worker:
             setting.run,
             self._hear,
             refused,
-            total=setting.manifest.round.total,
+            ChannelRules(setting.manifest.round.total, setting.manifest.trust.work_bits),
         )
-        self._server = ExchangeServer(setting.swarm, setting.run, self._on_roll_shown, refused)
+        self._server = ExchangeServer(
+            setting.swarm,
+            setting.run,
+            self._on_roll_shown,
+            refused,
+            work_bits=setting.manifest.trust.work_bits,
+        )
         self._jobs = Jobs()
+        self._witness = Witness(setting.run)
+        self._slots = SignedSlots(setting.folder.path / "convened.json", setting.folder.disk)
         self._contribution: _Contribution | None = None
         self._candidate: State | None = None
+        self._exchanged: tuple[State, Roll, Update, Outcome] | None = None
         self._heartbeat = Heartbeat(setting, self.machine, self._channel, self.tally)
         self._training = Training(
             setting,
@@ -131,6 +151,13 @@ class Worker:
             on_samples=lambda samples: self._post(Trained(samples)),
             on_trouble=self._heartbeat.say_presence,
         )
+        self._auditor = Auditor(
+            setting, self._training, self._keeper, self._channel, shelf, refused
+        )
+        self._books = Books(setting, self._auditor)
+        self._began_at = 0.0
+        if state is not None:
+            self._believe(state)
 
     # what others may look at
 
@@ -155,6 +182,7 @@ class Worker:
                 the task builds another model than the run's.
         """
         name = self._set.run.hex()[:8]
+        await asyncio.to_thread(self._auditor.load)
         try:
             async with self._server.serving(), asyncio.TaskGroup() as tasks:
                 for work in (
@@ -167,6 +195,9 @@ class Worker:
                     self._jobs.run,
                     self._tick,
                     self._keeper.keep_saving,
+                    self._auditor.audit_aggregates,
+                    self._auditor.evidence.verify_heard,
+                    self._books.keep,
                 ):
                     tasks.create_task(work(), name=f"{work.__name__} {name}")
                 try:
@@ -182,20 +213,64 @@ class Worker:
         while True:
             for effect in effects:
                 self._perform(effect)
-            effects = self.machine.handle(await self._events.get(), now())
+            event = await self._events.get()
+            await self._look_at(event)
+            effects = self.machine.handle(event, now())
+
+    def _is_banned(self, state: State) -> bool:
+        return self._set.identity.peer_id in state.ledger.banned
+
+    async def _look_at(self, event: Event) -> None:
+        """See what an event says about the honesty of its sender, before the machine acts on it."""
+        match event:
+            case AccusationHeard(accusation):
+                self._hear_accusations(accusation.signer, (accusation.message,))
+            case CommitmentHeard(commitment):
+                self._hear_accusations(commitment.signer, commitment.message.accusations)
+            case RollHeard(roll):
+                for member in roll.members:
+                    self._hear_accusations(member.signer, member.message.accusations)
+                if self._was_omitted(roll):
+                    self._auditor.object_to(roll.convener)
+            case _:
+                pass
+        if proof := self._witness.hear(event):
+            await self._auditor.evidence.accuse(*proof)
+
+    def _hear_accusations(self, accuser: PeerId, accusations: Sequence[Accusation]) -> None:
+        state = self.state
+        if accusations and state is not None:
+            spec, stewards = self._set.manifest.trust, self._set.stewards
+            if accuser in electorate([accuser], state.ledger, spec, stewards):
+                self._auditor.evidence.hear(accuser, accusations)
+
+    def _was_omitted(self, roll: Roll) -> bool:
+        """Return whether a roll of our round leaves out what we had committed to before it came."""
+        contribution, state = self._contribution, self.state
+        if contribution is None or state is None or roll.convener == self._set.identity.peer_id:
+            return False
+        return roll.prev_root == state.root and contribution.commitment not in roll.members
+
+    def _believe(self, state: State) -> None:
+        """Let the machine know whose word counts by the ledger of the state that we hold."""
+        spec = self._set.manifest.trust
+        counted = established(state.ledger, spec, self._set.stewards)
+        probation = spec.probation_rounds or spec.probation_passes
+        self.machine.believe(counted if probation else None, state.ledger.banned)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
             case StartTraining(round_):
                 self.tally.progress, self.tally.samples_in_round = 0.0, 0
                 self._training.begin()
+                self._began_at = asyncio.get_running_loop().time()
                 self._heartbeat.say_presence()
                 if not self.finished:
                     self._jobs.start(lambda: self._train(round_))
             case StopTraining():
                 self._training.stop()
-            case CloseRoll(round_, prev_root, commitments):
-                self._close_roll(call_roll(round_, prev_root, self._set.swarm.time(), commitments))
+            case CloseRoll():
+                self._jobs.start(lambda: self._close_roll(effect))
             case StartExchange(roll):
                 self._jobs.start(lambda: self._exchange(roll))
             case Adopt():
@@ -221,6 +296,12 @@ class Worker:
         state = self.state
         if state is None or state.round != round_:
             return
+        if self._is_banned(state):
+            self.tally.reason = "this node is banned from the run; see: talkoot evidence"
+            return
+        await self._books.up_to_date()
+        if await self._auditor.repeat_work(state):
+            self._post(Audited())
         result = await self._training.train(state)
         if self.machine.phase is not Phase.TRAINING:
             return
@@ -236,6 +317,10 @@ class Worker:
                 loss=result.loss if math.isfinite(result.loss) else None,
                 capacity=self.tally.capacity,
                 update_root=update.root,
+                nonce=self._set.nonce,
+                verdict=self._auditor.take_verdict(),
+                accusations=self._auditor.accusations(state),
+                objections=self._auditor.take_objections(),
             )
         )
         self._contribution = _Contribution(signed, update)
@@ -250,7 +335,12 @@ class Worker:
 
     # the exchange
 
-    def _close_roll(self, call: RollCall) -> None:
+    async def _close_roll(self, effect: CloseRoll) -> None:
+        round_, root = effect.round, effect.prev_root
+        attempt = await asyncio.to_thread(self._slots.next_attempt, round_, root, effect.attempt)
+        if attempt is None:
+            return  # it can't be kept that we sign, so another peer convenes
+        call = call_roll(round_, root, self._set.swarm.time(), effect.commitments, attempt)
         signed = self._channel.sign(call)
         self._channel.say(signed, "rollcall")
         self._post(RollHeard(open_roll(signed, self._set.run)))
@@ -265,15 +355,16 @@ class Worker:
             self._set.run,
             state.layout,
             self._set.manifest.trust,
-            frozenset(PeerId(peer) for peer in self._set.manifest.stewards),
+            self._set.stewards,
             state.ledger,
             ExchangeTiming.for_bytes(UPDATE_BYTES * state.layout.size, len(roll.members)),
         )
         exchange = Exchange(setting, roll, contribution.update)
         self._server.add(exchange)
         outcome = await exchange.run()
-        candidate = await asyncio.to_thread(self._step, state, outcome)
+        candidate = await asyncio.to_thread(self._step, state, roll, outcome)
         self._candidate = candidate
+        self._exchanged = state, roll, contribution.update, outcome
         self._report(roll, outcome)
         signed = self._channel.sign(
             Result(
@@ -287,13 +378,35 @@ class Worker:
         self._channel.say(signed, "state")
         self._post(Exchanged(signed))
 
-    def _step(self, state: State, outcome: Outcome) -> State:
+    def _step(self, state: State, roll: Roll, outcome: Outcome) -> State:
+        spec, stewards = self._set.manifest.trust, self._set.stewards
+        sizes = [stop - start for start, stop in state.layout.chunks]
+        exchanged = RoundFacts(roll, outcome.receipts, outcome.reducers, sizes)
+        ledger = advance(state.ledger, exchanged, spec, stewards)
         params, momentum = state.params.copy(), state.momentum.copy()
+        self._repair(state, roll, params, momentum)
         present = set(range(len(state.layout.chunks))) - set(outcome.missing)
         chunks = {chunk: outcome.aggregate[slice(*state.layout.chunks[chunk])] for chunk in present}
         step = OuterStep.of(self._training.settings, self._set.manifest.round.total)
         step.apply_chunks(state.layout, params, momentum, chunks)
-        return state.next(params, momentum, state.ledger)
+        return state.next(params, momentum, ledger)
+
+    def _repair(self, state: State, roll: Roll, params: Floats, momentum: Floats) -> None:
+        """Put back the chunks that a reducer, banned by this roll, had lied about, in place."""
+        spec, stewards = self._set.manifest.trust, self._set.stewards
+        for accusation in bans_of(roll, state.ledger, spec, stewards).values():
+            age = roll.round - accusation.round
+            kept = self._auditor.kept.find(accusation.round)
+            if accusation.chunk is None or age > spec.kept_rounds or kept is None:
+                continue
+            before = self._keeper.find(accusation.round, kept.roll.prev_root)
+            if before is None:
+                log.warning("the state of round %d is gone: it can't be put back", accusation.round)
+                continue
+            for chunk, receipt in kept.receipts.items():
+                if receipt.signer == accusation.accused:
+                    part = slice(*state.layout.chunks[chunk])
+                    params[part], momentum[part] = before.params[part], before.momentum[part]
 
     def _report(self, roll: Roll, outcome: Outcome) -> None:
         tally = self.tally
@@ -315,8 +428,18 @@ class Worker:
         accepted = self.tally.reports.get(self._set.identity.peer_id)
         if self._contribution and accepted and accepted.share > 0:
             self.tally.samples_accepted += self._contribution.commitment.message.samples
-        self._keeper.hold(self._candidate)
-        self._candidate = self._contribution = None
+        state = self._candidate
+        self._hold(state)
+        if self._exchanged is not None:
+            before, roll, update, outcome = self._exchanged
+            seconds = asyncio.get_running_loop().time() - self._began_at
+            loss = self.tally.loss
+            self._books.add(ClosedRound(before, state, roll, update, outcome, loss, seconds))
+        self._candidate = self._contribution = self._exchanged = None
+
+    def _hold(self, state: State) -> None:
+        self._keeper.hold(state)
+        self._believe(state)
 
     async def _catch_up(self, head: Head, holders: tuple[PeerId, ...]) -> None:
         log.info("catching up with round %d, state %s", head.round, head.root.hex()[:16])
@@ -335,7 +458,7 @@ class Worker:
             await asyncio.sleep(OTHER_MODEL_RETRY_SECONDS if other else CATCH_UP_RETRY_SECONDS)
             self._post(CatchUpFailed())
         else:
-            self._keeper.hold(state)
+            self._hold(state)
             self._post(CaughtUp(head_of(state)))
 
     async def _tick(self) -> None:

@@ -7,7 +7,8 @@
     │   ├── SignatureError        not signed by whom it claims, or for another run or kind
     │   ├── ChunkError            a chunk or leaf list that doesn't match its Merkle root
     │   ├── RecordError           a DHT record outside its owner's place, size or lifetime
-    │   └── RoundError            a message for another round, state or roll call
+    │   ├── RoundError            a message for another round, state or roll call
+    │   └── AdmissionError        a peer that has not paid, or not been let in, to take part
     ├── LinkError                 a join link that is truncated, altered or of a later version
     └── ManifestError             a manifest that its host did not sign or that makes no sense
 
@@ -66,6 +67,12 @@ class RoundError(ProtocolError):
     """A message that belongs to another round, state or roll call."""
 
     code = "wrong_round"
+
+
+class AdmissionError(ProtocolError):
+    """A message of a peer that has not paid, or not been let in, to take part."""
+
+    code = "not_admitted"
 
 
 class LinkError(TalkootError):

@@ -69,6 +69,13 @@ class ResultHeard:
 
 
 @dataclass(frozen=True, slots=True)
+class AccusationHeard:
+    """Somebody says that it holds evidence; the machine acts on bans only."""
+
+    accusation: Signed[Accusation]
+
+
+@dataclass(frozen=True, slots=True)
 class PresenceHeard:
     """Somebody's presence."""
 
@@ -106,6 +113,7 @@ Event: TypeAlias = (
     | CommitmentHeard
     | RollHeard
     | ResultHeard
+    | AccusationHeard
     | PresenceHeard
     | Exchanged
     | CaughtUp

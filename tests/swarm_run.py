@@ -12,6 +12,7 @@ from dht.memory_links import Conditions
 from dht.virtual_time import run
 from node.address_book import AddressBook
 from node.methods.local import TrainPlan
+from node.ledger import RunLedger
 from node.outcome import MemberReport
 from node.run_folder import DataFile, RunFolder
 from node.run_setting import RunSetting, Tally
@@ -31,6 +32,7 @@ from protocol.manifest import (
     RoundSpec,
     Rule,
     TaskSpec,
+    TrustSpec,
     run_id_of,
     sign_manifest,
 )
@@ -98,8 +100,8 @@ class FakeTrainer:
         if self.failures:
             self.failures -= 1
             raise TrainerError(self.code, "killed by signal 9", hint="Free some memory.")
-        steps = 0
-        while steps < plan.steps and not (steps and stop.is_set()):
+        steps, limit = 0, min(plan.steps, plan.limit or plan.steps)
+        while steps < limit and not (steps and stop.is_set()):
             await asyncio.sleep(self.step_seconds)
             steps += 1
             samples = steps * self.samples_per_step
@@ -169,6 +171,8 @@ class RunOptions:
     """The manifest's round and trust."""
 
     rule: Rule = "clip"
+    trust: TrustSpec | None = None
+    """In place of `among_friends` with this rule."""
     local_steps: int | None = 10
     target_samples: int | None = None
     max_seconds: float = 20.0
@@ -217,7 +221,7 @@ class SwarmRun:
                 min_peers=rules.min_peers,
                 total=rules.total,
             ),
-            trust=among_friends(rules.rule),
+            trust=rules.trust or among_friends(rules.rule),
             admission="open",
             stewards=(host.peer_id,),
             genesis_root=genesis.root,
@@ -281,6 +285,7 @@ class SwarmRun:
                 book=AddressBook(folder.path / "peers.json", QuickDisk()),
                 name=f"peer-{peer.number}",
                 reduces=peer.options.reduces,
+                ledger=RunLedger(folder.path / "ledger.sqlite3", QuickDisk()),
                 corrupt=peer.options.corrupt,
             )
             peer.worker = peer.options.kind(setting, peer.trainer, shelf, state, fresh=fresh)

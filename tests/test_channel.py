@@ -17,6 +17,7 @@ from node.channel import (
     MAX_UNSAID,
     MESSAGES_PER_SECOND,
     RECORD_SECONDS,
+    ChannelRules,
     RunChannel,
 )
 from protocol.codec import Message
@@ -95,7 +96,9 @@ def play(
                 await swarm.connect(await swarms[ME].addresses())
             heard: list[Event] = []
             refused: Counter[str] = Counter()
-            channel = RunChannel(swarms[ME], identity(ME), RUN, heard.append, refused, total)
+            channel = RunChannel(
+                swarms[ME], identity(ME), RUN, heard.append, refused, ChannelRules(total)
+            )
             async with asyncio.TaskGroup() as tasks:
                 works = (channel.listen, channel.speak, channel.keep_records)
                 working = [tasks.create_task(work()) for work in works]

@@ -53,7 +53,7 @@ def inner_round(
     plan: TrainPlan,
     on_step: Callable[[Step], bool],
 ) -> InnerResult:
-    """Train from `params` for `plan.steps` steps, or until `on_step` returns False.
+    """Train from `params` for `plan.steps` steps, or `plan.limit`, or until `on_step` returns False.
 
     `on_step` is called after each step, so a round has at least one.
 
@@ -65,7 +65,7 @@ def inner_round(
     optimizer = None if plan.settings.gradient else _AdamW(flat, plan)
     flat.gradient.zero_()
     work, total = Step(0, 0, 0.0), 0.0
-    for batch in islice(task.batches(plan.seed), plan.steps):
+    for batch in islice(task.batches(plan.seed), min(plan.steps, plan.limit or plan.steps)):
         total += _add_gradient(task, flat, batch, work.steps)
         if optimizer is not None:
             optimizer.step(work.steps)

@@ -49,6 +49,9 @@ class LocalSettings:
     """η; by default 0.7, and with `gradient` 0.2."""
     outer_momentum: Fraction | None = None
     """μ; by default 0.9, and 0.5 in a run planned for fewer than 30 rounds."""
+    worker_momentum: Fraction = 0.0
+    """β of each peer's average over its own updates (Karimireddy et al. 2021, algorithm 1). Above 0
+    an update depends on the rounds before, so nobody can repeat the work of one round."""
 
     @classmethod
     def read(cls, values: Mapping[str, Scalar]) -> "LocalSettings":
@@ -72,6 +75,8 @@ class TrainPlan:
     total_rounds: Annotated[int, Meta(ge=1, le=1 << 40)] | None = None
     """Rounds of the whole run; none = it goes on."""
     settings: LocalSettings = LocalSettings()
+    limit: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
+    """Steps after which to stop: as many as another peer did whose work is repeated."""
 
 
 def inner_rate(plan: TrainPlan, step: int) -> float:

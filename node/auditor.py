@@ -1,0 +1,201 @@
+"""What a peer does for the honesty of others: its audits, its objections, its evidence.
+
+a round is agreed ──> keep its inputs ──> draw the audits by the new root
+    one chunk of a reducer    at once, beside everything else
+    another peer's work       before our own training: it takes the trainer
+    what we refused ourselves at once
+what is found goes into our next commitment: a verdict, accusations, objections
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from node.channel import RunChannel
+from node.evidence_box import EvidenceBox
+from node.evidence_check import EvidenceChecker
+from node.exchange_setting import Update
+from node.inspection import AggregateCase, Inspector
+from node.keeper import StateKeeper
+from node.kept_rounds import KeptRound, KeptRounds
+from node.outcome import Outcome
+from node.reduction import KeptUpdate
+from node.run_setting import RunSetting
+from node.state import State
+from node.training import Training
+from node.tree_server import TreeShelf
+from protocol.errors import TalkootError
+from protocol.evidence import FalseAggregate, FalseWork
+from protocol.identity import PeerId
+from protocol.rollcall import Accusation, Roll, Verdict
+from protocol.signing import unseal
+from protocol.transfers import Receipt
+from trust.audit import (
+    AuditVerdict,
+    chunk_probability,
+    draw_chunk,
+    draw_work_audits,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_CASES = 8
+"""Aggregates that wait for their audit; what is more is left to others."""
+MAX_OBJECTIONS = 4
+
+
+class Auditor:
+    """Audits of one run at one peer.
+
+    Args:
+        setting: the run.
+        training: repeats work.
+        keeper: the states that this peer holds.
+        channel: where accusations are said.
+        shelf: where others find what they need to audit us.
+        refused: counts what was refused, by error code.
+    """
+
+    def __init__(
+        self,
+        setting: RunSetting,
+        training: Training,
+        keeper: StateKeeper,
+        channel: RunChannel,
+        shelf: TreeShelf,
+        refused: Counter[str],
+    ) -> None:
+        folder, spec = setting.folder, setting.manifest.trust
+        self.kept = KeptRounds(folder.path / "kept", folder.disk, shelf, spec.kept_rounds)
+        self._inspector = Inspector(setting, training, shelf)
+        checker = EvidenceChecker(setting, self._inspector, keeper)
+        self.evidence = EvidenceBox(setting, channel, shelf, self._inspector, checker, refused)
+        self._set = setting
+        self._training = training
+        self._keeper = keeper
+        self._cases: asyncio.Queue[AggregateCase] = asyncio.Queue(MAX_CASES)
+        self._verdict: Verdict | None = None
+        self._objections: dict[PeerId, None] = {}
+
+    def load(self) -> None:
+        """Take up what an earlier life left. Blocks on the disk."""
+        self.kept.clear()
+        self.evidence.load()
+
+    # what a commitment tells
+
+    def take_verdict(self) -> Verdict | None:
+        """Return what became of our audit, once."""
+        verdict, self._verdict = self._verdict, None
+        return verdict
+
+    def take_objections(self) -> tuple[PeerId, ...]:
+        """Return who left out in the last round what we had delivered, once."""
+        found, self._objections = tuple(self._objections)[:MAX_OBJECTIONS], {}
+        return found
+
+    def accusations(self, state: State) -> tuple[Accusation, ...]:
+        """Return whom we hold evidence against that the ledger doesn't know of."""
+        return self.evidence.accusations(state.ledger.banned)
+
+    def object_to(self, peer: PeerId) -> None:
+        """Note that a peer left out what we had said or delivered in time."""
+        self._objections[peer] = None
+
+    # after a round
+
+    async def note_round(self, before: State, roll: Roll, update: Update, outcome: Outcome) -> None:
+        """Keep what the round was made of, and look into what was odd about it."""
+        own = KeptUpdate(update.root, update.leaves, dict(enumerate(update.parts)))
+        kept = KeptRound(roll, before.ledger, outcome.receipts, outcome.data, outcome.reducers)
+        await self.kept.keep(kept, [own, *outcome.inputs.values()])
+        for reducer in outcome.left_out:
+            self.object_to(reducer)
+        for evidence in outcome.evidence:
+            await self.evidence.accuse(PeerId(evidence.accused), evidence.proof)
+        for refused in outcome.refused:
+            receipt = unseal(refused.receipt, self._set.run, Receipt)
+            self._look_into(AggregateCase(roll, before.ledger, receipt, refused.data))
+
+    def draw(self, state: State) -> None:
+        """Take up the audit of one chunk that falls to us by the state that was agreed on."""
+        me, spec = self._set.identity.peer_id, self._set.manifest.trust
+        kept = self.kept.find(state.round - 1)
+        if kept is None or not spec.audit_rate:
+            return
+        sizes = [stop - start for start, stop in state.layout.chunks]
+        probability = chunk_probability(len(kept.roll.members), sizes)
+        chunk = draw_chunk(state.root, me, len(sizes), probability)
+        if chunk is not None and chunk in kept.receipts and kept.receipts[chunk].signer != me:
+            self._look_into(AggregateCase.of(kept, chunk))
+
+    def _look_into(self, case: AggregateCase) -> None:
+        if not self._cases.full():
+            self._cases.put_nowait(case)
+
+    async def audit_aggregates(self) -> None:
+        """Audit what is to be looked into, one after the other, for ever."""
+        while True:
+            case = await self._cases.get()
+            state = self._keeper.state
+            if state is None:
+                continue
+            try:
+                verdict = await self._inspector.inspect_aggregate(
+                    state.layout, case, helpers=case.roll.peers
+                )
+                if verdict is AuditVerdict.HOLDS:
+                    receipt = case.receipt
+                    proof = FalseAggregate(case.roll.envelope, receipt.envelope, case.data)
+                    await self.evidence.accuse(receipt.signer, proof)
+            except TalkootError as error:
+                log.info("an audit came to nothing: %s", error)
+
+    # before our own training
+
+    async def repeat_work(self, state: State) -> bool:
+        """Repeat what work is to be verified after `state`; return whether it was our own audit.
+
+        Raises:
+            OtherModelError: the trainer's model is another one.
+        """
+        if self._training.settings.worker_momentum:
+            return False  # nobody can repeat the work of one round
+        try:
+            await self.evidence.judge_work()
+            return await self._audit_work(state)
+        except TalkootError as error:
+            log.info("an audit came to nothing: %s", error)
+            return False
+
+    async def _audit_work(self, state: State) -> bool:
+        target = self._target(state)
+        kept = self.kept.find(state.round - 1)
+        if target is None or kept is None:
+            return False
+        signed = kept.roll.commitment(target)
+        before = await asyncio.to_thread(self._keeper.find, state.round - 1, kept.roll.prev_root)
+        if signed is None or before is None:
+            return False
+        log.info("repeating the work of %s in round %d", target, before.round)
+        verdict = await self._inspector.inspect_work(before, signed, kept.reducers)
+        if verdict is AuditVerdict.HOLDS:
+            await self.evidence.accuse(target, FalseWork(signed.envelope))
+        else:
+            self._verdict = Verdict(target, verdict is AuditVerdict.FALSE)
+        return True
+
+    def _target(self, state: State) -> PeerId | None:
+        me, spec = self._set.identity.peer_id, self._set.manifest.trust
+        drawn = draw_work_audits(state.root, state.ledger, spec, self._set.stewards)
+        return next((each.target for each in drawn if each.auditor == me), None)
+
+    async def complete_evidence(self, peers: Sequence[PeerId]) -> None:
+        """Fetch the evidence behind bans that were agreed on without us."""
+        state = self._keeper.state
+        if state is not None:
+            banned = {
+                PeerId(each.peer): each.banned for each in state.ledger.standings if each.banned
+            }
+            await self.evidence.complete(banned, peers)
