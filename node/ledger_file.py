@@ -135,16 +135,17 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     Raises:
         DamagedFileError: it is another program's, of another version, or damaged.
     """
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute(f"PRAGMA journal_size_limit = {4 << 20}")
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if (application, version, tables) == (0, 0, 0):
-        db.executescript(_SCHEMA)
-    elif (application, version) != (_APPLICATION_ID, _SCHEMA_VERSION):
+    is_new = (application, version, tables) == (0, 0, 0)
+    if not is_new and (application, version) != (_APPLICATION_ID, _SCHEMA_VERSION):
         raise DamagedFileError(f"{path} is of another program or another version of this one")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute(f"PRAGMA journal_size_limit = {4 << 20}")
+    if is_new:
+        db.executescript(_SCHEMA)
     (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise DamagedFileError(f"{path} is damaged: {found}")
