@@ -167,6 +167,14 @@ def median(values: Sequence[float]) -> float:
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
+def upper_median(values: Sequence[float]) -> float:
+    """Return the median, of an even number the larger of the middle two.
+
+    Half of the peers that send the same make nobody else look far away by it.
+    """
+    return sorted(values)[len(values) // 2]
+
+
 def from_usual(ratio: float) -> float:
     """Return how far a ratio is from 1, upwards or downwards, as a factor ≥ 1."""
     return max(ratio, 1 / ratio) if ratio > 0 else math.inf
@@ -195,9 +203,9 @@ def _parts(
     referees = [peer for peer in raw if peer in judges] or list(raw)
     if not referees:
         return {}
-    by_samples = median([raw[peer].square * samples[peer] for peer in referees])
-    by_distance = median([raw[peer].square for peer in referees])
-    usual = median([raw[peer].own for peer in referees])
+    by_samples = upper_median([raw[peer].square * samples[peer] for peer in referees])
+    by_distance = upper_median([raw[peer].square for peer in referees])
+    usual = upper_median([raw[peer].own for peer in referees])
     return {
         peer: _Part(
             part.square,

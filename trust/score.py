@@ -35,7 +35,7 @@ FREE_RIDER_NOISE = 2.5
 TELLING_COSINE = 0.15
 """Where the usual cosine is lower, updates are too noisy for it to mean anything."""
 LEAST_SIZE = 0.05
-MOST_DISTANCE, MOST_WORST, MOST_NOISE = 8.0, 16.0, 8.0
+MOST_DISTANCE, MOST_WORST, MOST_NOISE = 8.0, 16.0, 5.0
 """What one round can bring into an average at most."""
 _MOST_COUNT = 1 << 40
 _NOTHING = 1e-30  # smaller values become denormal in the end, which some threads flush to zero
