@@ -56,23 +56,22 @@ def bans_of(
 ) -> dict[PeerId, Accusation]:
     """Return whom a roll call newly bans, in order of PeerID, and by which accusation.
 
-    More than half of its electorate, the accused aside, must have committed to the identical
-    accusation: each of them has verified the evidence itself. Of two that reach it the one with
-    the lower evidence root counts.
+    More than half of its electorate, the accused aside, must accuse it: each of them has verified
+    some evidence itself. The evidence that most of them name counts, of equals that with the lower
+    root.
     """
     voters = electorate(roll.peers, ledger, spec, stewards)
-    votes: Counter[Accusation] = Counter()
+    votes: dict[PeerId, dict[PeerId, Accusation]] = {}
     for member in roll.members:
-        if member.signer in voters:
-            votes.update(
-                each for each in set(member.message.accusations) if each.accused != member.signer
-            )
-    bans: dict[PeerId, Accusation] = {}
-    for accusation in sorted(votes, key=_accusation_order):
-        accused = PeerId(accusation.accused)
-        if accused not in ledger.banned and 2 * votes[accusation] > len(voters - {accused}):
-            bans.setdefault(accused, accusation)
-    return bans
+        for accusation in member.message.accusations if member.signer in voters else ():
+            accused = PeerId(accusation.accused)
+            if accused not in ledger.banned | {member.signer}:
+                votes.setdefault(accused, {}).setdefault(member.signer, accusation)
+    return {
+        accused: _most_named(votes[accused].values())
+        for accused in sorted(votes)
+        if 2 * len(votes[accused]) > len(voters - {accused})
+    }
 
 
 def judges_of(
@@ -160,6 +159,11 @@ def _newcomers_factor(new: Sequence[float], old: Sequence[float], spec: TrustSpe
     return spec.newcomer_share / (1 - spec.newcomer_share) * older / newer
 
 
-def _accusation_order(accusation: Accusation) -> tuple[str, bytes, int, int]:
-    chunk = -1 if accusation.chunk is None else accusation.chunk
-    return accusation.accused, accusation.evidence, accusation.round, chunk
+def _most_named(accusations: Iterable[Accusation]) -> Accusation:
+    counts = Counter(accusations)
+
+    def order(accusation: Accusation) -> tuple[int, bytes, int, int]:
+        chunk = -1 if accusation.chunk is None else accusation.chunk
+        return -counts[accusation], accusation.evidence, accusation.round, chunk
+
+    return min(counts, key=order)
