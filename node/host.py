@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
-from node.methods.local import LocalSettings
 from node.run_folder import DataFile, RunFolder
 from node.state import State
 from node.storage import Disk, move, telling
 from node.tasks import task_class
 from node.trainer import Resources, TrainerProcess, TrainerTask
+from node.trust_words import check_trust
 from protocol.control import HostSpec
 from protocol.identity import Identity
 from protocol.manifest import NO_RUN, Manifest, TaskSpec, run_id_of, sign_manifest
@@ -39,7 +39,7 @@ async def found_run(
     Raises:
         TalkootError: the task, its data or the settings can't be used, or the disk is full.
     """
-    LocalSettings.read(spec.method.settings)
+    check_trust(spec.trust, spec.method)
     kind = await asyncio.to_thread(task_class, spec.task.kind)  # may import torch
     path = Path(spec.task.data) if spec.task.data else None
     data = await asyncio.to_thread(kind.prepare, spec.task.config, path)

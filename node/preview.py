@@ -5,17 +5,19 @@ import asyncio
 from dht.swarm import Swarm
 from node.config import Config
 from node.tasks import UnknownTaskError, task_class
+from node.trust_words import trust_in_words
 from protocol.control import Preview
 from protocol.link import JoinLink
-from protocol.manifest import Manifest
+from protocol.manifest import Manifest, TrustSpec
 from protocol.records import RecordKey
 from protocol.state import FLOAT_BYTES
 
 _WHAT_OTHERS_SEE = (
     "your network address",
     "your node's name and PeerID",
-    "how much you train, and your updates to the model",
+    "how much you train, your updates to the model, and the reputation that they earn you",
 )
+_AUDITED = "whether your work is honest: it is audited, and proof of a lie is kept for good"
 
 
 async def preview_of(
@@ -40,10 +42,15 @@ async def preview_of(
         peers=len(peers),
         rule=manifest.trust.rule,
         admission=manifest.admission,
-        what_others_see=_WHAT_OTHERS_SEE,
+        what_others_see=_what_others_see(manifest.trust),
+        trust=trust_in_words(manifest.trust),
         fits=not obstacle,
         reason=obstacle,
     )
+
+
+def _what_others_see(spec: TrustSpec) -> tuple[str, ...]:
+    return (*_WHAT_OTHERS_SEE, _AUDITED) if spec.audit_rate > 0 else _WHAT_OTHERS_SEE
 
 
 def _obstacle(manifest: Manifest, state_bytes: int, config: Config, free_bytes: int) -> str:

@@ -18,6 +18,7 @@ from node.methods.local import LocalSettings
 from node.paths import HOME_VARIABLE, Paths
 from node.tasks.text import TextConfig
 from protocol.control import HostSpec
+from protocol.manifest import TrustSpec
 from tests.fake_node import LINK, RUN, FakeControls
 
 Shown = pytest.CaptureFixture[str]
@@ -60,6 +61,17 @@ def test_the_settings_that_a_fresh_spec_shows_exist() -> None:
     assert {line.split()[1] for line in shown.splitlines()} <= set(TextConfig.__slots__)
     shown = TEMPLATE.split("[method.settings]\n")[1].split("\n\n")[0]
     assert {line.split()[1] for line in shown.splitlines()} <= set(LocalSettings.__slots__)
+    shown = TEMPLATE.split("[trust]\n")[1]
+    keys = {line.split()[0] for line in shown.splitlines() if not line.startswith("#")}
+    assert keys == set(TrustSpec.__struct_fields__)
+
+
+def test_a_fresh_spec_shows_the_values_of_a_public_run_beside_its_own() -> None:
+    public = TrustSpec("clip")
+    for line in TEMPLATE.split("[trust]\n")[1].splitlines():
+        if line.endswith("]"):
+            value = float(line.rpartition("[")[2].removesuffix("]"))
+            assert value == getattr(public, line.split()[0])
 
 
 async def test_a_fresh_spec_starts_a_run_as_it_is(node: FakeControls, capsys: Shown) -> None:
@@ -71,6 +83,15 @@ async def test_a_fresh_spec_starts_a_run_as_it_is(node: FakeControls, capsys: Sh
     spec = asked[1]
     assert isinstance(spec, HostSpec)
     assert (spec.name, spec.task.data, spec.round.total) == ("my-run", None, 100)
+    assert spec.trust == TrustSpec(
+        "clip",
+        audit_rate=0.0625,
+        kept_rounds=3,
+        probation_rounds=3,
+        probation_passes=0,
+        newcomer_share=1.0,
+        work_bits=0,
+    )
 
 
 def test_a_spec_is_never_written_over(tmp_path: Path, capsys: Shown) -> None:
@@ -93,7 +114,10 @@ def test_a_spec_in_no_folder_is_told(capsys: Shown) -> None:
         ("# warmup_steps = 50", "warmup_step = 50", "line 25: method local has no setting"),
         ("# warmup_steps = 50", "warmup_steps = -1", "line 25: a setting of method local is wrong"),
         ("min_peers = 1", "min_peers = 0", "line 31: round.min_peers: expected a whole number"),
-        ('rule = "clip"', 'rule = "trust"', "line 35: trust.rule: 'trust' is not a valid choice"),
+        ('rule = "clip"', 'rule = "trust"', "line 36: trust.rule: 'trust' is not a valid choice"),
+        ("audit_rate = 0.0625", "audit_rate = 2", "line 37: trust.audit_rate: "),
+        ("probation_passes = 0", "probation_pass = 0", "line 40: unknown key 'probation_pass'"),
+        ("# warmup_steps = 50", "worker_momentum = 0.9", "line 34: with worker_momentum nobody"),
     ],
 )
 def test_a_mistake_in_a_spec_stops_the_start_with_its_line(

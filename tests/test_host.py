@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from msgspec.structs import replace
 
 from dht.virtual_time import run
 from node.host import found_run, remove_drafts
@@ -15,7 +16,7 @@ from node.tasks import TaskDataError, UnknownTaskError
 from node.trainer import Resources, TrainerError
 from protocol.control import HostSpec, TaskSource
 from protocol.errors import TalkootError
-from protocol.manifest import MethodSpec, Scalar, open_manifest
+from protocol.manifest import MethodSpec, Scalar, TrustSpec, open_manifest
 from protocol.state import GENESIS_PREVIOUS
 from tests.node_scene import FakeTraining, fake_training, identity, spec_of
 
@@ -97,6 +98,22 @@ def test_a_bad_setting_leaves_nothing_behind(
         MethodSpec("local", settings),
     )
     with pytest.raises(kind):
+        found(tmp_path, spec)
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("trust", "settings"),
+    [
+        (TrustSpec("clip", audit_rate=0.0), {}),
+        (TrustSpec("clip"), {"worker_momentum": 0.5}),
+    ],
+)
+def test_trust_rules_that_cannot_be_kept_leave_nothing_behind(
+    tmp_path: Path, trust: TrustSpec, settings: dict[str, Scalar]
+) -> None:
+    spec = replace(spec_of(tmp_path, method=MethodSpec("local", settings)), trust=trust)
+    with pytest.raises(SettingsError, match="audit"):
         found(tmp_path, spec)
     assert left_behind(tmp_path) == []
 

@@ -7,9 +7,11 @@ from dht.memory import MemoryNetwork, MemorySwarm
 from dht.virtual_time import run
 from node.config import Config, StorageSection
 from node.preview import preview_of
+from node.settings import SettingsError
+from node.trust_words import check_trust, trust_in_words
 from protocol.control import Preview
 from protocol.link import JoinLink
-from protocol.manifest import Manifest, TaskSpec
+from protocol.manifest import Manifest, MethodSpec, Scalar, TaskSpec, TrustSpec
 from protocol.records import Record, RecordKey
 from protocol.signing import seal
 from tests.messages import RUN, identity, manifest, peer
@@ -78,3 +80,79 @@ def test_a_run_that_the_disk_has_no_room_for_does_not_fit(
     shown = preview(manifest(task=TASK), config, free_bytes)  # data and four states of 4,000 bytes
     assert shown.fits == fits
     assert fits or f"it needs 17,000 bytes on disk; {free_bytes:,} are free" in shown.reason
+
+
+PUBLIC = TrustSpec("clip")
+
+
+def test_a_public_runs_trust_rules_are_told_in_words() -> None:
+    shown = preview(manifest(trust=PUBLIC))
+    assert shown.trust == (
+        "work is audited: in about 1 of 16 rounds an established peer repeats another's and "
+        "compares",
+        "newcomers are on probation: their work counts only after 50 rounds of work and 3 passed "
+        "audits",
+        "all who have just left probation together hold at most 10 % of a round's weight",
+        "joining costs about 2 s of computing (proof of work)",
+        "who is proved a liar is banned for good",
+    )
+    assert "audited" in shown.what_others_see[-1]
+
+
+def test_a_run_among_friends_says_what_it_does_without() -> None:
+    shown = preview(manifest())
+    assert shown.trust == (
+        "work is not audited: who only pretends to train is noticed late or never",
+        "no probation: newcomers count from their first round",
+        "who is proved a liar is banned for good",
+    )
+    assert not any("audited" in line for line in shown.what_others_see)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"audit_rate": 1.0}, "every round"),
+        ({"audit_rate": 0.5}, "1 of 2 rounds"),
+        ({"audit_rate": 1e-4}, "1 of 10,000 rounds"),
+        ({"probation_passes": 0, "probation_rounds": 1}, "only after 1 round of work"),
+        ({"probation_passes": 1, "probation_rounds": 0}, "only after 1 passed audit"),
+        ({"newcomer_share": 0.125}, "at most 12.5 %"),
+        ({"work_bits": 1}, "less than a second"),
+        ({"work_bits": 30}, "about 18 minutes"),
+        ({"work_bits": 35}, "about 10 hours"),
+        ({"work_bits": 40}, "about 13 days"),
+    ],
+)
+def test_each_trust_rule_shows_its_size(changes: dict[str, float], words: str) -> None:
+    assert words in "; ".join(trust_in_words(msgspec.structs.replace(PUBLIC, **changes)))
+
+
+FRIENDS = msgspec.structs.replace(PUBLIC, audit_rate=0.0, probation_passes=0)
+
+
+@pytest.mark.parametrize(
+    ("trust", "settings", "message"),
+    [
+        (msgspec.structs.replace(PUBLIC, audit_rate=0.0), {}, "must pass 3 audits"),
+        (msgspec.structs.replace(FRIENDS, probation_passes=1), {}, "must pass 1 audit, "),
+        (PUBLIC, {"worker_momentum": 0.9}, "worker_momentum"),
+        (PUBLIC, {"no_such": 1}, "no setting"),
+    ],
+)
+def test_trust_rules_that_cannot_be_kept_are_refused(
+    trust: TrustSpec, settings: dict[str, Scalar], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        check_trust(trust, MethodSpec("local", settings))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("trust", "settings"),
+    [(PUBLIC, {}), (FRIENDS, {}), (FRIENDS, {"worker_momentum": 0.9})],
+)
+def test_trust_rules_that_go_together_are_taken(
+    trust: TrustSpec, settings: dict[str, Scalar]
+) -> None:
+    check_trust(trust, MethodSpec("local", settings))

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
@@ -12,7 +13,9 @@ from node.methods.local import LocalSettings
 from node.settings import SettingsError
 from node.strict_toml import ConfigError, KeyPath, line_of, parse_toml, read_text, suggestion
 from node.tasks import task_kinds
+from node.trust_words import check_trust
 from protocol.control import HostSpec
+from protocol.manifest import Rule
 
 TEMPLATE = """\
 # A run: what is trained, how, and by which rules. They can't change once it has started.
@@ -49,7 +52,14 @@ min_peers = 1                  # wait until so many are there
 total = 100                    # rounds until the run is finished; left out: it goes on
 
 [trust]
-rule = "clip"                  # clip withstands liars; also mean, median, trimmed_mean
+# These are for a small run among friends. For a public run take the values in brackets.
+rule = "clip"                  # clip withstands liars; also {rules}
+audit_rate = 0.0625            # part of the rounds in which a peer repeats another's work [0.0625]
+kept_rounds = 3                # rounds for which it can be audited; costs disk space [3]
+probation_rounds = 3           # a newcomer's work counts only after so many rounds [50]
+probation_passes = 0           # and after so many passed audits [3]
+newcomer_share = 1.0           # most of a round's weight for all who just left probation [0.1]
+work_bits = 0                  # joining costs 2 to this power hashes; 21 takes some seconds [21]
 """
 
 
@@ -69,7 +79,9 @@ def add(commands: Commands) -> None:
 
 def _init(context: Context, options: argparse.Namespace) -> int:
     file: Path = options.spec
-    text = TEMPLATE.format(file=file, kinds=", ".join(sorted(task_kinds())) or "nothing yet")
+    kinds = ", ".join(sorted(task_kinds())) or "nothing yet"
+    rules = ", ".join(rule for rule in get_args(Rule) if rule != "clip")
+    text = TEMPLATE.format(file=file, kinds=kinds, rules=rules)
     try:
         with file.open("x", encoding="utf-8") as handle:
             handle.write(text)
@@ -113,6 +125,10 @@ def read_spec(path: Path) -> HostSpec:
         except SettingsError as error:
             place = ("method", "settings", name)
             raise _mistake(path, text, place, error.message, error.hint) from error
+    try:
+        check_trust(spec.trust, spec.method)
+    except SettingsError as error:
+        raise _mistake(path, text, ("trust",), error.message, error.hint) from error
     return _with_data(path, text, spec)
 
 

@@ -71,6 +71,7 @@ def _show_preview(context: Context, preview: Preview) -> None:
                 ("Method", f"{preview.method}, aggregated by {preview.rule}"),
                 ("Download", f"{size(preview.download_bytes)}, {size(preview.data_bytes)} is data"),
                 ("Peers", f"{preview.peers} now, admission {preview.admission}"),
+                ("Trust", "; ".join(preview.trust) or "-"),
                 ("Others see", "; ".join(preview.what_others_see) or "-"),
                 ("Fits here", ("yes" if preview.fits else "no") + _because(preview.reason)),
             ]
