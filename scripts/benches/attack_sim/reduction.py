@@ -1,0 +1,131 @@
+"""The reducers of a simulated round: honest ones, and those that lie."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+
+from benches.attack_sim.court import Court
+from benches.attack_sim.crew import Crew
+from benches.attack_sim.digits import over_the_wire
+from benches.attack_sim.scenario import Scenario
+from protocol.identity import PeerId
+from protocol.rollcall import Roll
+from protocol.signing import Signed
+from protocol.transfers import Receipt
+from trust.aggregate import Report, Rows, Vector, Weights
+from trust.attacks import Behaviour, false_aggregate
+from trust.audit import ReceiptClaim
+from trust.rules import RULES
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """One chunk as its reducer signed for it."""
+
+    rows: Rows
+    present: tuple[int, ...]
+    """Members by index whose rows these are."""
+    data: Vector
+    claim: ReceiptClaim
+    receipt: Signed[Receipt]
+    honest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """The exchange of one roll call."""
+
+    scenario: Scenario
+    crew: Crew
+    court: Court
+    roll: Roll
+    weigh: Callable[[Roll, Sequence[int]], Weights]
+
+    def reduce(self, chunk: int, rows: Rows, reducer: int, backup: int | None) -> Reduced:
+        """Return what the reducer, or the backup in its place, makes of everybody's rows."""
+        name = self.roll.peers[reducer]
+        lies = name in self.court.liars
+        everybody = tuple(range(len(self.roll.members)))
+        if lies and self.crew.does(Behaviour.WITHHOLDING_REDUCER) and backup is not None:
+            self.court.object(self._honest(), name)
+            return self._sign(chunk, rows, everybody, self.roll.peers[backup])
+        if lies and self.crew.does(Behaviour.COLLUDING_REDUCER):
+            self.court.object(self._honest(), name)
+            own = tuple(at for at in everybody if self.roll.peers[at] in self.court.liars)
+            return self._sign(chunk, rows[list(own)], own, name)
+        if lies and self.crew.does(Behaviour.LYING_REDUCER, Behaviour.EQUIVOCATING_REDUCER):
+            if self.scenario.trust != "none" and self.crew.does(Behaviour.EQUIVOCATING_REDUCER):
+                self.court.prove(name, self.roll.round, chunk)
+            return self._sign(chunk, rows, everybody, name, false_aggregate)
+        return self._sign(chunk, rows, everybody, name)
+
+    def _honest(self) -> list[PeerId]:
+        return [name for name in self.roll.peers if name not in self.court.liars]
+
+    def _sign(
+        self,
+        chunk: int,
+        rows: Rows,
+        present: tuple[int, ...],
+        signer: PeerId,
+        falsify: Callable[[Vector], Vector] | None = None,
+    ) -> Reduced:
+        """Aggregate, and claim what fits it, false or not: each sender checks its own."""
+        rows = np.ascontiguousarray(rows)
+        data, report = RULES[self.scenario.rule](rows, self.weigh(self.roll, present))
+        distances, norm = report.distances, report.norm
+        if falsify is not None:
+            data = falsify(data)
+            distances = tuple(np.linalg.norm(rows - data, axis=1).tolist())
+            norm = float(np.linalg.norm(data))
+        data = over_the_wire(data)
+        claim = _claim(report, distances, norm)
+        return Reduced(
+            rows,
+            present,
+            data,
+            claim,
+            self._receipt(chunk, present, claim, signer, data),
+            falsify is None,
+        )
+
+    def _receipt(
+        self,
+        chunk: int,
+        present: tuple[int, ...],
+        claim: ReceiptClaim,
+        signer: PeerId,
+        data: Vector,
+    ) -> Signed[Receipt]:
+        count = len(self.roll.members)
+        receipt = Receipt(
+            round=self.roll.round,
+            roll=self.roll.digest,
+            chunk=chunk,
+            leaf=sha256(data.tobytes()).digest(),
+            shares=_spread(claim.shares, present, count),
+            distances=_spread(claim.distances, present, count),
+            norms=_spread(claim.norms, present, count),
+            norm=claim.norm,
+        )
+        return Signed(signer, receipt, b"")
+
+
+def _claim(report: Report, distances: Sequence[float], norm: float) -> ReceiptClaim:
+    def known(values: Sequence[float]) -> list[float | None]:
+        pairs = zip(values, report.non_finite, strict=True)
+        return [None if useless else float(value) for value, useless in pairs]
+
+    return ReceiptClaim(known(report.coefficients), known(distances), known(report.norms), norm)
+
+
+def _spread(
+    values: Sequence[float | None], present: Sequence[int], count: int
+) -> tuple[float | None, ...]:
+    """Return the values in roll order, None for who isn't present."""
+    found: list[float | None] = [None] * count
+    for at, value in zip(present, values, strict=True):
+        found[at] = value
+    return tuple(found)
