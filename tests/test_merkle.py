@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import ChunkError
-from protocol.merkle import check_chunk, check_leaves, leaf_hash, merkle_root, root_of
+from protocol.merkle import (
+    check_chunk,
+    check_leaves,
+    leaf_hash,
+    merkle_root,
+    path_of,
+    root_by_path,
+    root_of,
+)
 from tests.messages import examples
 
 CHUNKS = st.lists(st.binary(max_size=8), max_size=20)
@@ -93,3 +101,32 @@ def test_the_tree_is_that_of_the_specification() -> None:
     top = sha256(b"\x01" + sha256(b"\x01" + one + two).digest() + three).digest()
     expected = sha256(b"\x02" + (3).to_bytes(8, "big") + top).digest()
     assert root_of([b"1", b"2", b"3"]) == (expected, [one, two, three])
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_the_path_of_every_leaf_leads_to_the_root(count: int) -> None:
+    root, leaves = root_of(bytes([number]) for number in range(count))
+    for index, leaf in enumerate(leaves):
+        path = path_of(leaves, index)
+        assert root_by_path(leaf, index, count, path) == root
+        assert root_by_path(bytes(32), index, count, path) != root
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_a_path_is_of_no_use_in_another_place(count: int) -> None:
+    root, leaves = root_of(bytes([number]) for number in range(count))
+    for index, leaf in enumerate(leaves):
+        path = path_of(leaves, index)
+        others = [(place, count) for place in range(-1, count + 4) if place != index]
+        for place, leaves_count in [*others, (index, count + 1), (index, count - 1)]:
+            assert found_root(leaf, place, leaves_count, path) != root
+        for wrong in (path[:-1], (*path, None), (*path, bytes(32))):
+            if wrong != path:
+                assert found_root(leaf, index, count, wrong) != root
+
+
+def found_root(leaf: bytes, index: int, count: int, path: tuple[bytes | None, ...]) -> bytes | None:
+    try:
+        return root_by_path(leaf, index, count, path)
+    except ChunkError:
+        return None
