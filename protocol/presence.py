@@ -1,7 +1,7 @@
 """Who is here and where they stand: liveness, and the head that most peers stand on."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -136,6 +136,15 @@ class LivePeers:
             and live.presence.state in HOLDING_STATES
         }
         return behind | set(self.alongside(head))
+
+    def conveners(self, peers: Set[PeerId]) -> set[PeerId]:
+        """Return those of `peers` who may close a roll call: their word counts.
+
+        If none of these is live, all that are: the established may have committed and died.
+        """
+        counted = self.electorate.among(peers)
+        here = self._peers.keys() | {self._me}
+        return counted if counted & here else self.electorate.among(peers & here)
 
     def heaviest_head(
         self, own: Head | None, unreachable: Collection[Head] = (), *, listening: bool = False

@@ -235,8 +235,10 @@ class RoundMachine:
         """Return whether a roll has most of those whose word counts, one of them as convener."""
         electorate = self.live.electorate
         members = work.current_members(roll) - electorate.banned
-        voters = electorate.among(work.commitments.keys() | set(roll.peers))
-        if len(members) < self.rules.min_peers or roll.convener not in voters:
+        voters = self.live.conveners(work.commitments.keys() | set(roll.peers))
+        if not electorate.includes(roll.convener) and roll.convener not in voters:
+            return False
+        if len(members) < self.rules.min_peers:
             return False
         if not are_most_of(members, voters & work.commitments.keys()):
             return False
@@ -294,7 +296,7 @@ class RoundMachine:
             if not everybody and self._now < self._pace.close_at(work, self._now):
                 return []
             work.ready_since = self._now
-        conveners = self.live.electorate.among(work.commitments)
+        conveners = self.live.conveners(work.commitments.keys())
         if self.me not in conveners:
             return []
         turn = int((self._now - work.ready_since) / self.rules.convener_seconds)
