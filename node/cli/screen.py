@@ -68,7 +68,7 @@ def details(rows: Iterable[tuple[str, str]]) -> Table:
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in rows:
-        made.add_row(Text(name), Text(plain(value, 2000)))
+        made.add_row(Text(plain(name)), Text(plain(value, 2000)))
     return made
 
 
@@ -103,7 +103,7 @@ def moment(seconds: float) -> str:
 
 def short_peer(peer: str) -> str:
     """Return a PeerID as listings show it: all begin alike, so its end."""
-    return f"…{peer[-8:]}"
+    return f"…{plain(peer)[-8:]}"
 
 
 def number(value: float | None, digits: int = 1) -> str:
