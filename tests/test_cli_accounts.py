@@ -263,7 +263,7 @@ async def test_what_strangers_chose_cannot_steer_the_terminal(
     hostile: EvidenceItem = msgspec.structs.replace(
         EVIDENCE, accused=HOSTILE, accused_name=HOSTILE, kind=HOSTILE, lie=HOSTILE, verdict=HOSTILE
     )
-    part = StandingPart(name=HOSTILE, value=HOSTILE, sentence=HOSTILE)
+    part = StandingPart(name="reputation", value=HOSTILE, sentence=HOSTILE)
     peer = msgspec.structs.replace(WHY.peer, name=HOSTILE, id=HOSTILE)
     node.evidence_answer = [hostile]
     node.why = msgspec.structs.replace(WHY, peer=peer, parts=(part,), evidence=(hostile,))
