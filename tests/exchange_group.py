@@ -27,7 +27,7 @@ from protocol.codec import decode, encode
 from protocol.evidence import Sent
 from protocol.identity import Identity, PeerId
 from protocol.layout import Layout, TensorSpec
-from protocol.ledger import NO_LEDGER
+from protocol.ledger import NO_LEDGER, Ledger
 from protocol.manifest import Rule, TrustSpec
 from protocol.merkle import leaf_hash
 from protocol.rollcall import Commitment, Roll, assign_reducers, backup_of, call_roll, open_roll
@@ -63,12 +63,20 @@ class Group:
     rule: Rule
     updates: list[Update]
     roll: Roll = field(init=False)
+    steps: dict[int, int] = field(default_factory=dict)
+    """Of those that did not do one."""
+    ledger: Ledger = NO_LEDGER
+    kinds: dict[int, type[Exchange]] = field(default_factory=dict)
+    """Of those that don't run an honest exchange."""
     servers: dict[int, ExchangeServer] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
     shown: list[Roll] = field(default_factory=list)
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     def __post_init__(self) -> None:
+        self.call_roll()
+
+    def call_roll(self) -> None:
         self.roll = self.roll_of(range(len(self.identities)), self.capacities)
 
     def peer(self, number: int) -> PeerId:
@@ -80,7 +88,7 @@ class Group:
             prev_root=PREV_ROOT,
             at=0.0,
             samples=10,
-            steps=1,
+            steps=self.steps.get(number, 1),
             loss=None,
             capacity=capacity,
             update_root=self.updates[number].root,
@@ -120,10 +128,10 @@ class Group:
             LAYOUT,
             TrustSpec(self.rule),
             frozenset(),
-            NO_LEDGER,
+            self.ledger,
             TIMING,
         )
-        return Exchange(setting, self.roll, self.updates[number])
+        return self.kinds.get(number, Exchange)(setting, self.roll, self.updates[number])
 
     async def take_part(self, number: int) -> Outcome:
         """Exchange as an honest member does."""
@@ -210,7 +218,8 @@ async def answer_with(group: Group, number: int, change: Callable[[Aggregate], A
 def aggregate_of(group: Group, number: int, chunk: int, values: Floats | None = None) -> Aggregate:
     """Return `values`, else its own update, signed for by member `number` with true figures."""
     start, stop = LAYOUT.chunks[chunk]
-    rows = [unpack_update(update.parts[chunk], stop - start) for update in group.updates]
+    sent = [unpack_update(update.parts[chunk], stop - start) for update in group.updates]
+    rows = [np.nan_to_num(row) for row in sent]
     values = rows[number] if values is None else values
     data = pack_update(values)
     receipt = Receipt(
