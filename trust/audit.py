@@ -17,7 +17,8 @@ from protocol.identity import PeerId
 from protocol.ledger import Ledger, Standing
 from protocol.manifest import TrustSpec
 from trust.admission import electorate
-from trust.aggregate import Rows, Vector, Weights
+from trust.aggregate import Rows, Vector, Weights, norm_of
+from trust.recheck import COARSE, SHARE_MARGIN, Expected, ImpossibleClaimError, expect
 
 WORK_LIMIT = 0.03
 """Relative error above which a committed update isn't the work it claims to be. Honest repetition
@@ -33,6 +34,13 @@ _DOMAIN = b"talkoot/1/audit\0"
 _STATE_BYTES = 8
 _UPDATE_BYTES = 2
 _TRAFFIC = 0.75
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+_HALF_ROUNDING = 2.0**-11
+"""Relative error of a float16."""
+_HALF_TINY = 2.0**-25
+"""Absolute error of a float16 near 0."""
+_RELATIVE = 1e-6
+_TINY = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +136,89 @@ def judge_work(error: float) -> AuditVerdict:
 def check_aggregate(
     rule: str, rows: Rows, weights: Weights, data: Vector, claim: ReceiptClaim
 ) -> str | None:
-    """Return None for an honest reducer, else what is wrong with its aggregate or receipt."""
-    del rule, rows, weights, data, claim
-    return None
+    """Return None for an honest reducer, else what is wrong with its aggregate or receipt.
+
+    It never calls an honest one wrong, on whatever machine it computed (trust.recheck); what it
+    lets pass lies within 1e-4·τ and float32's rounding, and within the wire's rounding.
+
+    Args:
+        rule: the rule that the manifest names.
+        rows: the inputs that its receipt counts, unpacked, in the order of the roll call.
+        weights: the agreed weights of these rows.
+        data: the unpacked aggregate.
+        claim: what the receipt says of these rows; a row with None is left out of account.
+    """
+    if not len(claim.shares) == len(claim.distances) == len(claim.norms) == len(rows):
+        return "the receipt speaks of another number of inputs"
+    numbers = [_numbers(each) for each in (claim.shares, claim.distances, claim.norms)]
+    used = ~np.isnan(numbers[0])
+    if any((np.isnan(each) == used).any() for each in numbers[1:]):
+        return "the receipt says only a part of what it has to say about an input"
+    share, distances, norms = (each[used] for each in numbers)
+    if not np.isfinite(rows[used]).all():
+        return "an input counts that isn't finite"
+    if not np.isfinite([*share, *distances, *norms, claim.norm]).all() or (share < 0).any():
+        return "the receipt has numbers that no aggregate makes"
+    try:
+        expected = expect(rule, rows[used], weights[used], share)
+    except ImpossibleClaimError as error:
+        return str(error)
+    return (
+        _check_data(data, expected)
+        or _check_shares(share, expected)
+        or _check_distances(distances, expected)
+        or _check_norms(rows[used], norms, claim.norm, expected)
+    )
+
+
+def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
+    return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
+def _check_data(data: Vector, expected: Expected) -> str | None:
+    if data.shape != expected.values.shape or not np.isfinite(data).all():
+        return "the aggregate isn't finite, or has another size"
+    values = expected.values.clip(-_LARGEST_HALF, _LARGEST_HALF)
+    allowed = expected.slack + _HALF_ROUNDING * (np.abs(values) + expected.slack) + _HALF_TINY
+    wrong = np.abs(data - values) > allowed
+    if not wrong.any():
+        return None
+    first = int(wrong.argmax())
+    return (
+        f"{np.count_nonzero(wrong)} values are wrong, the first at {first}: {data[first]:.6g} "
+        f"instead of {values[first]:.6g}"
+    )
+
+
+def _check_shares(share: NDArray[np.float64], expected: Expected) -> str | None:
+    wrong = np.abs(share - expected.shares) > SHARE_MARGIN
+    return _first_wrong("share", wrong, share, expected.shares)
+
+
+def _check_distances(distances: NDArray[np.float64], expected: Expected) -> str | None:
+    slack = _RELATIVE * distances + _TINY
+    wrong = (distances < expected.nearest - slack) | (distances > expected.farthest + slack)
+    return _first_wrong("distance", wrong, distances, expected.nearest)
+
+
+def _check_norms(
+    rows: Rows, norms: NDArray[np.float64], norm: float, expected: Expected
+) -> str | None:
+    true = np.array([norm_of(row) for row in rows])
+    wrong = np.abs(norms - true) > COARSE * true + _TINY
+    own = norm_of(expected.values)
+    if abs(norm - own) > norm_of(expected.slack) + _RELATIVE * own + _TINY:
+        return f"the aggregate's norm is {own:.6g}, not {norm:.6g}"
+    return _first_wrong("norm", wrong, norms, true)
+
+
+def _first_wrong(
+    what: str, wrong: NDArray[np.bool_], found: NDArray[np.float64], right: NDArray[np.float64]
+) -> str | None:
+    if not wrong.any():
+        return None
+    row = int(wrong.argmax())
+    return f"row {row} has a {what} of {right[row]:.6g}, not {found[row]:.6g}"
 
 
 def _suspect(standing: Standing, trusted: Set[PeerId]) -> bool:

@@ -72,7 +72,7 @@ def centered_clip(
     share = shares(weights, finite)
     norms = np.sqrt(gram.diagonal()[: len(rows)])
     if share.any():
-        solution, near = _clip_and_drop(_recentred(gram, rows, start, finite, share), share)
+        solution, near = _clip_and_drop(gram, rows, start, finite, share)
     else:
         solution, near = Solution(share, norms, tau=0.0, iterations=0), finite
     aggregate = combine(rows, solution.coefficients)
@@ -102,19 +102,21 @@ def weighted_median(values: NDArray[np.float64], share: Weights) -> float:
     return float(values[order[lower]] + values[order[upper]]) / 2
 
 
-def median_distances(gram: Gram, share: Weights) -> NDArray[np.float64]:
+def distances_between(gram: Gram) -> NDArray[np.float64]:
+    """Return the distances between the rows of a Gram matrix, (m, m)."""
+    squares = gram.diagonal()
+    squared: NDArray[np.float64] = squares[:, None] + squares - 2 * gram
+    return np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
+
+
+def median_distances(distances: NDArray[np.float64], share: Weights) -> NDArray[np.float64]:
     """Return each row's weighted median distance to all rows; infinite for one without a share."""
-    inner = gram[: len(share), : len(share)]
-    squares = inner.diagonal()
-    squared = squares[:, None] + squares - 2 * inner
-    distances = np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
     order = distances.argsort(axis=1)
     below = share[order].cumsum(axis=1)
     lower, upper = (below[:, None] < _HALF[:, None]).sum(axis=2).T
     each = np.arange(len(share))
-    medians: NDArray[np.float64] = distances[each, order[each, lower]]
-    medians += distances[each, order[each, upper]]
-    return np.where(share > 0, medians / 2, np.inf)
+    twice = distances[each, order[each, lower]] + distances[each, order[each, upper]]
+    return np.where(share > 0, twice / 2, np.inf)
 
 
 def find_twins(gram: Gram, counted: Mask) -> Mask:
@@ -161,31 +163,35 @@ def distances_by(gram: Gram, coefficients: Weights) -> NDArray[np.float64]:
     return np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
 
 
-def cancels(gram: Gram, row: int, spread: float) -> bool:
-    """Return whether rows this near to `row` are too alike for float32 products."""
-    return bool(spread**2 < CANCELLING * gram[row, row])
-
-
-def _recentred(gram: Gram, rows: Rows, start: Vector | None, finite: Mask, share: Weights) -> Gram:
-    """Return the matrix, or one less the central row where float32 products are too coarse."""
-    medians = median_distances(gram, share)
-    central = int(medians.argmin())
-    if cancels(gram, central, medians[central]):
-        return float64_gram(rows, start, finite, reference=rows[central])
-    return gram
-
-
-def _clip_and_drop(gram: Gram, share: Weights) -> tuple[Solution, Mask]:
+def _clip_and_drop(
+    gram: Gram, rows: Rows, start: Vector | None, finite: Mask, share: Weights
+) -> tuple[Solution, Mask]:
     """Return the solution, and which rows were near enough to take part in it."""
-    first = solve(gram, share, _begin(gram, share))
+    first = _solve_precisely(gram, rows, start, finite, share)
     near = first.distances <= DROP_FACTOR * first.tau
     if near[share > 0].all():
         return first, near
-    kept = shares(share, near)
-    second = solve(gram, kept, _begin(gram, kept))
+    second = _solve_precisely(gram, rows, start, finite, shares(share, near))
     return replace(second, iterations=first.iterations + second.iterations), near
 
 
-def _begin(gram: Gram, share: Weights) -> int:
+def _solve_precisely(
+    gram: Gram, rows: Rows, start: Vector | None, finite: Mask, share: Weights
+) -> Solution:
+    """Solve from the given start, or from the row with the least median distance to all rows.
+
+    Where most rows are too alike for float32 products, do it over the matrix less that row.
+    """
+    central, spread = _find_central(gram, share)
+    if spread**2 < CANCELLING * gram[central, central]:
+        gram = float64_gram(rows, start, finite, reference=rows[central])
+        central, _ = _find_central(gram, share)
+    return solve(gram, share, central if start is None else len(share))
+
+
+def _find_central(gram: Gram, share: Weights) -> tuple[int, float]:
+    """Return the row with the least median distance to all rows, and that distance."""
     count = len(share)
-    return count if len(gram) > count else int(median_distances(gram, share).argmin())
+    medians = median_distances(distances_between(gram[:count, :count]), share)
+    central = int(medians.argmin())
+    return central, float(medians[central])

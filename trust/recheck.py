@@ -1,0 +1,244 @@
+"""What an honest reducer may have made of given inputs, on whatever machine, for every rule.
+
+Two honest machines differ in the last bits, and where a rule decides, the last bits can decide. So
+what follows from the inputs alone is computed again in float64; a decision is taken from the
+receipt wherever both ways were open, and what follows from it is computed again as well.
+
+The clipped centre is checked as what it is, a fixed point: from the claimed shares one iteration
+must not move the centre. So nothing depends on the number of iterations, and rounding counts once.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trust.aggregate import Mask, Rows, Weights, blocks, shares
+from trust.clipping import (
+    CANCELLING,
+    CONVERGED,
+    DROP_FACTOR,
+    distances_between,
+    distances_by,
+    median_distances,
+    solve,
+    step,
+    weighted_median,
+)
+from trust.flag import flag_factors
+from trust.gram import Gram, float64_gram
+from trust.krum import krum_scores
+from trust.rules import RULES
+
+Doubles = NDArray[np.float64]
+
+COARSE = 2.0**-15
+"""Bounds a float32 inner product's error, of the product of the norms, if no BLAS adds more than
+some 500 products in a row."""
+FINE = 1e-12
+"""The same in float64."""
+DROP_MARGIN = 1e-3
+"""So much nearer or farther than the limit, a row may be kept or dropped."""
+CENTRE_MARGIN = 1e-4
+"""Of τ: how far the centre may be from where it should be."""
+SHARE_MARGIN = 1e-5
+_AMPLIFIED = 8.0
+"""Iterations that haven't converged may have enlarged their rounding by this."""
+_ROUNDING = 2.0**-23
+"""Of one float32 operation, generously."""
+
+
+class ImpossibleClaimError(Exception):
+    """No honest reducer makes such a claim; the message says what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """An honest result: the aggregate (d,), and each row's share and distance (n,)."""
+
+    values: Doubles
+    slack: Doubles
+    """Bounds the error of each value before it is rounded for the wire."""
+    shares: Weights
+    nearest: Doubles
+    """Bounds of each distance."""
+    farthest: Doubles
+
+
+def expect(rule: str, rows: Rows, weights: Weights, claimed: Weights) -> Expected:
+    """Return what an honest reducer that made these decisions has got.
+
+    Args:
+        rule: one of `trust.rules.RULES`.
+        rows: finite, (n, d).
+        weights: of the rows, (n,).
+        claimed: the shares in its receipt, (n,), finite and ≥ 0.
+
+    Raises:
+        ImpossibleClaimError: no honest reducer makes these decisions.
+    """
+    counted = weights > 0
+    for index in np.flatnonzero(~counted & (claimed > 0)):
+        raise ImpossibleClaimError(f"row {index} has no weight, but a share of {claimed[index]}")
+    if not counted.any():
+        nothing = _combined(rows, np.zeros(len(rows)), claimed)
+        return replace(
+            nothing,
+            nearest=(1 - COARSE) * nothing.nearest,
+            farthest=(1 + COARSE) * nothing.farthest,
+        )
+    match rule:
+        case "clip":
+            return _expect_clip(rows, weights, claimed)
+        case "krum":
+            return _expect_krum(rows, np.flatnonzero(counted), claimed)
+        case "flag":
+            return _combined(rows, *flag_factors(rows, weights))
+        case "mean":
+            share = shares(weights, counted)
+            return _combined(rows, share, share)
+    aggregate, report = RULES[rule](rows, weights)
+    slack = _ROUNDING * np.abs(aggregate.astype(np.float64))
+    return _measured(rows, aggregate.astype(np.float64), slack, np.array(report.coefficients))
+
+
+def _combined(rows: Rows, factors: Weights, share: Weights) -> Expected:
+    """Return Σ factors_i·rows_i with the error of a float32 sum in any order."""
+    values, sizes = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    for block in blocks(rows.shape[1]):
+        part = rows[:, block].astype(np.float64)
+        values[block] = factors @ part
+        sizes[block] = np.abs(factors) @ np.abs(part)
+    return _measured(rows, values, (len(rows) + 4) * _ROUNDING * sizes, share)
+
+
+def _measured(rows: Rows, values: Doubles, slack: Doubles, share: Weights) -> Expected:
+    distances = np.array([np.linalg.norm(row - values) for row in rows])
+    error = np.linalg.norm(slack) + FINE * distances
+    return Expected(values, slack, share, distances - error, distances + error)
+
+
+def _expect_krum(rows: Rows, voters: NDArray[np.intp], claimed: Weights) -> Expected:
+    chosen = np.flatnonzero(claimed)
+    if len(chosen) != 1 or claimed[chosen[0]] != 1:
+        raise ImpossibleClaimError("krum chooses one row, and gives it all")
+    scores, slack = krum_scores(rows[voters])
+    score = float(scores[voters == chosen[0]][0])
+    if score > scores.min() + 2 * slack:
+        raise ImpossibleClaimError(
+            f"row {chosen[0]} has a score of {score:.6g}, another one {scores.min():.6g}"
+        )
+    return _combined(rows, claimed, claimed)
+
+
+def _expect_clip(rows: Rows, weights: Weights, claimed: Weights) -> Expected:
+    share = shares(weights, weights > 0)
+    inner = _Inner.of(rows, share)
+    _check_drops(inner, share, claimed)
+    if abs(claimed.sum() - 1) > SHARE_MARGIN:
+        raise ImpossibleClaimError(f"the shares add up to {claimed.sum():.6g}, not to 1")
+    centre = claimed / claimed.sum()
+    if (claimed[share > 0] == 0).any():
+        share = shares(share, claimed > 0)
+        inner = _Inner.of(rows, share)
+    _check_centre(inner, share, centre)
+    expected = _combined(rows, claimed, claimed)
+    squares, noise = distances_by(inner.gram, centre) ** 2, inner.noise(centre)
+    nearest = np.minimum(np.sqrt(np.maximum(squares - noise, 0)), expected.nearest)
+    farthest = np.maximum(np.sqrt(squares + noise), expected.farthest)
+    return replace(expected, nearest=nearest, farthest=farthest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Inner:
+    """The exact inner products of n rows, and how far a reducer's may be off."""
+
+    gram: Gram
+    sizes: Doubles
+    """The norms that the error of a product goes with, (n,)."""
+    precision: float
+
+    @classmethod
+    def of(cls, rows: Rows, share: Weights) -> "_Inner":
+        every: Mask = np.ones(len(rows), np.bool_)
+        plain = float64_gram(rows, None, every)
+        coarse = cls(plain, np.sqrt(plain.diagonal()), COARSE)
+        begins = coarse.begins(share)
+        exact = float64_gram(rows, None, every, reference=rows[begins[0]])
+        _, farthest = coarse.medians(share)
+        if (farthest[begins] ** 2 < (1 - COARSE) * CANCELLING * plain.diagonal()[begins]).all():
+            return cls(exact, np.sqrt(exact.diagonal()), FINE)
+        return cls(exact, coarse.sizes, COARSE)
+
+    def medians(self, share: Weights) -> tuple[Doubles, Doubles]:
+        """Return the bounds of each row's median distance."""
+        squares = distances_between(self.gram) ** 2
+        noise = self.precision * (self.sizes[:, None] + self.sizes) ** 2
+        np.fill_diagonal(noise, 0)
+        nearest = np.sqrt(np.maximum(squares - noise, 0))
+        return median_distances(nearest, share), median_distances(np.sqrt(squares + noise), share)
+
+    def begins(self, share: Weights) -> list[int]:
+        """Return the rows that a reducer may have taken for the central one."""
+        nearest, farthest = self.medians(share)
+        found: list[int] = np.flatnonzero(nearest <= farthest.min()).tolist()
+        return found
+
+    def noise(self, centre: Weights) -> Doubles:
+        """Return by how much each squared distance from the centre may be off."""
+        noise: Doubles = self.precision * (self.sizes + np.abs(centre) @ self.sizes) ** 2
+        return noise
+
+    def is_within(self, moved: Weights, allowed: float, each: Doubles) -> bool:
+        """Return whether a change of shares moves the centre, and each share, no more than this."""
+        length = np.sqrt(max(0.0, float(moved @ self.gram @ moved)))
+        rounding = np.sqrt(FINE) * (np.abs(moved) @ np.sqrt(self.gram.diagonal()))
+        return bool(length <= allowed + rounding and (np.abs(moved) <= each).all())
+
+    def leeway(self, centre: Weights, share: Weights) -> tuple[Doubles, float, float]:
+        """Return the distances from the centre, their median τ, and its relative uncertainty."""
+        distances = distances_by(self.gram, centre)
+        tau = weighted_median(distances, share)
+        if tau == 0:
+            return distances, tau, 0.0
+        relative = self.noise(centre) / np.maximum(distances, tau) ** 2
+        inside = (share > 0) & (distances <= (1 + DROP_MARGIN) * tau)
+        return distances, tau, float(share @ relative + relative[inside].max())
+
+
+def _check_drops(inner: _Inner, share: Weights, claimed: Weights) -> None:
+    """Check that no row has been dropped or kept that every honest reducer keeps or drops."""
+    nearest, farthest = np.full(len(share), np.inf), np.zeros(len(share))
+    for begin in inner.begins(share):
+        centre = solve(inner.gram, share, begin).coefficients
+        distances, tau, uncertain = inner.leeway(centre, share)
+        margin = DROP_MARGIN + _AMPLIFIED * uncertain
+        noise = inner.noise(centre)
+        limit = DROP_FACTOR * tau
+        low = np.sqrt(np.maximum(distances**2 - noise, 0)) - margin * limit
+        high = np.sqrt(distances**2 + noise) + margin * limit
+        nearest, farthest = np.minimum(nearest, low - limit), np.maximum(farthest, high - limit)
+    for index in np.flatnonzero(share > 0):
+        if nearest[index] > 0 and claimed[index] > 0:
+            raise ImpossibleClaimError(f"row {index} counts, but lies too far away")
+        if farthest[index] < 0 and claimed[index] == 0:
+            raise ImpossibleClaimError(f"row {index} doesn't count, but lies near enough")
+
+
+def _check_centre(inner: _Inner, share: Weights, centre: Weights) -> None:
+    """Check that the centre is where the iteration ends."""
+    distances, tau, uncertain = inner.leeway(centre, share)
+    margin = CENTRE_MARGIN + 2 * uncertain
+    unfinished = 2 * CONVERGED * distances[share > 0].max()
+    allowed, each = margin * tau + unfinished, margin * share + 2 * CONVERGED
+    moved = step(inner.gram, centre, share)
+    if inner.is_within(moved, allowed, each):
+        return
+    for begin in inner.begins(share):
+        again = solve(inner.gram, share, begin)
+        if inner.is_within(again.coefficients - centre, _AMPLIFIED * allowed, _AMPLIFIED * each):
+            return
+    length = np.sqrt(max(0.0, float(moved @ inner.gram @ moved)))
+    raise ImpossibleClaimError(
+        f"the shares aren't where clipping ends: it goes on by {length:.3g} where τ is {tau:.3g}"
+    )
