@@ -151,7 +151,7 @@ class RunAccounts:
             StateError: the notes can't be read.
         """
         names = self._names()
-        return [_item(note, names) for note in await asyncio.to_thread(self.notes.evidence)]
+        return [_item(note, names) for note in await asyncio.to_thread(self.notes.evidence_list)]
 
     async def evidence_detail(self, reference: str) -> EvidenceDetail:
         """Return what evidence says, named by its root or the start of it.

@@ -186,10 +186,17 @@ class RunLedger:
         return self._file.read(lambda db: frozenset(row[0] for row in db.execute(query)))
 
     def evidence(self) -> list[EvidenceNote]:
+        """Return all evidence, oldest first: up to `MAX_EVIDENCE_TOTAL_BYTES`."""
+        return self._evidence("sealed")
+
+    def evidence_list(self) -> list[EvidenceNote]:
         """Return all evidence without the sealed bytes, oldest first."""
+        return self._evidence("x''")
+
+    def _evidence(self, sealed: str) -> list[EvidenceNote]:
         query = (
-            "SELECT root, accused, kind, round, chunk, x'', verdict, heard_at FROM evidence "
-            "ORDER BY heard_at, root"
+            f"SELECT root, accused, kind, round, chunk, {sealed}, verdict, heard_at "  # noqa: S608 - constants
+            "FROM evidence ORDER BY heard_at, root"
         )
         return self._file.read(lambda db: [EvidenceNote(*row) for row in db.execute(query)])
 

@@ -143,7 +143,12 @@ def test_evidence_is_listed_oldest_first_and_its_bytes_come_back(ledger: RunLedg
     for number in (2, 1):
         assert ledger.note_evidence(proof(number, sealed=b"\x00\xff" * number))
     assert [found.root for found in ledger.evidence()] == [proof(1).root, proof(2).root]
-    assert {found.sealed for found in ledger.evidence()} == {b""}
+    assert [found.sealed for found in ledger.evidence()] == [b"\x00\xff", b"\x00\xff\x00\xff"]
+    listed = ledger.evidence_list()
+    assert [(found.root, found.sealed) for found in listed] == [
+        (proof(1).root, b""),
+        (proof(2).root, b""),
+    ]
     assert ledger.sealed_evidence(proof(2).root) == b"\x00\xff\x00\xff"
     assert ledger.sealed_evidence(proof(3).root) is None
 
