@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from node.client import (
     find_node,
 )
 from node.paths import Paths
-from tests.fake_node import OTHER_RUN, RUN, FakeControls
+from protocol.control import AmbiguousPeerError, NoSuchEvidenceError, NoSuchPeerError
+from protocol.errors import TalkootError
+from tests.fake_node import DETAIL, OTHER_RUN, RUN, FakeControls
 
 WRONG = "wrong"
 FREE_PORT = "127.0.0.1:0"
@@ -179,6 +182,21 @@ async def test_a_body_that_is_not_the_request_is_refused(door: Door, body: bytes
         ("GET", "/v1/logs?lines=99999999999999999999", 400),
         ("DELETE", "/v1/runs/nobody", 404),
         ("GET", "/v1/peers?run=nobody", 404),
+        ("GET", "/v1/runs/nobody/history", 404),
+        ("GET", "/v1/runs/nobody/evidence", 404),
+        ("GET", "/v1/runs/nobody/evidence/ab", 404),
+        ("GET", "/v1/runs/nobody/peers/ab", 404),
+        ("GET", "/v1/runs/python/peers/", 404),
+        ("GET", "/v1/runs/python/peers/a/b", 404),
+        ("POST", "/v1/runs/python/history", 405),
+        ("GET", "/v1/runs/python/history?limit=0", 400),
+        ("GET", "/v1/runs/python/history?limit=10001", 400),
+        ("GET", "/v1/runs/python/history?limit=-1", 400),
+        ("GET", "/v1/runs/python/history?limit=1e3", 400),
+        ("GET", "/v1/runs/python/history?limit=%D9%A3", 400),
+        ("GET", "/v1/runs/python/history?limit=00000000000000000000099999", 400),
+        ("GET", "/v1/runs/python/history?since=x", 400),
+        ("GET", "/v1/runs/python/history?since=9999999999999", 400),
     ],
 )
 async def test_a_wrong_call_is_a_failure_in_the_same_form(
@@ -195,7 +213,21 @@ async def test_the_api_itself_knows_runs_by_name_too(door: Door) -> None:
     assert door.controls.asked == [("leave", OTHER_RUN), ("peers", RUN)]
 
 
+async def test_evidence_and_peers_are_asked_for_as_they_are_named(door: Door) -> None:
+    assert (await door.call(path="/v1/runs/python/peers/a%2Fb%20c"))[0] == 200
+    status, answer = await door.call(path="/v1/runs/python/evidence/5e")
+    assert (status, answer["sealed"]) == (200, b64encode(DETAIL.sealed).decode())
+    assert door.controls.asked == [("peer", RUN, "a/b c"), ("evidence", RUN, "5e")]
+
+
 # What the node's errors look like.
+
+
+@pytest.mark.parametrize("kind", [NoSuchPeerError, AmbiguousPeerError, NoSuchEvidenceError])
+async def test_what_is_not_there_is_not_found(door: Door, kind: type[TalkootError]) -> None:
+    door.controls.failure = kind("not here", hint="Look elsewhere.")
+    status, answer = await door.call(path="/v1/runs/python/peers/x")
+    assert (status, answer["code"]) == (404, kind.code)
 
 
 async def test_what_the_node_may_not_do_is_forbidden(door: Door) -> None:

@@ -30,7 +30,18 @@ from protocol.control import (
 )
 from protocol.errors import LinkError
 from protocol.manifest import MethodSpec, RoundSpec
-from tests.fake_node import HOSTILE, OTHER_RUN, PREVIEW, RUN, RUN_STATUS, FakeControls
+from tests.fake_node import (
+    DETAIL,
+    EVIDENCE,
+    HISTORY,
+    HOSTILE,
+    OTHER_RUN,
+    PREVIEW,
+    RUN,
+    RUN_STATUS,
+    WHY,
+    FakeControls,
+)
 from tests.messages import among_friends
 
 SPEC = HostSpec(
@@ -113,6 +124,49 @@ async def test_a_model_is_exported_to_the_path_given(
     done = await client.export("python", "/home/me/model.safetensors")
     assert controls.asked == [("export", RUN, "/home/me/model.safetensors")]
     assert done.size_bytes == 3_400_000
+
+
+async def test_history_standings_and_evidence_come_back_as_they_were_given(
+    controls: FakeControls, client: NodeClient
+) -> None:
+    assert await client.history("python", "otter", since=3, limit=7) == HISTORY
+    assert await client.history("second") == HISTORY
+    assert await client.peer("python", "otter") == WHY
+    assert await client.evidence("python") == [EVIDENCE]
+    assert await client.evidence_detail("python", "5e") == DETAIL
+    assert controls.asked == [
+        ("history", RUN, "otter", 3, 7),
+        ("history", OTHER_RUN, None, 0, 10_000),
+        ("peer", RUN, "otter"),
+        ("evidence", RUN),
+        ("evidence", RUN, "5e"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "../..", "a?b#c&d=e %2F é", HOSTILE, "…abcd"])
+async def test_a_peers_odd_name_reaches_the_node_whole_and_goes_nowhere_else(
+    controls: FakeControls, client: NodeClient, name: str
+) -> None:
+    await client.peer("python", name)
+    await client.history("python", name)
+    await client.evidence_detail("python", name)
+    meant = name if name.strip(".") else " "
+    assert controls.asked == [
+        ("peer", RUN, meant),
+        ("history", RUN, name, 0, 10_000),
+        ("evidence", RUN, meant),
+    ]
+
+
+async def test_the_only_run_needs_no_name(controls: FakeControls, client: NodeClient) -> None:
+    with pytest.raises(AmbiguousRunError, match="name the one you mean"):
+        await client.history()
+    controls.known = [RUN_STATUS]
+    await client.history()
+    controls.known = []
+    with pytest.raises(NoSuchRunError):
+        await client.history()
+    assert controls.asked == [("history", RUN, None, 0, 10_000)]
 
 
 async def test_shutting_down_is_asked_for(controls: FakeControls, client: NodeClient) -> None:
