@@ -21,7 +21,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     ("name", "keys"),
     [
         ("clip", {"ratio_to_mean"}),
-        pytest.param("exchange", {"ratio_to_hivemind", "megabytes"}, marks=pytest.mark.swarm),
+        pytest.param("exchange", {"ratio_to_hivemind", "trust_fraction"}, marks=pytest.mark.swarm),
         pytest.param(
             "round",
             {"overhead_fraction", "rollcall_seconds", "node_rss_megabytes"},

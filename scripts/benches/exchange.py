@@ -5,9 +5,14 @@ wire; both sides are up all the time and take turns. Times are from the first pe
 last one's end. The ratio is that of the best times of 9 repetitions, since what else runs on the
 machine only adds to them; that of the medians is beside it, and so are the medians in seconds.
 
-talkoot: serializing and hashing the update (pack), then Exchange.run() with rule clip, begun from
-the last aggregate, over commitments and a roll call that are really signed; the roll call itself is
-left out. In the end all hold the same bits, and this is checked.
+talkoot: serializing and hashing the update (pack), then Exchange.run() with rule clip, over
+commitments and a roll call that are really signed; the roll call itself is left out. In the end all
+hold the same bits, and this is checked.
+trust_fraction: what it costs not to believe each other. The seconds that a peer spends in clipping,
+in hashing its update and checking others' leaves (commit), in making and checking receipts, and in
+signing and checking parts, over those from pack to the end; mean of the peers, median of the
+repetitions. Measured around those functions, on the wall: waiting for the processor counts, and
+what ran beside the network's work counts in full.
 hivemind: step(require_trigger=True) in a group that is complete; from the trigger, so that its
 matchmaking is left out, until the step's result; it serializes on the way. A plain weighted mean.
 """
@@ -46,6 +51,8 @@ class _Times:
     pack: list[float] = field(default_factory=list)
     exchange: list[float] = field(default_factory=list)
     hivemind: list[float] = field(default_factory=list)
+    trust: dict[str, list[float]] = field(default_factory=dict)
+    """As parts of pack and exchange together."""
 
 
 def run(*, small: bool = False) -> dict[str, float]:
@@ -100,6 +107,10 @@ def _exchange(ours: PeerGroup, times: _Times) -> int:
         raise RuntimeError(f"the exchange was not complete: {faults}")
     times.pack.append(pack_seconds)
     times.exchange.append(seconds)
+    spent: list[dict[str, float]] = ours.ask_all("trust")
+    for kind in spent[0]:
+        part = sum(each[kind] for each in spent) / len(spent) / (pack_seconds + seconds)
+        times.trust.setdefault(kind, []).append(part)
     return sum(sent)
 
 
@@ -113,6 +124,7 @@ def _average(theirs: PeerGroup, times: _Times) -> None:
 
 def _figures(times: _Times, sent: int) -> dict[str, float]:
     pack, exchange, hivemind = map(_warm, (times.pack, times.exchange, times.hivemind))
+    trust = {kind: _warm(parts) for kind, parts in times.trust.items()}
     total = [before + after for before, after in zip(pack, exchange, strict=True)]
     return {
         "ratio_to_hivemind": min(total) / min(hivemind),
@@ -124,6 +136,8 @@ def _figures(times: _Times, sent: int) -> dict[str, float]:
         "best_seconds": min(total),
         "best_hivemind_seconds": min(hivemind),
         "megabytes": sent / 1e6,
+        "trust_fraction": median(map(sum, zip(*trust.values(), strict=True))),
+        **{f"{kind}_fraction": median(parts) for kind, parts in trust.items()},
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benches.peers.group import Timed
+from benches.peers.stopwatch import Stopwatch
 from dht.hivemind_swarm import HivemindSwarm
 from node.exchange import Exchange
 from node.exchange_server import ExchangeServer
@@ -53,6 +54,7 @@ async def _answer_calls(pipe: Connection, peer: "Peer") -> None:
         "call_roll": peer.call_roll,
         "prepare": peer.prepare,
         "exchange": peer.exchange,
+        "trust": peer.trust,
     }
     while True:
         try:
@@ -74,6 +76,8 @@ class Peer:
         self._round = -1
         self._update = Update.pack(self._values, layout)
         self._exchange: Exchange | None = None
+        self._stopwatch = Stopwatch()
+        self._stopwatch.attach()
 
     async def addresses(self, _: None) -> list[str]:
         """Return where others reach this peer."""
@@ -86,6 +90,7 @@ class Peer:
     async def commit(self, _: None) -> Timed:
         """Serialize the update and sign for it: the result is the commitment."""
         self._round += 1
+        self._stopwatch.take()
         began = time.monotonic()
         self._update = Update.pack(self._values, self._layout)
         commitment = Commitment(
@@ -133,6 +138,10 @@ class Peer:
         ended = time.monotonic()
         digest = sha256(outcome.aggregate.data).hexdigest()
         return began, ended, (digest, outcome.bytes_sent, {**outcome.faults})
+
+    async def trust(self, _: None) -> dict[str, float]:
+        """Return the seconds that trust took since the commitment was begun, by what they were."""
+        return self._stopwatch.take()
 
 
 def _update(size: int, seed: int) -> Floats:
