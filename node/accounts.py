@@ -30,13 +30,17 @@ class Standings:
 
     def __init__(self, ledger: Ledger, manifest: Manifest) -> None:
         self._spec = manifest.trust
-        self._known = ledger.by_peer()
+        self._ledger, self._known = ledger, ledger.by_peer()
         self._stewards = frozenset(PeerId(peer) for peer in manifest.stewards)
         self._established = established(ledger, self._spec, self._stewards)
 
     def peers(self) -> frozenset[PeerId]:
         """Return everybody in the ledger."""
         return frozenset(self._known)
+
+    def banned(self) -> frozenset[PeerId]:
+        """Return who was proved a liar."""
+        return self._ledger.banned
 
     def of(self, peer: PeerId) -> Standing | None:
         """Return the standing of a peer; None = no roll call has listed it yet."""
