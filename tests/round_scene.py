@@ -32,10 +32,12 @@ def told(number: int, head: Head = HEAD, **changes: object) -> Signed[Commitment
     return signed_commitment(peer(number), commitment(head, **changes))
 
 
-def called(convener: int, *members: int | Signed[Commitment], salt: bytes = b"") -> Roll:
+def called(
+    convener: int, *members: int | Signed[Commitment], salt: bytes = b"", attempt: int = 0
+) -> Roll:
     """Return a roll call of these members; a number stands for its usual commitment."""
     signed = [told(member) if isinstance(member, int) else member for member in members]
-    return checked_roll(peer(convener), tuple(signed), salt)
+    return checked_roll(peer(convener), tuple(signed), salt, attempt)
 
 
 def voted(number: int, roll: Roll, root: bytes = NEXT.root) -> Signed[Result]:

@@ -66,7 +66,7 @@ def _vote(number: int, roll: Roll, root: bytes) -> Signed[Result]:
 
 def omit(swarm: RoundSwarm, node: Node, victims: frozenset[int]) -> None:
     """Make `node` a convener that never lists the victims."""
-    left_out = frozenset(map(peer, victims))
+    left_out = frozenset(map(peer, victims - {node.number}))
 
     def convene(effect: CloseRoll) -> None:
         chosen = tuple(one for one in effect.commitments if one.signer not in left_out)
