@@ -18,7 +18,7 @@ from protocol.ledger import Ledger, Standing
 from protocol.manifest import TrustSpec
 from trust.admission import electorate
 from trust.aggregate import Rows, Vector, Weights, norm_of
-from trust.recheck import COARSE, SHARE_MARGIN, Expected, ImpossibleClaimError, expect
+from trust.recheck import SHARE_MARGIN, Expected, ImpossibleClaimError, expect
 
 WORK_LIMIT = 0.03
 """Relative error above which a committed update isn't the work it claims to be. Honest repetition
@@ -39,7 +39,9 @@ _HALF_ROUNDING = 2.0**-11
 """Relative error of a float16."""
 _HALF_TINY = 2.0**-25
 """Absolute error of a float16 near 0."""
-_RELATIVE = 1e-6
+_CLAIMED = 1e-4
+"""Norms and distances are sums of float32 products, whose order may be any."""
+_FLOAT32 = 2.0**-22
 _TINY = 1e-30
 
 
@@ -146,7 +148,8 @@ def check_aggregate(
         rows: the inputs that its receipt counts, unpacked, in the order of the roll call.
         weights: the agreed weights of these rows.
         data: the unpacked aggregate.
-        claim: what the receipt says of these rows; a row with None is left out of account.
+        claim: what the receipt says of these rows; a row with None is left out of account. Its
+            distances and norm are those of the aggregate as delivered (`data`), after packing.
     """
     if not len(claim.shares) == len(claim.distances) == len(claim.norms) == len(rows):
         return "the receipt speaks of another number of inputs"
@@ -166,8 +169,8 @@ def check_aggregate(
     return (
         _check_data(data, expected)
         or _check_shares(share, expected)
-        or _check_distances(distances, expected)
-        or _check_norms(rows[used], norms, claim.norm, expected)
+        or _check_distances(rows[used], data, distances)
+        or _check_norms(rows[used], norms, claim.norm, data)
     )
 
 
@@ -195,19 +198,19 @@ def _check_shares(share: NDArray[np.float64], expected: Expected) -> str | None:
     return _first_wrong("share", wrong, share, expected.shares)
 
 
-def _check_distances(distances: NDArray[np.float64], expected: Expected) -> str | None:
-    slack = _RELATIVE * distances + _TINY
-    wrong = (distances < expected.nearest - slack) | (distances > expected.farthest + slack)
-    return _first_wrong("distance", wrong, distances, expected.nearest)
+def _check_distances(rows: Rows, data: Vector, distances: NDArray[np.float64]) -> str | None:
+    """Check the distances from the aggregate as it was delivered (node.reduction)."""
+    true = np.array([norm_of(row - data) for row in rows])
+    sizes = np.array([norm_of(row) for row in rows]) + norm_of(data)
+    wrong = np.abs(distances - true) > _CLAIMED * true + _FLOAT32 * sizes + _TINY
+    return _first_wrong("distance", wrong, distances, true)
 
 
-def _check_norms(
-    rows: Rows, norms: NDArray[np.float64], norm: float, expected: Expected
-) -> str | None:
+def _check_norms(rows: Rows, norms: NDArray[np.float64], norm: float, data: Vector) -> str | None:
     true = np.array([norm_of(row) for row in rows])
-    wrong = np.abs(norms - true) > COARSE * true + _TINY
-    own = norm_of(expected.values)
-    if abs(norm - own) > norm_of(expected.slack) + _RELATIVE * own + _TINY:
+    wrong = np.abs(norms - true) > _CLAIMED * true + _TINY
+    own = norm_of(data)
+    if abs(norm - own) > _CLAIMED * own + _TINY:
         return f"the aggregate's norm is {own:.6g}, not {norm:.6g}"
     return _first_wrong("norm", wrong, norms, true)
 
