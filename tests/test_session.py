@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,15 @@ from dht.hivemind_swarm import ClockSkewError
 from dht.memory import MemorySwarm
 from node.app import Node
 from node.config import Config, StorageSection
+from node.keeper import StateKeeper
+from node.ledger import EvidenceNote, RunLedger
+from node.session import Session
+from node.storage import WriteError
 from node.trainer import TrainerError, TrainResult
 from node.wire import Floats
-from protocol.control import Peer, PeerShare
+from protocol.control import NoSuchPeerError, Peer, PeerShare
 from protocol.identity import PeerId
+from protocol.ledger import Ledger, Standing
 from protocol.manifest import Rule
 from tests.node_scene import (
     FakeTraining,
@@ -205,6 +211,82 @@ def test_peers_are_listed_with_where_they_stand(tmp_path: Path) -> None:
             assert other.last_seen_seconds is not None
             assert other.share == pytest.approx(0.5)
             assert guest.peers("ab" * 32) == []
+
+    play(tmp_path, scenario)
+
+
+def test_peers_and_this_node_are_shown_with_their_agreed_standing(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, scene.node(1) as guest:
+            await meet(scene, host, guest)
+            await reach(3, host, guest)
+            assert only(guest).standing == only(host).standing == "established"
+            run = only(host).run
+            other = of(host.peers(run), 1)
+            assert isinstance(other, Peer)
+            assert other.standing == "established"
+            assert other.reputation is not None
+            assert other.accepted_samples >= 3 * 80
+            why = await host.peer(run, other.name)
+            assert (why.peer.id, why.joined) == (other.id, 0)
+            assert {"standing", "reputation", "credit"} <= {part.name for part in why.parts}
+            assert await host.evidence(run) == []
+            with pytest.raises(NoSuchPeerError):
+                await host.peer(run, "nobody")
+
+    play(tmp_path, scenario)
+
+
+def test_who_holds_no_state_yet_has_no_standing(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host:
+            status = await host.host(spec_of(scene.folder, min_peers=2))
+            assert status.standing is None
+            await until(lambda: only(host).standing == "established")
+
+    play(tmp_path, scenario)
+
+
+def test_a_banned_node_says_why_and_where_to_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me = identity(0).peer_id
+    banned = Standing(peer=me, joined=0, seen=1, banned=b"\xab" * 32)
+
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host:
+            await host.host(spec_of(scene.folder))
+            await reach(1, host)
+            state = SimpleNamespace(ledger=Ledger((banned,)))
+            with monkeypatch.context() as patch:
+                patch.setattr(Session, "state", property(lambda _: state))
+                assert only(host).standing == "banned"
+                assert only(host).reason.startswith("this node is banned from the run: ")
+                assert "abababababab" in only(host).reason
+                assert only(host).reason.endswith("see: talkoot evidence")
+
+    play(tmp_path, scenario)
+
+
+def test_history_standings_and_evidence_can_be_read_after_the_run_has_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host:
+            await host.host(spec_of(scene.folder))
+            await reach(2, host)
+            run = only(host).run
+            ledger = RunLedger(scene.paths(0).runs / run / "ledger.sqlite3")
+            note = EvidenceNote(b"\xe1" * 32, "12D3KooWx", "FalseWork", 1, None, b"", "held", 1e9)
+            await asyncio.to_thread(ledger.note_evidence, note)
+            monkeypatch.setattr(StateKeeper, "hold", failing)
+            await until(lambda: only(host).state == "stopped")
+            assert [item.root for item in await host.evidence(run)] == ["e1" * 32]
+            assert (await host.peer(run, identity(0).peer_id)).joined == 0
+            assert (await host.history(run, None, 0, 10)).me
+
+    def failing(*_: object) -> None:
+        raise WriteError("the disk is gone")
 
     play(tmp_path, scenario)
 
