@@ -5,17 +5,18 @@ its norm. All measures are taken against the aggregate of the *others*, (g - a·
 share draws the aggregate to a member, so that whoever has no weight (yet) would look far away, and
 a liar with weight would look near.
 
-    u   distance over what is usual: √(Σ distance² / Σ median distance²) over a reducer's chunks.
-        "Usual" is meant in two ways, and the one that makes u nearer to 1 counts: distance·√samples
-        is the same for all (the noise of small batches), or the distance is (differences in data
-        or in steps). Never the second alone: honest small batches would look like liars. Never the
-        first alone: a fast peer with data of its own would look like a free-rider.
+    u   distance over what is usual: √(Σ distance² / Σ usual distance²) over a reducer's chunks.
+        "Usual" is meant in three ways, and the one that makes u nearest to 1 counts: either
+        distance·√samples is the same for all (the noise of small batches), or the distance is
+        (differences in data), or it is once a longer update is shortened by what its samples
+        exceed the median (more steps lead farther). By one alone some honest peers would look like
+        liars: small batches, or large ones on data of their own, or fast machines.
     c   cosine of the update with the aggregate
     worst   the largest u in one chunk: an attack on a single chunk hardly moves the whole
 
 Medians are taken over the judges, the members that count: liars on probation can't shift them.
-Claimed samples are cut to twice the judges' median, so a high claim makes u larger by √2 at most.
-A low one makes it smaller by half at most: below a quarter of the median nothing is measured.
+Claimed samples are cut to twice the judges' median: a higher claim would excuse a longer update. A
+low claim makes u smaller by half at most: below a quarter of the median nothing is measured.
 
 Each reducer's chunks are summed up first; of the reducers' values the median counts, of an even
 number the one of the middle two that is nearer to innocence. So of two reducers both must accuse.
@@ -28,7 +29,7 @@ neither overflow nor become denormal, which some threads flush to zero.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from protocol.identity import PeerId
 from protocol.rollcall import Roll
@@ -80,19 +81,21 @@ class _Part:
 
     square: float = 0.0
     """Distance from the others' aggregate."""
+    shortened: float = 0.0
+    """The same for the update times (median samples / its samples), where that is below 1."""
     by_samples: float = 0.0
-    """What it would be if distance·√samples were the same for all."""
+    """What `square` would be if distance·√samples were the same for all."""
     by_distance: float = 0.0
     """What it would be if the distance were."""
     dot: float = 0.0
     own: float = 0.0
     others: float = 0.0
     usual: float = 0.0
-    """Median norm."""
 
     def __add__(self, other: "_Part") -> "_Part":
         return _Part(
             self.square + other.square,
+            self.shortened + other.shortened,
             self.by_samples + other.by_samples,
             self.by_distance + other.by_distance,
             self.dot + other.dot,
@@ -103,11 +106,13 @@ class _Part:
 
     @property
     def distance(self) -> float | None:
-        return nearer_to_usual(
-            ratio
-            for usual in (self.by_samples, self.by_distance)
-            if (ratio := _root_of_ratio(self.square, usual)) is not None
+        """Return u, or None where the usual distance is zero."""
+        ratios = (
+            _root_of_ratio(self.square, self.by_samples),
+            _root_of_ratio(self.square, self.by_distance),
+            _root_of_ratio(self.shortened, self.by_distance),
         )
+        return min((each for each in ratios if each is not None), key=from_usual, default=None)
 
     @property
     def cosine(self) -> float | None:
@@ -149,14 +154,14 @@ def measure(exchanged: Exchanged, judges: Set[PeerId]) -> dict[PeerId, Measured]
                 worst[peer] = max(worst.get(peer, 0.0), distance)
     found = {}
     for _, peer, _ in counted:
-        parts = [mine[peer] for _, mine in sorted(sums.items()) if peer in mine]
-        distance = _combine((part.distance for part in parts), from_usual)
+        views = [mine[peer] for mine in sums.values() if peer in mine]
+        distance = _combine((part.distance for part in views), from_usual)
         if distance is not None:
             found[peer] = Measured(
                 distance=distance,
                 worst=worst.get(peer, distance),
-                cosine=_combine((part.cosine for part in parts), _lack),
-                size=_combine((part.size for part in parts), _lack),
+                cosine=_combine((part.cosine for part in views), _lack),
+                size=_combine((part.size for part in views), _lack),
             )
     return found
 
@@ -180,11 +185,6 @@ def from_usual(ratio: float) -> float:
     return max(ratio, 1 / ratio) if ratio > 0 else math.inf
 
 
-def nearer_to_usual(ratios: Iterable[float]) -> float | None:
-    """Return the ratio nearest to 1."""
-    return min(ratios, key=from_usual, default=None)
-
-
 def _telling_chunks(exchanged: Exchanged) -> list[int]:
     """Return the chunks with a receipt that are large enough, or all if the run has none such."""
     least = STRIKE_FLOATS if max(exchanged.sizes, default=0) >= STRIKE_FLOATS else 0
@@ -198,29 +198,31 @@ def _telling_chunks(exchanged: Exchanged) -> list[int]:
 def _parts(
     receipt: Receipt, counted: Sequence[tuple[int, PeerId, float]], judges: Set[PeerId]
 ) -> dict[PeerId, _Part]:
-    raw = {peer: part for index, peer, _ in counted if (part := _raw_part(receipt, index))}
     samples = {peer: each for _, peer, each in counted}
+    typical = median([each for peer, each in samples.items() if peer in judges] or [1.0])
+    raw = {}
+    for index, peer, each in counted:
+        part = _raw_part(receipt, index, min(1.0, typical / each))
+        if part is not None:
+            raw[peer] = part
     referees = [peer for peer in raw if peer in judges] or list(raw)
     if not referees:
         return {}
     by_samples = upper_median([raw[peer].square * samples[peer] for peer in referees])
     by_distance = upper_median([raw[peer].square for peer in referees])
-    usual = upper_median([raw[peer].own for peer in referees])
+    own = upper_median([raw[peer].own for peer in referees])
     return {
-        peer: _Part(
-            part.square,
-            by_samples / samples[peer],
-            by_distance,
-            part.dot,
-            part.own,
-            part.others,
-            usual if receipt.norms else 0.0,
+        peer: replace(
+            part,
+            by_samples=by_samples / samples[peer],
+            by_distance=by_distance,
+            usual=own if part.others > 0 else 0.0,
         )
         for peer, part in raw.items()
     }
 
 
-def _raw_part(receipt: Receipt, index: int) -> _Part | None:
+def _raw_part(receipt: Receipt, index: int, scale: float) -> _Part | None:
     """Return what a receipt says of one member, as if it had no share in the aggregate."""
     share, distance = _at(receipt.shares, index), _at(receipt.distances, index)
     if share is None or distance is None or share > MOST_SHARE:
@@ -229,11 +231,13 @@ def _raw_part(receipt: Receipt, index: int) -> _Part | None:
     square = _square(distance) / (rest * rest)
     norm = _at(receipt.norms, index)
     if norm is None:
-        return _Part(square)
+        return _Part(square, square)
     own, whole = _square(norm), _square(receipt.norm)
     dot = (own + whole - _square(distance)) / 2
     others = max(0.0, whole - 2 * share * dot + share * share * own) / (rest * rest)
-    return _Part(square, dot=(dot - share * own) / rest, own=own, others=others)
+    dot = (dot - share * own) / rest
+    shortened = max(0.0, scale * scale * own + others - 2 * scale * dot) if scale < 1 else square
+    return _Part(square, shortened, dot=dot, own=own, others=others)
 
 
 def _combine(values: Iterable[float | None], guilt: Callable[[float], float]) -> float | None:
