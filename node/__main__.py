@@ -18,7 +18,7 @@ from node.version import VERSION
 from protocol.identity import Identity
 
 if TYPE_CHECKING:
-    from trust.attacks import Attack
+    from node.worker import Worker
 
 log = logging.getLogger("node")
 
@@ -50,16 +50,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def serve(
-    config: Config, paths: Paths, identity: Identity, corrupt: "Attack | None" = None
+    config: Config, paths: Paths, identity: Identity, worker: "type[Worker] | None" = None
 ) -> None:
-    """Run the node until a signal ends it; `corrupt` is a demonstration's liar."""
+    """Run the node until a signal ends it; `worker` is a demonstration's liar."""
     from node.app import run  # noqa: PLC0415 - takes seconds to import; a mistake is told before
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await run(config, paths, identity, stop, corrupt)
+    await run(config, paths, identity, stop, worker)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dht.hivemind_swarm import HivemindSwarm
@@ -33,7 +33,7 @@ from node.storage import Disk, StateError, telling
 from node.trainer import Resources
 from node.transfer import fetch_manifest
 from node.version import VERSION
-from node.wire import Floats
+from node.worker import Worker
 from protocol.accounts import EvidenceDetail, EvidenceItem, History, PeerDetail
 from protocol.control import Exported, HostSpec, Peer, Preview, RunStatus, Status
 from protocol.errors import ManifestError, TalkootError
@@ -52,7 +52,7 @@ async def run(
     paths: Paths,
     identity: Identity,
     stop: asyncio.Event,
-    corrupt: Callable[[Floats, int], Floats] | None = None,
+    worker: type[Worker] | None = None,
 ) -> None:
     """Run the node until `stop` is set; a network that dies is started again.
 
@@ -61,7 +61,7 @@ async def run(
         paths: the home, made and locked by the caller.
         identity: this peer.
         stop: ends the node, in order.
-        corrupt: what a liar in a demonstration makes of its updates.
+        worker: what takes part in runs in place of a `Worker`: a liar, in a demonstration.
 
     Raises:
         TalkootError: the network or the API can't be started.
@@ -74,7 +74,7 @@ async def run(
             announce=config.node.announce,
             client_mode=config.network.client_mode,
         ) as swarm:
-            node = Node(config, paths, identity, swarm, stop, corrupt)
+            node = Node(config, paths, identity, swarm, stop, worker)
             node.addresses = tuple(await swarm.addresses())
             async with asyncio.TaskGroup() as tasks:
                 node.start_sessions(tasks)
@@ -104,7 +104,7 @@ class Node:
         identity: Identity,
         swarm: Swarm,
         stop: asyncio.Event,
-        corrupt: Callable[[Floats, int], Floats] | None = None,
+        worker: type[Worker] | None = None,
     ) -> None:
         self.api_url = ""
         self.addresses: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ class Node:
             resources=Resources(config.contribute.cpu_threads, config.contribute.device),
             reduces=not config.network.client_mode,
             max_state_bytes=config.storage.max_bytes,
-            corrupt=corrupt,
+            worker=worker or Worker,
             refused=Counter(),
         )
         self._tasks: asyncio.TaskGroup | None = None

@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -51,6 +52,8 @@ class Exchange:
         update: this peer's own update.
     """
 
+    reducer_kind: ClassVar[type[Reducer]] = Reducer
+
     def __init__(self, setting: ExchangeSetting, roll: Roll, update: Update) -> None:
         self.roll = roll
         self._set = setting
@@ -60,7 +63,7 @@ class Exchange:
         self._capacities = _offers(setting, roll)
         self._sizes = [stop - start for start, stop in setting.layout.chunks]
         self._primary = assign_reducers(self._capacities, self._sizes)
-        self._reducer = Reducer(setting, roll)
+        self._reducer = self.reducer_kind(setting, roll)
         self._own = OwnRow(setting, roll, self._me, update)
         self._check = ReceiptCheck(setting, roll, self._own)
         self._kept: dict[int, Reduced] = {}
@@ -92,7 +95,6 @@ class Exchange:
                 asyncio.timeout_at(self._started_at + self._set.timing.total),
                 asyncio.TaskGroup() as tasks,
             ):
-                tasks.create_task(asyncio.to_thread(self._own.measure), name="measure our update")
                 for reducer, chunks in by_reducer.items():
                     tasks.create_task(self._obtain(reducer, chunks), name=f"obtain {reducer}")
         except TimeoutError:

@@ -1,6 +1,5 @@
 """What a worker is given, and what it has to show."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dht.swarm import Swarm
@@ -8,7 +7,6 @@ from node.address_book import AddressBook
 from node.ledger import RunLedger
 from node.outcome import MemberReport
 from node.run_folder import RunFolder
-from node.wire import Floats
 from protocol.identity import Identity, PeerId
 from protocol.manifest import Manifest
 
@@ -32,8 +30,6 @@ class RunSetting:
     """Our proof of work, where the run asks for one."""
     ledger: RunLedger | None = None
     """Where this node keeps the run's history and evidence; None = nowhere."""
-    corrupt: Callable[[Floats, int], Floats] | None = None
-    """What a liar in a demonstration makes of its update, given the round."""
 
     @property
     def stewards(self) -> frozenset[PeerId]:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -12,6 +12,7 @@ from dht.swarm import Swarm
 from node.accounts import RunAccounts, Standings
 from node.address_book import AddressBook
 from node.ledger import RunLedger
+from node.proof import earned_nonce, seconds_of
 from node.reach import address_kind, farthest_first
 from node.run_folder import DataFile, RunFolder
 from node.run_setting import RunSetting
@@ -21,7 +22,6 @@ from node.storage import Disk
 from node.trainer import Resources, TrainerProcess, TrainerTask
 from node.transfer import fetch_blob
 from node.tree_server import TreeServer, TreeShelf
-from node.wire import Floats
 from node.worker import Worker
 from protocol.control import Peer, PeerShare, RoundReport, RunState, RunStatus
 from protocol.errors import TalkootError
@@ -50,7 +50,7 @@ class NodeSetting:
     resources: Resources
     reduces: bool
     max_state_bytes: int
-    corrupt: Callable[[Floats, int], Floats] | None
+    worker: type[Worker]
     refused: Counter[str]
 
 
@@ -135,12 +135,13 @@ class Session:
             task = self.manifest.task
             await trainer.load(TrainerTask(task.kind, task.version, task.config, data.path))
             state = await asyncio.to_thread(self.folder.checkpoints.load_newest)
-            self.worker = Worker(
-                self._setting(), trainer, shelf, state, fresh=self._fresh, refused=node.refused
+            nonce = await self._nonce()
+            self.worker = node.worker(
+                self._setting(nonce), trainer, shelf, state, fresh=self._fresh, refused=node.refused
             )
             await self.worker.run()
 
-    def _setting(self) -> RunSetting:
+    def _setting(self, nonce: int) -> RunSetting:
         return RunSetting(
             swarm=self._node.swarm,
             identity=self._node.identity,
@@ -151,7 +152,8 @@ class Session:
             name=self._node.name,
             reduces=self._node.reduces,
             max_state_bytes=self._node.max_state_bytes,
-            corrupt=self._node.corrupt,
+            nonce=nonce,
+            ledger=self.ledger,
         )
 
     async def _data(self) -> DataFile:
@@ -167,6 +169,13 @@ class Session:
                 self._reason = f"downloading the data: {error.message}; trying again"
                 await asyncio.sleep(_RETRY_SECONDS)
                 await self._node.swarm.connect(self.book.addresses())
+
+    async def _nonce(self) -> int:
+        bits = self.manifest.trust.work_bits
+        self._reason = f"computing the run's proof of work, about {seconds_of(bits):.0f} s"
+        return await earned_nonce(
+            self.folder.path / "nonce", self.folder.disk, self.run_id, self._node.identity, bits
+        )
 
     def _on_fetched(self, done: int, total: int) -> None:
         self._state, self._reason = "catching_up", "downloading the data"
@@ -296,7 +305,12 @@ class Session:
             for peer, live in worker.machine.live.peers().items()
         ]
         standings = self.standings()
-        return [standings.filled(peer) for peer in (me, *others)]
+        seen = {peer.id for peer in (me, *others)}
+        banned = [
+            Peer(id=peer, name="", run=self.run_id.hex())
+            for peer in sorted(standings.banned() - seen)  # whose word is not heard any more
+        ]
+        return [standings.filled(peer) for peer in (me, *others, *banned)]
 
 
 def _share(worker: Worker, peer: PeerId) -> float | None:

@@ -16,7 +16,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from node.storage import Disk, StateError, set_aside, telling
+from node.storage import Disk, set_aside, telling
 from protocol.codec import Message, decode, encode
 from protocol.errors import CodecError
 from protocol.rollcall import MAX_ATTEMPT, MAX_ROUND
@@ -78,19 +78,17 @@ class SignedSlots:
             at_least: the attempt that the round machine counted.
 
         Returns:
-            A number from `at_least` on. None if it can't be made durable: the round is then left
-            to another convener, or to a later attempt.
+            A number from `at_least` on. None: attempts have run out, and another convener closes.
+
+        Raises:
+            DiskFullError, WriteError: it can't be made durable, so nothing may be signed.
         """
-        try:
-            book = self._book or self._read(round_)
-            attempt = book.free_attempt(round_, prev_root, at_least)
-            if attempt > MAX_ATTEMPT:
-                return None
-            book = book.noting(SignedSlot(round_, prev_root, attempt))
-            self._disk.write(self._path, [encode(book)])
-        except StateError as error:
-            log.error("round %d is not closed here: %s", round_, error)  # noqa: TRY400
+        book = self._book or self._read(round_)
+        attempt = book.free_attempt(round_, prev_root, at_least)
+        if attempt > MAX_ATTEMPT:
             return None
+        book = book.noting(SignedSlot(round_, prev_root, attempt))
+        self._disk.write(self._path, [encode(book)])
         self._book = book
         return attempt
 

@@ -15,6 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from node.auditor import Auditor
 from node.books import Books, ClosedRound
@@ -31,7 +32,7 @@ from node.outcome import Outcome
 from node.run_setting import RunSetting, Tally
 from node.signed_slots import SignedSlots
 from node.state import State
-from node.trainer import Trainer
+from node.trainer import Trainer, TrainResult
 from node.training import OtherModelError, Training
 from node.tree_server import TreeShelf
 from node.wire import UPDATE_BYTES, Floats
@@ -61,7 +62,15 @@ from protocol.events import (
 from protocol.identity import PeerId
 from protocol.manifest import Manifest
 from protocol.presence import Head
-from protocol.rollcall import MAX_MEMBERS, Accusation, Commitment, Roll, call_roll, open_roll
+from protocol.rollcall import (
+    MAX_MEMBERS,
+    Accusation,
+    Commitment,
+    Roll,
+    RollCall,
+    call_roll,
+    open_roll,
+)
 from protocol.rounds import Phase, RoundMachine, RoundRules
 from protocol.signing import Signed
 from trust.admission import bans_of, electorate, established
@@ -91,6 +100,8 @@ class _Contribution:
 class Worker:
     """Takes part in one run until cancelled.
 
+    A demonstration's liar is a subclass with an exchange and a training of its own.
+
     Args:
         setting: the run and what this peer brings.
         trainer: computes updates; its task is loaded, and the caller ends it.
@@ -99,6 +110,9 @@ class Worker:
         fresh: this peer made the state itself just now, so there is nobody to ask for a newer one.
         refused: counts refused messages by error code.
     """
+
+    exchange_kind: ClassVar[type[Exchange]] = Exchange
+    training_kind: ClassVar[type[Training]] = Training
 
     def __init__(
         self,
@@ -144,7 +158,7 @@ class Worker:
         self._candidate: State | None = None
         self._exchanged: tuple[State, Roll, Update, Outcome] | None = None
         self._heartbeat = Heartbeat(setting, self.machine, self._channel, self.tally)
-        self._training = Training(
+        self._training = self.training_kind(
             setting,
             trainer,
             self.tally,
@@ -307,30 +321,29 @@ class Worker:
             return
         self.tally.samples_mine += result.samples
         update = await asyncio.to_thread(self._pack, result.update, state)
-        signed = self._channel.sign(
-            Commitment(
-                round=round_,
-                prev_root=state.root,
-                at=self._set.swarm.time(),
-                samples=result.samples,
-                steps=result.steps,
-                loss=result.loss if math.isfinite(result.loss) else None,
-                capacity=self.tally.capacity,
-                update_root=update.root,
-                nonce=self._set.nonce,
-                verdict=self._auditor.take_verdict(),
-                accusations=self._auditor.accusations(state),
-                objections=self._auditor.take_objections(),
-            )
-        )
+        signed = self._channel.sign(self._commitment(state, result, update))
         self._contribution = _Contribution(signed, update)
         self._heartbeat.commitment = signed
         self._channel.say(signed, "roll")
         self._post(Committed(signed))
 
+    def _commitment(self, state: State, result: TrainResult, update: Update) -> Commitment:
+        return Commitment(
+            round=state.round,
+            prev_root=state.root,
+            at=self._set.swarm.time(),
+            samples=result.samples,
+            steps=result.steps,
+            loss=result.loss if math.isfinite(result.loss) else None,
+            capacity=self.tally.capacity,
+            update_root=update.root,
+            nonce=self._set.nonce,
+            verdict=self._auditor.take_verdict(),
+            accusations=self._auditor.accusations(state),
+            objections=self._auditor.take_objections(),
+        )
+
     def _pack(self, update: Floats, state: State) -> Update:
-        if self._set.corrupt is not None:
-            update = self._set.corrupt(update, state.round)
         return Update.pack(update, state.layout)
 
     # the exchange
@@ -340,7 +353,10 @@ class Worker:
         attempt = await asyncio.to_thread(self._slots.next_attempt, round_, root, effect.attempt)
         if attempt is None:
             return  # it can't be kept that we sign, so another peer convenes
-        call = call_roll(round_, root, self._set.swarm.time(), effect.commitments, attempt)
+        at = self._set.swarm.time()
+        self._announce_roll(call_roll(round_, root, at, effect.commitments, attempt))
+
+    def _announce_roll(self, call: RollCall) -> None:
         signed = self._channel.sign(call)
         self._channel.say(signed, "rollcall")
         self._post(RollHeard(open_roll(signed, self._set.run)))
@@ -359,7 +375,7 @@ class Worker:
             state.ledger,
             ExchangeTiming.for_bytes(UPDATE_BYTES * state.layout.size, len(roll.members)),
         )
-        exchange = Exchange(setting, roll, contribution.update)
+        exchange = self.exchange_kind(setting, roll, contribution.update)
         self._server.add(exchange)
         outcome = await exchange.run()
         candidate = await asyncio.to_thread(self._step, state, roll, outcome)

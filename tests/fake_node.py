@@ -247,7 +247,7 @@ class FakeStartError(TalkootError):
 
 
 async def run(
-    config: Config, paths: Paths, identity: Identity, stop: asyncio.Event, corrupt: object = None
+    config: Config, paths: Paths, identity: Identity, stop: asyncio.Event, worker: object = None
 ) -> None:
     """Stand in for `node.app.run`."""
     if os.environ.get("FAKE_NODE") == "crash":

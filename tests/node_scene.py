@@ -20,7 +20,7 @@ from protocol.control import HostSpec, RunStatus, TaskSource
 from protocol.identity import Identity
 from protocol.manifest import MethodSpec, RoundSpec, Rule
 from tests.messages import among_friends
-from tests.swarm_run import LAYOUT, FakeTrainer
+from tests.swarm_run import LAYOUT, FakeTrainer, lying
 
 ROOMY = Config(storage=StorageSection(min_free="0B"))
 Corrupt = Callable[[Floats, int], Floats]
@@ -82,7 +82,8 @@ class Scene:
         """Run the node of a home while the context lasts."""
         paths, me = self.paths(number), identity(number)
         async with kind(self.network, me) as swarm, asyncio.TaskGroup() as tasks:
-            node = Node(config, paths, me, swarm, asyncio.Event(), corrupt)
+            worker = lying(corrupt) if corrupt else None
+            node = Node(config, paths, me, swarm, asyncio.Event(), worker)
             node.start_sessions(tasks)
             try:
                 yield node

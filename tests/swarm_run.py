@@ -11,8 +11,9 @@ from dht.memory import MemoryNetwork, MemorySwarm
 from dht.memory_links import Conditions
 from dht.virtual_time import run
 from node.address_book import AddressBook
-from node.methods.local import TrainPlan
+from node.exchange_setting import Update
 from node.ledger import RunLedger
+from node.methods.local import TrainPlan
 from node.outcome import MemberReport
 from node.run_folder import DataFile, RunFolder
 from node.run_setting import RunSetting, Tally
@@ -51,6 +52,17 @@ LAYOUT = Layout(
 TARGET = np.float32(1.0)
 """Every parameter of the fake model wants to be this."""
 DATA = b"some data" * 1000
+
+
+def lying(corrupt: Callable[[Floats, int], Floats], kind: type[Worker] = Worker) -> type[Worker]:
+    """Return a worker that sends what `corrupt` makes of its update, given the round."""
+
+    class Liar(kind):  # type: ignore[misc, valid-type]
+        def _pack(self, update: Floats, state: State) -> Update:
+            lie: Update = super()._pack(corrupt(update, state.round), state)
+            return lie
+
+    return Liar
 
 
 class QuickDisk(Disk):
@@ -286,9 +298,10 @@ class SwarmRun:
                 name=f"peer-{peer.number}",
                 reduces=peer.options.reduces,
                 ledger=RunLedger(folder.path / "ledger.sqlite3", QuickDisk()),
-                corrupt=peer.options.corrupt,
             )
-            peer.worker = peer.options.kind(setting, peer.trainer, shelf, state, fresh=fresh)
+            options = peer.options
+            kind = lying(options.corrupt, options.kind) if options.corrupt else options.kind
+            peer.worker = kind(setting, peer.trainer, shelf, state, fresh=fresh)
             ready.set()
             try:
                 async with TreeServer(swarm, self.run, shelf):
@@ -345,6 +358,10 @@ class SwarmRun:
         if worker is None:
             raise LookupError(f"peer {number} does not run")
         return worker
+
+    def ledger(self, number: int) -> RunLedger:
+        """Return what a peer noted of the run."""
+        return RunLedger(self._folder(number, self.run).path / "ledger.sqlite3", QuickDisk())
 
     def shelf(self, number: int) -> RecordingShelf:
         shelf = self.peers[number].shelf

@@ -205,7 +205,7 @@ class LyingConvener(Worker):
 class TwoRolls(LyingConvener):
     """As convener signs two lists, and shows each to half of the others."""
 
-    def _close_roll(self, call: RollCall) -> None:
+    def _announce_roll(self, call: RollCall) -> None:
         signed = [
             self._channel.sign(replace(call, closed_at=call.closed_at + number))
             for number in range(2)
@@ -220,10 +220,10 @@ class TwoRolls(LyingConvener):
 class OmittingConvener(LyingConvener):
     """As convener lists itself alone."""
 
-    def _close_roll(self, call: RollCall) -> None:
+    def _announce_roll(self, call: RollCall) -> None:
         self.lies += 1
         mine = self.machine.commitments[self._set.identity.peer_id]
-        super()._close_roll(replace(call, commitments=(mine.envelope,)))
+        super()._announce_roll(replace(call, commitments=(mine.envelope,)))
 
 
 class LoudConvener(LyingConvener):

@@ -281,3 +281,12 @@ _KINDS = (
 )
 
 ATTACKS: Mapping[str, Attack] = MappingProxyType({attack.name: attack for attack in _KINDS})
+
+
+def lone_attacks() -> dict[str, Attack]:
+    """Return the attacks that a real peer can make by itself, knowing nothing of the others."""
+    return {
+        name: attack
+        for name, attack in ATTACKS.items()
+        if attack.together is None and not (attack.work and attack.work.flipped)
+    }

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from node.cli.context import Commands, Context
-from node.cli.outcome import UsageError
+from node.cli.outcome import OK, UsageError
+from node.cli.screen import say
 from node.demo.options import DemoOptions
+from node.strict_toml import suggestion
+from trust.attacks import lone_attacks
 
 
 def add(commands: Commands) -> None:
@@ -15,6 +18,9 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser("demo", help="a whole swarm on this machine, attackers included")
     parser.add_argument("--peers", type=int, default=4, metavar="N", help="default: 4")
     parser.add_argument("--attackers", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument(
+        "--attack", default="reverse", metavar="NAME", help="what they do; --attack help lists all"
+    )
     parser.add_argument("--rounds", type=int, metavar="N", help="end after N rounds")
     parser.add_argument("--data", type=Path, metavar="PATH", help="text file or folder")
     parser.add_argument("--aggregator", choices=["clip", "mean"], default="clip")
@@ -23,11 +29,19 @@ def add(commands: Commands) -> None:
     parser.set_defaults(command=_demo)
 
 
-def _demo(context: Context, options: argparse.Namespace) -> Coroutine[Any, Any, int]:
+def _demo(context: Context, options: argparse.Namespace) -> int | Coroutine[Any, Any, int]:
     if not 1 <= options.peers <= 16 or not 0 <= options.attackers < options.peers:
         raise UsageError("a demo has 1 to 16 peers, and fewer attackers than peers")
     if options.rounds is not None and options.rounds < 1:
         raise UsageError("a demo has at least one round")
+    attacks = lone_attacks()
+    if options.attack == "help":
+        for attack in attacks.values():
+            say(context.out, f"{attack.name:24}{attack.summary}")
+        return OK
+    if options.attack not in attacks:
+        hint = suggestion(options.attack, sorted(attacks)) or "See: talkoot demo --attack help"
+        raise UsageError(f"there is no attack {options.attack!r}", hint=hint)
     if options.data is not None and not options.data.exists():
         raise UsageError(f"there is no {options.data}", hint="--data names a file or a folder.")
     from node.demo.show import main  # noqa: PLC0415 - loads torch; no other command needs it
@@ -36,6 +50,7 @@ def _demo(context: Context, options: argparse.Namespace) -> Coroutine[Any, Any, 
         DemoOptions(
             peers=options.peers,
             attackers=options.attackers,
+            attack=options.attack,
             rounds=options.rounds,
             data=options.data and options.data.absolute(),
             aggregator=options.aggregator,

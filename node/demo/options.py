@@ -15,6 +15,8 @@ class DemoOptions:
     """None: as many as the demo thinks fit."""
     data: Path | None = None
     """A text file or a folder of them; None = Python's standard library."""
+    attack: str = "reverse"
+    """What the attackers do (trust.attacks)."""
     aggregator: Literal["mean", "clip"] = "clip"
     json: bool = False
     """Print the summary alone, as one JSON object."""

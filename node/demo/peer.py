@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from node.__main__ import serve
 from node.config import load_config
@@ -16,6 +17,18 @@ from node.lifeline import die_with_parent
 from node.logs import set_up_logging
 from node.paths import Paths, home_lock
 from trust.attacks import ATTACKS
+
+if TYPE_CHECKING:
+    from node.worker import Worker
+
+
+def worker_of(attack: str | None) -> "type[Worker] | None":
+    """Return the liar of an attack, or None for an honest worker."""
+    if attack is None:
+        return None
+    from node.demo.liar import liar_of  # noqa: PLC0415 - takes seconds to import
+
+    return liar_of(ATTACKS[attack])
 
 
 def main() -> int:
@@ -30,7 +43,7 @@ def main() -> int:
     with home_lock(paths):
         set_up_logging(paths.log, debug=False, terminal=False)
         config, identity = load_config(paths.config_file), load_identity(paths.identity)
-        asyncio.run(serve(config, paths, identity, ATTACKS.get(options.attack or "")))
+        asyncio.run(serve(config, paths, identity, worker_of(options.attack)))
     return 0
 
 

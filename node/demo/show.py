@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from msgspec import to_builtins
 from rich.console import Console
 
 from node.cli.screen import console, details, harmless, say
@@ -26,6 +27,7 @@ from node.storage import Disk
 from node.trainer import TrainerProcess, TrainerTask
 from protocol.control import HostSpec, RunStatus, TaskSource
 from protocol.manifest import MethodSpec, RoundSpec, Scalar, TrustSpec, open_manifest
+from trust.attacks import ATTACKS
 
 ROUNDS = 12
 LOCAL_STEPS = 50
@@ -34,7 +36,9 @@ ROUND_SECONDS = 120.0
 STUCK_SECONDS = 180.0
 POLL_SECONDS = 0.5
 SAMPLE_BYTES = 300
-ATTACK = "reverse"
+AUDIT_RATE = 0.34
+"""High, so that liars are found out within a few rounds; a run of days needs far less."""
+PROBATION_ROUNDS = 1
 
 
 @dataclass(slots=True)
@@ -52,6 +56,10 @@ class Summary:
     attackers: list[str] = field(default_factory=list)
     attacker_weight: float | None = None
     """Largest share that an attacker ever had in an aggregate; none = there was none to see."""
+    banned: list[str] = field(default_factory=list)
+    """Whom every honest peer has banned."""
+    evidence: list[dict[str, object]] = field(default_factory=list)
+    """What the first node holds against them."""
     export: str = ""
 
 
@@ -87,7 +95,7 @@ async def _show(options: DemoOptions, home: Path, err: Console) -> tuple[Summary
     began = time.monotonic()
     rounds = options.rounds or ROUNDS
     honest = options.peers - options.attackers
-    attacks = [None] * honest + [ATTACK] * options.attackers
+    attacks = [None] * honest + [options.attack] * options.attackers
     with DemoView(err, rounds, quiet=options.json) as view:
         view.say(f"Starting {options.peers} nodes, {options.attackers} of them attackers…")
         async with running_peers(home, attacks) as peers:
@@ -107,6 +115,8 @@ async def _show(options: DemoOptions, home: Path, err: Console) -> tuple[Summary
                 },
                 attackers=[peer.peer_id for peer in peers[honest:]],
                 attacker_weight=watch.attacker_weight,
+                banned=await _banned(peers[:honest]),
+                evidence=[to_builtins(each) for each in await peers[0].client.evidence()],
                 export=await _export(peers[0], run.run),
             )
         sample = await _measure(summary, peers[0].paths, run.run)
@@ -127,11 +137,41 @@ def run_spec(options: DemoOptions, rounds: int) -> HostSpec:
         round=RoundSpec(
             local_steps=LOCAL_STEPS,
             max_seconds=ROUND_SECONDS,
-            min_peers=options.peers,
+            min_peers=options.peers - options.attackers,
             total=rounds,
         ),
-        trust=TrustSpec(rule=options.aggregator),
+        trust=trust_of(options),
     )
+
+
+def trust_of(options: DemoOptions) -> TrustSpec:
+    """Return whom the demonstration's run believes: under a plain mean anybody, to show why not."""
+    if options.aggregator == "mean":
+        return TrustSpec(
+            rule="mean",
+            audit_rate=0,
+            probation_rounds=0,
+            probation_passes=0,
+            newcomer_share=1,
+            work_bits=0,
+        )
+    return TrustSpec(
+        rule=options.aggregator,
+        audit_rate=AUDIT_RATE,
+        probation_rounds=PROBATION_ROUNDS,
+        probation_passes=0,
+        newcomer_share=1,
+        work_bits=10,
+    )
+
+
+async def _banned(peers: Sequence[DemoPeer]) -> list[str]:
+    """Return whom all of these peers have banned."""
+    found: set[str] | None = None
+    for peer in peers:
+        listed = {each.id for each in await peer.client.peers() if each.standing == "banned"}
+        found = listed if found is None else found & listed
+    return sorted(found or ())
 
 
 class Watch:
@@ -226,8 +266,16 @@ def tell(out: Console, options: DemoOptions, summary: Summary, sample: str) -> N
         facts.append(("State", f"differs: {', '.join(root[:16] for root in roots)}"))
     if summary.attackers:
         weight = f"{summary.attacker_weight or 0.0:.3f}"
-        each = f"{len(summary.attackers)}, sending -10 times the update"
-        facts.append(("Attackers", f"{each}; largest weight in an aggregate {weight}"))
+        each = f"{len(summary.attackers)}: {options.attack}, {ATTACKS[options.attack].summary}"
+        facts.append(("Attackers", each))
+        facts.append(("Their weight", f"{weight} at most in an aggregate"))
+        caught = len(set(summary.banned) & set(summary.attackers))
+        facts.append(("Banned", f"{caught} of {len(summary.attackers)} at every honest peer"))
+    if innocent := set(summary.banned) - set(summary.attackers):
+        facts.append(("Banned wrongly", ", ".join(sorted(innocent))))
+    for found in summary.evidence:
+        about = f"…{str(found['accused'])[-8:]} in round {found['round']}: {found['lie']}"
+        facts.append(("Evidence", f"{str(found['root'])[:12]} against {about}"))
     facts.append(("Model", summary.export))
     say(out, "")
     out.print(details(facts))

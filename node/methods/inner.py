@@ -53,7 +53,7 @@ def inner_round(
     plan: TrainPlan,
     on_step: Callable[[Step], bool],
 ) -> InnerResult:
-    """Train from `params` for `plan.steps` steps, or `plan.limit`, or until `on_step` returns False.
+    """Train from `params` for the plan's steps, or until `on_step` returns False.
 
     `on_step` is called after each step, so a round has at least one.
 
