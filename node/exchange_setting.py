@@ -1,9 +1,12 @@
 """What an exchange is given: the run's constants, the time limits, the serialized update."""
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from dht.swarm import Swarm
-from node.wire import UPDATE_BYTES, Floats, pack_update
+from node.wire import UPDATE_BYTES, Floats, length_of, pack_update
 from protocol.identity import Identity, PeerId
 from protocol.layout import CHUNK_FLOATS, Layout
 from protocol.ledger import Ledger
@@ -81,10 +84,19 @@ class Update:
     parts: tuple[bytes, ...]
     leaves: tuple[bytes, ...]
     root: bytes
+    usual: float = math.inf
+    """Root mean square of its values; infinite = unknown, or nothing to go by."""
 
     @classmethod
     def pack(cls, values: Floats, layout: Layout) -> "Update":
         """Serialize an update, float32 (P,)."""
         parts = tuple(pack_update(values[start:stop]) for start, stop in layout.chunks)
         root, leaves = root_of(parts)
-        return cls(parts, tuple(leaves), root)
+        return cls(parts, tuple(leaves), root, _usual(values, layout))
+
+
+def _usual(values: Floats, layout: Layout) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = [length_of(values[start:stop]) for start, stop in layout.chunks]
+    usual = math.hypot(*lengths) / math.sqrt(layout.size)
+    return usual if 0 < usual < math.inf else math.inf

@@ -17,7 +17,7 @@ from statistics import median
 from node.exchange_setting import ExchangeSetting, Update
 from node.outcome import RefusedAggregate
 from node.reduction import Reduced
-from node.wire import Floats, is_finite, length_of, unpack_update
+from node.wire import Floats, distance_between, is_finite, length_of, unpack_update
 from protocol.errors import CodecError, RoundError
 from protocol.evidence import Equivocation, Evidence
 from protocol.identity import PeerId
@@ -41,7 +41,7 @@ class FalseReceiptError(RoundError):
         self.signer = signer
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class OwnRow:
     """One member's update, beside which the aggregates are measured."""
 
@@ -49,14 +49,6 @@ class OwnRow:
     roll: Roll
     me: int
     update: Update
-    _usual: float = math.inf
-    """Its root mean square; infinite = unknown, or nothing to go by."""
-
-    def measure(self) -> None:
-        """Measure the whole update. Takes a while: use a thread."""
-        rows = [self.values(chunk) for chunk in range(len(self.setting.layout.chunks))]
-        lengths = [math.inf if row is None else length_of(row) for row in rows]
-        self._usual = math.hypot(*lengths) / math.sqrt(self.setting.layout.size) or math.inf
 
     def values(self, chunk: int) -> Floats | None:
         """Return the update's chunk as others unpack it; None = they can't use it."""
@@ -77,7 +69,7 @@ class OwnRow:
         if distance is not None and own_norm is not None:
             if mine is None:
                 return "it counts an update that is of no use"
-            found = length_of(mine), length_of(aggregate - mine)
+            found = length_of(mine), distance_between(mine, aggregate)
             if not _is_close(own_norm, found[0]):
                 return f"our update's norm is {found[0]:.4g}, not {own_norm:.4g}"
             if not _is_close(distance, found[1]):
@@ -97,7 +89,7 @@ class OwnRow:
         start, stop = self.setting.layout.chunks[chunk]
         steps = [member.message.steps for member in self.roll.members]
         behind = max(1.0, median(steps) / steps[self.me])
-        typical = max(length_of(mine), self._usual * math.sqrt(stop - start))
+        typical = max(length_of(mine), self.update.usual * math.sqrt(stop - start))
         return MAX_LENGTH_RATIO * behind * typical
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from node.exchange_setting import ExchangeSetting
-from node.wire import Floats, is_finite, length_of, pack_aggregate, unpack_update
+from node.wire import Floats, distance_between, is_finite, length_of, pack_aggregate, unpack_update
 from protocol.merkle import leaf_hash
 from protocol.rollcall import Roll
 from protocol.signing import Signed, seal
@@ -179,7 +179,7 @@ class Reducer:
             chunk=chunk,
             leaf=leaf_hash(data),
             shares=self._by_member(present, coefficients),
-            distances=self._by_member(present, [length_of(row - packed) for row in rows]),
+            distances=self._by_member(present, [distance_between(row, packed) for row in rows]),
             norms=self._by_member(present, [length_of(row) for row in rows]),
             norm=length_of(packed),
         )

@@ -13,14 +13,18 @@ from typing import Any
 
 TRUST: Mapping[str, Sequence[str]] = {
     "clip": ("node.reduction:Reducer._combine",),
-    "commit": ("node.exchange_setting:root_of", "node.exchange:check_leaves"),
+    "commit": (
+        "node.exchange_setting:root_of",
+        "node.exchange_setting:_usual",
+        "node.exchange:check_leaves",
+    ),
     "receipts": (
         "node.reduction:length_of",
+        "node.reduction:distance_between",
         "node.reduction:leaf_hash",
         "node.reduction:seal",
         "node.receipt_check:ReceiptCheck._open_receipt",
         "node.receipt_check:OwnRow.complaint",
-        "node.receipt_check:OwnRow.measure",
     ),
     "parts": ("node.exchange:Exchange._part", "node.exchange:Exchange._check_part"),
 }
