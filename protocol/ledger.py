@@ -42,21 +42,22 @@ class Standing(Message, frozen=True, kw_only=True):
     score: Fraction = FIRST_SCORE
     """Its reputation R; below 1/3 it counts for nothing."""
     distance: Measure | None = None
-    """Average of u: its distance from the aggregate, by its samples, over the median of all."""
+    """Average of u: its distance from the others' aggregate over what is usual; 1 is usual."""
     cosine: Annotated[float, Meta(ge=-1, le=1)] | None = None
-    """Average cosine between its update and the aggregate."""
+    """Average cosine between its update and the others' aggregate."""
     worst: Measure | None = None
     """Average of u in the chunk in which it was farthest away."""
     noise: Measure | None = None
-    """Average of z = distance² · samples over the median: high for who claims more than it did."""
+    """Average of u²: high for who claims more samples than it did."""
     punctual: Fraction = 1.0
-    """Average of how much it delivered in time, as a sender, a reducer and a convener."""
+    """Average of how much it delivered in time, as a sender and a reducer."""
     copied: Fraction = 0.0
     """Average of how often its update was somebody else's too."""
     suspensions: Count = 0
     """How often its reputation fell too low, and its probation began anew."""
     samples: Count = 0
-    """Credit: samples of the committed updates that went into an aggregate."""
+    """Credit: samples of the committed updates that went into an aggregate, each at most twice
+    the median."""
     banned: Bytes32 | None = None
     """Root of the evidence that proved it a liar."""
 
