@@ -186,6 +186,20 @@ async def test_no_runs_is_told_with_how_to_join_one(node: FakeControls, capsys: 
     assert "talkoot join LINK" in shown.out
 
 
+@pytest.mark.parametrize(
+    ("standing", "words"),
+    [("probation", "this node is on probation"), ("suspended", "this node is suspended")],
+)
+async def test_a_node_whose_work_does_not_count_is_told(
+    node: FakeControls, standing: str, words: str, capsys: Shown
+) -> None:
+    assert await talkoot("runs") == 0
+    assert "doesn't count" not in capsys.readouterr().out
+    node.known = [msgspec.structs.replace(RUN_STATUS, standing=standing)]
+    assert await talkoot("runs") == 0
+    assert words in capsys.readouterr().out
+
+
 async def test_what_strangers_chose_cannot_steer_the_terminal(
     node: FakeControls, capsys: Shown
 ) -> None:
@@ -194,7 +208,12 @@ async def test_what_strangers_chose_cannot_steer_the_terminal(
     ]
     node.listed = msgspec.structs.replace(node.listed, name=HOSTILE, state=HOSTILE)
     node.preview_answer = msgspec.structs.replace(
-        PREVIEW, name=HOSTILE, description=HOSTILE, licence=HOSTILE, what_others_see=(HOSTILE,)
+        PREVIEW,
+        name=HOSTILE,
+        description=HOSTILE,
+        licence=HOSTILE,
+        what_others_see=(HOSTILE,),
+        trust=(HOSTILE,),
     )
     for command in ("status", "runs", "peers", "status --json", "peers --json"):
         await talkoot(*command.split())
@@ -248,7 +267,10 @@ async def test_joining_shows_the_preview_and_joins_with_yes(
 ) -> None:
     assert await talkoot("join", LINK, "--yes") == 0
     shown = capsys.readouterr()
-    for text in ("12D3KooWHost", "PSF-2.0", "840,000 parameters", "11.0 MB", "your IP address"):
+    for text in (
+        *("12D3KooWHost", "PSF-2.0", "840,000 parameters", "11.0 MB", "your IP address"),
+        "repeats another's work",
+    ):
         assert text in shown.err
     assert "You take part in python" in shown.out
     assert node.asked == [("preview", LINK), ("join", LINK)]

@@ -58,7 +58,7 @@ async def test_history_shows_each_round_and_why_work_did_not_count(
     assert "2.500" in lines[1]
     assert "too far from the others" in lines[2]
     assert "accepted: 4,000 of 4,160 samples" in shown
-    assert "too far from the others: 160 samples in 1 rounds" in shown
+    assert "too far from the others: 160 samples in 1 round\n" in shown
     assert max(map(len, lines)) <= COLUMNS
     assert node.asked == [("history", RUN, None, 0, 20)]
 

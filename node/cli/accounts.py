@@ -107,7 +107,8 @@ def _totals(credit: Sequence[CreditCount]) -> Iterator[Text]:
     yield Text(f"accepted: {accepted:,} of {sum(each.samples for each in credit):,} samples")
     for each in credit:
         if each.reason != "accepted":
-            yield Text(f"{plain(each.reason)}: {each.samples:,} samples in {each.rounds} rounds")
+            rounds = "1 round" if each.rounds == 1 else f"{each.rounds:,} rounds"
+            yield Text(f"{plain(each.reason)}: {each.samples:,} samples in {rounds}")
 
 
 def _csv_lines(rounds: Sequence[RoundCredit]) -> Iterator[str]:
@@ -232,7 +233,7 @@ def _show_detail(context: Context, options: argparse.Namespace, found: EvidenceD
         ("against", f"{item.accused}{name}"),
         ("what it did", item.lie),
         ("in round", str(item.round) + ("" if item.chunk is None else f", chunk {item.chunk}")),
-        ("verified here", f"{moment(item.verified_at)}: {item.verdict}"),
+        ("kept here", f"since {moment(item.verified_at)}, {item.verdict}"),
         ("size", size(len(found.sealed))),
         *((fact.name, fact.value) for fact in found.facts),
     ]

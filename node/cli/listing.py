@@ -14,6 +14,10 @@ from protocol.control import Peer, RunStatus
 
 ID_CHARACTERS = 12
 _RUN_CHARACTERS = 8
+_NOT_YET = {
+    "probation": "this node is on probation: its work doesn't count yet (talkoot peers --why …)",
+    "suspended": "this node is suspended: its work doesn't count for now (talkoot peers --why …)",
+}
 
 
 def add(commands: Commands) -> None:
@@ -69,6 +73,8 @@ def warnings_of(runs: Iterable[RunStatus]) -> list[Text]:
         name = plain(status.name)
         if status.reason:
             lines.append(Text(f"{name}: {plain(status.reason)}"))
+        if status.standing in {"probation", "suspended"}:
+            lines.append(Text(f"{name}: {_NOT_YET[status.standing]}", "yellow"))
         lines += [Text(f"{name}: {plain(warning)}", "yellow") for warning in status.warnings]
     return lines
 

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -71,12 +72,16 @@ def _show_preview(context: Context, preview: Preview) -> None:
                 ("Method", f"{preview.method}, aggregated by {preview.rule}"),
                 ("Download", f"{size(preview.download_bytes)}, {size(preview.data_bytes)} is data"),
                 ("Peers", f"{preview.peers} now, admission {preview.admission}"),
-                ("Trust", "; ".join(preview.trust) or "-"),
-                ("Others see", "; ".join(preview.what_others_see) or "-"),
+                *_listed("Trust", preview.trust),
+                *_listed("Others see", preview.what_others_see),
                 ("Fits here", ("yes" if preview.fits else "no") + _because(preview.reason)),
             ]
         )
     )
+
+
+def _listed(name: str, lines: Sequence[str]) -> list[tuple[str, str]]:
+    return [("" if index else name, line) for index, line in enumerate(lines)] or [(name, "-")]
 
 
 def _because(reason: str) -> str:
