@@ -140,8 +140,9 @@ def check_aggregate(
 ) -> str | None:
     """Return None for an honest reducer, else what is wrong with its aggregate or receipt.
 
-    It never calls an honest one wrong, on whatever machine it computed (trust.recheck); what it
-    lets pass lies within 1e-4·τ and float32's rounding, and within the wire's rounding.
+    It never calls an honest one wrong, on whatever machine it computed (trust.recheck). What it
+    lets pass is the wire's rounding, and for `clip` besides 1e-4·τ and float32's rounding, less
+    than 1e-3·τ together unless updates are more alike than different.
 
     Args:
         rule: the rule that the manifest names.
