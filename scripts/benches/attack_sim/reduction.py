@@ -53,13 +53,20 @@ class Reduction:
             return self._sign(chunk, rows, everybody, self.roll.peers[backup])
         if lies and self.crew.does(Behaviour.COLLUDING_REDUCER):
             self.court.object(self._honest(), name)
-            own = tuple(at for at in everybody if self.roll.peers[at] in self.court.liars)
-            return self._sign(chunk, rows[list(own)], own, name)
+            return self._leave_out(chunk, rows, name, backup)
         if lies and self.crew.does(Behaviour.LYING_REDUCER, Behaviour.EQUIVOCATING_REDUCER):
             if self.scenario.trust != "none" and self.crew.does(Behaviour.EQUIVOCATING_REDUCER):
                 self.court.prove(name, self.roll.round, chunk)
             return self._sign(chunk, rows, everybody, name, false_aggregate)
         return self._sign(chunk, rows, everybody, name)
+
+    def _leave_out(self, chunk: int, rows: Rows, name: PeerId, backup: int | None) -> Reduced:
+        """Aggregate the liars' rows alone; whoever is left out believes the backup instead."""
+        members = self.roll.peers
+        if backup is not None and members[backup] not in self.court.liars:
+            return self._sign(chunk, rows, tuple(range(len(members))), members[backup])
+        own = tuple(at for at, member in enumerate(members) if member in self.court.liars)
+        return self._sign(chunk, rows[list(own)], own, name)
 
     def _honest(self) -> list[PeerId]:
         return [name for name in self.roll.peers if name not in self.court.liars]
