@@ -138,13 +138,14 @@ class LivePeers:
         return behind | set(self.alongside(head))
 
     def conveners(self, peers: Set[PeerId]) -> set[PeerId]:
-        """Return those of `peers` who may close a roll call: their word counts.
+        """Return those of `peers` who may close a roll call: the established.
 
-        If none of these is live, all that are: the established may have committed and died.
+        Only where none of these is live, ourselves included, it is all others that are.
         """
-        counted = self.electorate.among(peers)
         here = self._peers.keys() | {self._me}
-        return counted if counted & here else self.electorate.among(peers & here)
+        if any(map(self.electorate.includes, here)):
+            return set(filter(self.electorate.includes, peers))
+        return self.electorate.among(peers & here)
 
     def heaviest_head(
         self, own: Head | None, unreachable: Collection[Head] = (), *, listening: bool = False
@@ -188,31 +189,25 @@ class LivePeers:
         return tuple(sorted(found, key=lambda peer: peer not in voters))
 
     def _voters(self, own: Head | None) -> dict[PeerId, Head]:
-        """Return the heads that count, by peer."""
-        if own is None:
-            return self._vouched() or self._standing(lambda _: True)
-        mine = {self._me: own}
-        believed = self._standing(self.electorate.includes)
-        if self.electorate.includes(self._me):
-            return believed | mine
-        return believed or self._standing(lambda _: True) | mine
+        """Return the heads that count, by peer.
 
-    def _vouched(self) -> dict[PeerId, Head]:
-        """Return the stewards' heads: all that a newcomer, who has no ledger, can go by.
-
-        Even the one that a steward is fetching, for strangers could show a ledger that bans all
-        others, and who believed it would not come back.
+        A newcomer has no ledger, and the stewards' word is all that it can go by. While one who
+        counts is live, strangers do not, even if that one has yet to fetch its state: they could
+        show a ledger that bans all others, and who believed it would not come back.
         """
-        stewards = {
-            peer: self._peers[peer] for peer in self.electorate.stewards & self._peers.keys()
-        }
-        return self._standing(stewards.__contains__) or {
-            peer: live.head for peer, live in stewards.items()
-        }
+        counts = self.electorate.includes if own else self.electorate.stewards.__contains__
+        mine = {self._me: own} if own else {}
+        standing = self._standing(counts)
+        if mine and counts(self._me):
+            return standing | mine
+        return standing or self._named(counts) or self._standing(lambda _: True) | mine
 
-    def _standing(self, believed: Callable[[PeerId], bool]) -> dict[PeerId, Head]:
-        """Return where the believed stand; where they listen, only if none of them stands."""
-        heads = {peer: live for peer, live in self._peers.items() if believed(peer)}
+    def _named(self, counts: Callable[[PeerId], bool]) -> dict[PeerId, Head]:
+        return {peer: live.head for peer, live in self._peers.items() if counts(peer)}
+
+    def _standing(self, counts: Callable[[PeerId], bool]) -> dict[PeerId, Head]:
+        """Return where those who count stand; where they listen, only if none of them stands."""
+        heads = {peer: live for peer, live in self._peers.items() if counts(peer)}
         for ignored in ({FETCHING_STATE, LISTENING_STATE}, {FETCHING_STATE}):
             standing = {
                 peer: live.head

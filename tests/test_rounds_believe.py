@@ -160,6 +160,26 @@ def test_the_established_are_listed_before_a_crowd() -> None:
     assert {peer(0), peer(1)} <= {one.signer for one in listed}
 
 
+@pytest.mark.parametrize("me", [0, 9])
+def test_a_crowd_calls_no_roll_while_an_established_peer_is_slow(me: int) -> None:
+    """Past the deadline its own members are all that have committed."""
+    scene = among(0, 1, me=me).training(1, *CROWD)
+    scene.hear(*CROWD)
+    for _ in range(20):
+        scene.wait(10, 1, *CROWD)
+        assert scene.tell(RollHeard(called(10, *CROWD))) == []
+    assert scene.machine.roll is None
+
+
+@pytest.mark.parametrize("state", ["training", "paused", "joining", "catching_up"])
+def test_newcomers_close_no_roll_while_an_established_peer_is_there(state: str) -> None:
+    scene = among(1).training(10)
+    scene.tell(Committed(told(0)))
+    for _ in range(300):
+        scene.see(1, state=state)
+        assert CloseRoll not in kinds(scene.wait(1, 10))
+
+
 # who is waited for
 
 
@@ -256,6 +276,13 @@ def test_a_newcomer_follows_the_established() -> None:
         scene.see(*CROWD)
         scene.wait(0.25, 1, head=NEXT)
     assert scene.wait(0.25, 1, head=NEXT) == [CatchUp(NEXT, (peer(1),))]
+
+
+def test_a_crowd_leads_no_newcomer_away_while_the_established_fetch_a_state() -> None:
+    scene = among(1).training()
+    for _ in range(100):
+        scene.see(1, state="catching_up")
+        assert CatchUp not in kinds(scene.wait(0.5, *CROWD, head=OTHER))
 
 
 def test_newcomers_choose_among_themselves_where_nobody_established_is_live() -> None:
