@@ -11,10 +11,10 @@ hold the same bits, and this is checked.
 trust_fraction: what it costs not to believe each other. The seconds that a peer spends in clipping,
 in hashing its update and checking others' leaves (commit), in making and checking receipts, and in
 signing and checking parts, over those from pack to the end; mean of the peers, median of the
-repetitions. Measured around those functions, on the wall: waiting for the processor counts, and
-what ran beside the network's work counts in full.
-hivemind: step(require_trigger=True) in a group that is complete; from the trigger, so that its
-matchmaking is left out, until the step's result; it serializes on the way. A plain weighted mean.
+repetitions. Measured around those functions, on the wall: while one waits for the processor or for
+another thread, of these functions too, its time runs on, so on a busy machine this is too much.
+trust_processor_fraction is the same of the processor's time, that of p2pd included: what those
+functions add to a machine that has nothing else to do, and fewer cores than peers.
 """
 
 import os
@@ -25,7 +25,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 from benches.peers.group import PeerGroup, running
 
@@ -52,7 +52,9 @@ class _Times:
     exchange: list[float] = field(default_factory=list)
     hivemind: list[float] = field(default_factory=list)
     trust: dict[str, list[float]] = field(default_factory=dict)
-    """As parts of pack and exchange together."""
+    """By its kind, as parts of pack and exchange together."""
+    trust_processor: list[float] = field(default_factory=list)
+    """As part of the processor's time."""
 
 
 def run(*, small: bool = False) -> dict[str, float]:
@@ -107,9 +109,10 @@ def _exchange(ours: PeerGroup, times: _Times) -> int:
         raise RuntimeError(f"the exchange was not complete: {faults}")
     times.pack.append(pack_seconds)
     times.exchange.append(seconds)
-    spent: list[dict[str, float]] = ours.ask_all("trust")
-    for kind in spent[0]:
-        part = sum(each[kind] for each in spent) / len(spent) / (pack_seconds + seconds)
+    spent: list[tuple[dict[str, float], float]] = ours.ask_all("trust")
+    times.trust_processor.append(fmean(part for _, part in spent))
+    for kind in spent[0][0]:
+        part = fmean(by_kind[kind] for by_kind, _ in spent) / (pack_seconds + seconds)
         times.trust.setdefault(kind, []).append(part)
     return sum(sent)
 
@@ -137,6 +140,7 @@ def _figures(times: _Times, sent: int) -> dict[str, float]:
         "best_hivemind_seconds": min(hivemind),
         "megabytes": sent / 1e6,
         "trust_fraction": median(map(sum, zip(*trust.values(), strict=True))),
+        "trust_processor_fraction": median(_warm(times.trust_processor)),
         **{f"{kind}_fraction": median(parts) for kind, parts in trust.items()},
     }
 

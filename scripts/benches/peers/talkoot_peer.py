@@ -90,7 +90,7 @@ class Peer:
     async def commit(self, _: None) -> Timed:
         """Serialize the update and sign for it: the result is the commitment."""
         self._round += 1
-        self._stopwatch.take()
+        self._stopwatch.start()
         began = time.monotonic()
         self._update = Update.pack(self._values, self._layout)
         commitment = Commitment(
@@ -139,9 +139,9 @@ class Peer:
         digest = sha256(outcome.aggregate.data).hexdigest()
         return began, ended, (digest, outcome.bytes_sent, {**outcome.faults})
 
-    async def trust(self, _: None) -> dict[str, float]:
-        """Return the seconds that trust took since the commitment was begun, by what they were."""
-        return self._stopwatch.take()
+    async def trust(self, _: None) -> tuple[dict[str, float], float]:
+        """Return what trust took since the commitment was begun (`Stopwatch.read`)."""
+        return self._stopwatch.read()
 
 
 def _update(size: int, seed: int) -> Floats:
