@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+import numpy as np
+
 from benches.attack_sim.digits import Floats
 from protocol.identity import PeerId
 from protocol.ledger import Ledger
@@ -59,7 +61,9 @@ class Court:
             if target not in work.sent:
                 continue
             verdict = AuditVerdict.FALSE
-            if audit.auditor not in self.liars:
+            if not np.isfinite(work.honest[target]).all():
+                verdict = AuditVerdict.UNKNOWN
+            elif audit.auditor not in self.liars:
                 verdict = judge_work(work_error(work.sent[target], work.honest[target]))
             if verdict is AuditVerdict.FALSE:
                 self.verdicts[audit.auditor] = Verdict(target, True)
