@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from trust.aggregate import Report, Rows, Vector, Weights
-from trust.clipping import DROP_FACTOR, centered_clip, weighted_median
+from trust.clipping import (
+    DROP_FACTOR,
+    centered_clip,
+    distances_between,
+    median_distances,
+    weighted_median,
+)
 from trust.gram import float64_gram, measure
+from trust.rules import cap_weights
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -42,7 +49,8 @@ def paper_iterate(
     values: NDArray[np.float64], share: Weights, start: Vector | None
 ) -> NDArray[np.float64]:
     apart = np.linalg.norm(values[:, None] - values[None], axis=2)
-    centre = values[np.argmin(apart @ share)] if start is None else start.astype(np.float64)
+    spreads = [weighted_median(row, share) for row in apart]
+    centre = values[np.argmin(spreads)] if start is None else start.astype(np.float64)
     for _ in range(20):
         gaps = np.linalg.norm(values - centre, axis=1)
         tau = weighted_median(gaps, share)
@@ -113,6 +121,19 @@ class Attack:
     def liars_share(self) -> float:
         return float(self.weights[~self.honest].sum() / self.weights.sum())
 
+    @property
+    def reach(self) -> float:
+        """E of trust.clipping: how far from the centre clipping can start or get."""
+        return self.radius * max(3.0, 1 / (1 - 2 * self.liars_share))
+
+
+def capped(rng: np.random.Generator, count: int, liars: int) -> Weights:
+    """Return weights of which the liars, who claim all they can, hold less than half."""
+    samples = rng.integers(8, 64, count)
+    samples[:liars] = 1 << 40
+    weights = cap_weights(samples.tolist())
+    return weights if 2 * weights[:liars].sum() < weights.sum() else np.ones(count)
+
 
 @st.composite
 def attacks(draw: st.DrawFn, smallest: float = 1e-30, largest: float = 1e30) -> Attack:
@@ -123,9 +144,7 @@ def attacks(draw: st.DrawFn, smallest: float = 1e-30, largest: float = 1e30) -> 
     size = draw(st.sampled_from([1, 2, 40, 9_000]))
     centre = draw(st.sampled_from([0.0, 0.3, 100.0])) * rng.standard_normal(size, np.float32)
     rows = centre + rng.standard_normal((count, size), np.float32)
-    weights = np.ones(count)
-    if count > 3 and draw(st.booleans()):
-        weights[liars:] = rng.uniform(1, 1.5, count - liars)
+    weights = draw(st.sampled_from([np.ones(count), capped(rng, count, liars)]))
     mean = rows[liars:].mean(axis=0)
     radius = max(length(row - mean) for row in rows[liars:])
     push = draw(st.floats(np.log10(smallest), np.log10(largest)).map(lambda power: 10**power))
@@ -144,10 +163,8 @@ def attacks(draw: st.DrawFn, smallest: float = 1e-30, largest: float = 1e30) -> 
 def test_liars_move_the_aggregate_no_farther_than_the_bound(attack: Attack) -> None:
     """The bound that trust.clipping's docstring derives."""
     aggregate, _ = centered_clip(attack.rows, attack.weights)
-    radius, liars = attack.radius, attack.liars_share
-    reach = radius * (3 - 2 * liars) / (1 - 2 * liars)
     rounding = 1e-5 * length(attack.centre)
-    assert length(aggregate - attack.centre) <= 5 * reach + 4 * radius + rounding
+    assert length(aggregate - attack.centre) <= 5 * attack.reach + 4 * attack.radius + rounding
 
 
 @given(attacks(smallest=1e4))
@@ -157,7 +174,7 @@ def test_liars_far_away_are_dropped_and_leave_the_aggregate_among_the_honest(
 ) -> None:
     aggregate, report = centered_clip(attack.rows, attack.weights)
     far = np.linalg.norm((attack.rows - attack.centre).astype(np.float64), axis=1)
-    reach = attack.radius * (3 - 2 * attack.liars_share) / (1 - 2 * attack.liars_share)
+    reach = attack.reach
     if (far[~attack.honest] > DROP_FACTOR * (reach + attack.radius) + reach).all():
         assert not any(np.array(report.coefficients)[~attack.honest])
         assert np.array(report.dropped)[~attack.honest].all()
@@ -428,3 +445,50 @@ def test_the_weighted_median_splits_the_weight_in_half(
 def test_what_does_not_fit_is_refused(rows: Rows, weights: Weights, start: Vector | None) -> None:
     with pytest.raises(ValueError, match=r"must|need"):
         centered_clip(rows, weights, start)
+
+
+def test_the_norms_of_rows_and_aggregate_are_reported() -> None:
+    rows = noise(25, 5, 40_000)
+    rows[1, 3] = np.nan
+    aggregate, report = centered_clip(rows, ones(rows))
+    assert report.norms == pytest.approx([length(rows[0]), np.inf, *map(length, rows[2:])])
+    assert report.norm == pytest.approx(length(aggregate))
+
+
+def test_rows_that_are_nearly_parallel_are_twins() -> None:
+    rows = noise(26, 6, 9_000)
+    rows[2] = 3 * rows[0] + 0.05 * noise(27, 1, 9_000)[0]
+    rows[4] = -rows[1]
+    rows[5] = np.inf
+    _, report = centered_clip(rows, ones(rows))
+    assert report.twins == (True, False, True, False, False, False)
+
+
+def test_a_row_without_weight_is_nobodys_twin() -> None:
+    rows = noise(28, 4, 900)
+    rows[3] = rows[0]
+    _, report = centered_clip(rows, np.array([1.0, 1.0, 1.0, 0.0]))
+    assert not any(report.twins)
+
+
+def test_rows_of_zeros_are_nobodys_twins() -> None:
+    rows = noise(29, 4, 900)
+    rows[2:] = 0
+    assert not any(centered_clip(rows, ones(rows))[1].twins)
+
+
+def test_a_huge_liar_does_not_choose_where_clipping_starts() -> None:
+    """Its distances would drown the differences between all others in a sum."""
+    rows = noise(30, 9, 9_000)
+    rows[0] = 6e4
+    rows[1] *= 5
+    spreads = median_distances(distances_between(measure(rows, None)[1]), ones(rows) / 9)
+    assert spreads.argmin() > 1
+
+
+def test_rows_that_become_alike_by_dropping_others_are_told_apart() -> None:
+    rows = 100 * noise(31, 7, 9_000)
+    rows[3:] = rows[3] + np.float32(1e-4) * noise(32, 4, 9_000)
+    _, report = centered_clip(rows, np.array([5.0, 5, 5, 4, 4, 4, 4]))
+    expected = np.linalg.norm((rows[3:] - rows[3:].mean(axis=0)).astype(np.float64), axis=1)
+    assert report.distances[3:] == pytest.approx(expected.tolist(), rel=0.05)

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 
 from trust.aggregate import Mask, Rows, Weights, combine
+from trust.flag import SMALLEST_SINE, flag
+from trust.krum import krum, liars_withstood
 from trust.rules import RULES, Rule, cap_weights, mean, median, trimmed, trimmed_mean
 from trust.sorting import network, sorted_places
 
@@ -78,6 +81,67 @@ def test_equal_rows_of_the_largest_float_stay_what_they_are(name: str, count: in
     rows = np.full((count, 9), LARGEST, np.float32)
     aggregate, _ = RULES[name](rows, np.ones(count))
     assert np.allclose(aggregate, LARGEST, rtol=1e-6)
+
+
+@given(NAMES, SEEDS, st.integers(1, 12), st.booleans())
+@unhurried
+def test_the_order_of_the_rows_does_not_matter(
+    name: str, seed: int, count: int, attacked: bool
+) -> None:
+    rows = noise(seed, count, 200) + noise(seed + 1, 1, 200)
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(0, 4, count).astype(np.float64)
+    if attacked:
+        rows[: (count - 1) // 2] *= rng.choice([-100, -1, 0, 1e30])
+    order = rng.permutation(count)
+    aggregate, report = RULES[name](rows, weights)
+    shuffled, shuffled_report = RULES[name](rows[order], weights[order])
+    assert np.allclose(aggregate, shuffled, rtol=1e-4, atol=1e-4 * np.abs(aggregate).max())
+    expected = np.array(report.coefficients)[order]
+    assert np.allclose(expected, shuffled_report.coefficients, atol=1e-4)
+
+
+@given(NAMES, SEEDS, st.integers(1, 8), st.integers(1, 4))
+@unhurried
+def test_rows_that_are_not_finite_are_as_if_they_were_not_there(
+    name: str, seed: int, honest: int, spoilt: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = noise(seed, honest + spoilt, 300)
+    bad = rng.permutation(len(rows)) < spoilt
+    poison = rng.choice([np.nan, np.inf, -np.inf], size=spoilt)
+    rows[bad, rng.integers(300, size=spoilt)] = poison
+    aggregate, report = RULES[name](rows, np.ones(len(rows)))
+    without, _ = RULES[name](rows[~bad], np.ones(honest))
+    assert np.isfinite(aggregate).all()
+    assert np.allclose(aggregate, without, atol=1e-5)
+    assert report.non_finite == tuple(bad.tolist())
+    assert not np.array(report.coefficients)[bad].any()
+    assert (np.array(report.norms) == np.inf).tolist() == bad.tolist()
+
+
+@given(NAMES, SEEDS, st.integers(1, 8), st.integers(1, 4))
+@unhurried
+def test_rows_without_weight_are_as_if_they_were_not_there(
+    name: str, seed: int, counted: int, others: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = noise(seed, counted + others, 300)
+    left_out = rng.permutation(len(rows)) < others
+    rows[left_out] *= -1e6
+    weights = np.where(left_out, 0.0, rng.uniform(1, 2, len(rows)))
+    aggregate, report = RULES[name](rows, weights)
+    without, _ = RULES[name](rows[~left_out], weights[~left_out])
+    assert np.allclose(aggregate, without, atol=1e-5)
+    assert not np.array(report.coefficients)[left_out].any()
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_norms_are_reported(name: str) -> None:
+    rows = noise(5, 4, 20_000)
+    aggregate, report = RULES[name](rows, np.array([1.0, 2.0, 0.0, 1.0]))
+    assert report.norms == pytest.approx(np.linalg.norm(rows, axis=1).tolist(), rel=1e-5)
+    assert report.norm == pytest.approx(float(np.linalg.norm(aggregate)), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
@@ -246,3 +310,89 @@ def test_a_light_peer_beside_a_heavy_one_still_counts(samples: list[int]) -> Non
     _, report = RULES["clip"](rows, cap_weights(samples))
     assert not any(report.dropped)
     assert min(report.coefficients) > 0.1
+
+
+@given(SEEDS, st.integers(5, 12), st.integers(0, 6))
+@unhurried
+def test_krum_chooses_the_row_with_the_most_company(seed: int, count: int, power: int) -> None:
+    liars = liars_withstood(count)
+    rows = noise(seed, count, 300) + 0.3 * noise(seed + 1, 1, 300)
+    rows[:liars] *= np.float32(-(10.0**power))
+    rows = np.random.default_rng(seed).permutation(rows)
+    apart = np.linalg.norm((rows[:, None] - rows).astype(np.float64), axis=2) ** 2
+    scores = np.sort(apart, axis=1)[:, 1 : count - liars - 1].sum(axis=1)
+    aggregate, report = krum(rows, np.ones(count))
+    assert np.array_equal(aggregate, rows[scores.argmin()])
+    assert report.coefficients.index(1.0) == scores.argmin()
+
+
+@pytest.mark.parametrize(
+    ("voters", "liars"), [(1, 0), (2, 0), (3, 0), (4, 0), (5, 1), (6, 1), (7, 2), (16, 6)]
+)
+def test_krum_withstands_as_many_liars_as_its_proof_allows(voters: int, liars: int) -> None:
+    assert liars_withstood(voters) == liars
+
+
+def test_krum_never_chooses_liars_that_are_apart() -> None:
+    rows = noise(7, 9, 500)
+    rows[:3] *= -20
+    _, report = krum(rows, np.ones(9))
+    assert not any(report.coefficients[:3])
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
+def test_of_the_nearest_pair_of_three_krum_chooses_the_same_in_any_order(order: list[int]) -> None:
+    rows = np.array([[5, 0], [1, 1], [1, 2]], np.float32)
+    aggregate, _ = krum(rows[order], np.ones(3))
+    assert aggregate.tolist() == [1, 2]
+
+
+def explicit_flag(rows: Rows) -> NDArray[np.float64]:
+    """The same step on whole vectors, with a hard edge of the subspace (Almasi et al. 2023)."""
+    values = rows.astype(np.float64)
+    norms = np.linalg.norm(values, axis=1)
+    units = values / norms[:, None]
+    size = len(rows) // 2 + 1
+    start = np.linalg.svd(units.T, full_matrices=False)[0][:, :size]
+    sines = np.maximum(1 - ((units @ start) ** 2).sum(axis=1), 0) + SMALLEST_SINE
+    fitted = np.linalg.svd(units.T * sines**-0.25, full_matrices=False)[0][:, :size]
+    mean = np.median(norms) * units.mean(axis=0)
+    result: NDArray[np.float64] = fitted @ (fitted.T @ mean)
+    return result
+
+
+@given(SEEDS, st.integers(1, 12), st.integers(0, 5), st.floats(0.2, 3))
+@unhurried
+def test_flag_projects_the_mean_direction_on_the_common_subspace(
+    seed: int, count: int, liars: int, signal: float
+) -> None:
+    rows = noise(seed, count, 40) + np.float32(signal) * noise(seed + 1, 1, 40)
+    rows[: min(liars, (count - 1) // 2)] *= -1000
+    aggregate, _ = flag(rows, np.ones(count))
+    expected = explicit_flag(rows)
+    if edge_is_clear(rows):
+        assert np.allclose(aggregate, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def edge_is_clear(rows: Rows) -> bool:
+    """Whether no eigenvalues meet where the subspaces end, which the ramp would blend."""
+    values = rows.astype(np.float64)
+    units = values / np.linalg.norm(values, axis=1)[:, None]
+    size = len(rows) // 2 + 1
+    start, singular, _ = np.linalg.svd(units.T, full_matrices=False)
+    sines = np.maximum(1 - ((units @ start[:, :size]) ** 2).sum(axis=1), 0) + SMALLEST_SINE
+    again = np.linalg.svd(units.T * sines**-0.25, compute_uv=False)
+    return all(
+        len(rows) <= 2 or each[size - 1] ** 2 - each[size] ** 2 > 3e-3 * each[0] ** 2
+        for each in (singular, again)
+    )
+
+
+@given(SEEDS, st.integers(3, 12), st.floats(-20, 20))
+@unhurried
+def test_no_row_makes_flag_longer_than_the_median_row(seed: int, count: int, power: float) -> None:
+    rows = noise(seed, count, 50)
+    rows[: (count - 1) // 2] *= np.float32(10**power)
+    aggregate, report = flag(rows, np.ones(count))
+    assert report.norm <= (1 + 1e-6) * float(np.median(report.norms))
+    assert np.isfinite(aggregate).all()
