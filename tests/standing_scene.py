@@ -22,7 +22,15 @@ PEERS = sorted(peer(number) for number in range(1, 17))
 def standing(index: int, **changes: object) -> Standing:
     """Return the standing of PEERS[index], long established unless `changes` say otherwise."""
     usual = Standing(
-        peer=PEERS[index], joined=1, seen=ROUND - 1, rounds=50, passes=9, score=1.0, distance=1.0
+        peer=PEERS[index],
+        joined=1,
+        seen=ROUND - 1,
+        rounds=50,
+        passes=9,
+        score=1.0,
+        distance=1.0,
+        worst=1.0,
+        noise=1.0,
     )
     return replace(usual, **changes)
 
