@@ -150,10 +150,9 @@ def test_one_chunk_far_away_again_and_again_costs_the_score_slowly() -> None:
 def test_small_chunks_give_no_strikes() -> None:
     receipts = {0: even_receipt(0, EVEN), 1: even_receipt(1, [1.0, 1.0, 1.0, 1e9])}
     assert after(established(4), exchanged(roll_of(4), receipts, [1000, 255]))[3].score == 1.0
-    struck = advance(
-        established(4), exchanged(roll_of(4), {1: receipts[1]}, [1000, 256]), SPEC, NO_STEWARDS
-    )
-    assert struck.standings[3].score < 1.0
+    struck = after(established(4), exchanged(roll_of(4), {1: receipts[1]}, [1000, 256]))[3]
+    assert struck.noise is not None
+    assert struck.noise > 1
 
 
 # --- who testifies
@@ -261,7 +260,8 @@ def test_small_work_is_not_measured() -> None:
     facts = exchanged(roll(*members), {0: even_receipt(0, [1.0] * 3 + [1e9, 1e9])})
     *_, small, enough = after(established(5), facts)
     assert (small.score, small.rounds, small.punctual) == (1.0, 50, 1.0)
-    assert enough.score < 1.0
+    assert enough.noise is not None
+    assert enough.noise > 1
 
 
 # --- unreliable is not malicious
@@ -494,7 +494,7 @@ STANDINGS = st.lists(
 
 
 @given(STANDINGS, rounds(), st.sampled_from([NO_STEWARDS, STEWARD]))
-@examples(400)
+@examples(150)
 def test_whatever_was_signed_the_next_ledger_is_within_its_bounds(
     standings: list[Standing], facts: Exchanged, stewards: frozenset[str]
 ) -> None:
@@ -507,7 +507,7 @@ def test_whatever_was_signed_the_next_ledger_is_within_its_bounds(
 
 
 @given(STANDINGS, rounds(), st.permutations(range(6)))
-@examples(200)
+@examples(60)
 def test_the_next_ledger_has_the_same_bytes_in_any_order_of_the_receipts(
     standings: list[Standing], facts: Exchanged, order: list[int]
 ) -> None:
