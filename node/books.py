@@ -2,20 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from node.auditor import Auditor
 from node.exchange_setting import Update
-from node.ledger import Credit, RoundNote
+from node.ledger import RoundNote
 from node.outcome import Outcome
+from node.round_credit import credit_of_round
 from node.run_setting import RunSetting
 from node.state import State
 from node.storage import StateError
-from protocol.accounts import CreditReason
-from protocol.identity import PeerId
 from protocol.rollcall import Roll
-from trust.admission import judges_of
 
 log = logging.getLogger(__name__)
 
@@ -81,24 +78,11 @@ class Books:
             members=len(closed.roll.members),
             at=self._set.swarm.time(),
         )
-        credits_ = list(self._credits(closed))
+        credits_ = credit_of_round(
+            closed.roll,
+            closed.outcome.reports,
+            closed.before.ledger,
+            self._set.manifest.trust,
+            self._set.stewards,
+        )
         await asyncio.to_thread(self._set.ledger.note_round, note, credits_)
-
-    def _credits(self, closed: ClosedRound) -> Iterator[Credit]:
-        spec, stewards = self._set.manifest.trust, self._set.stewards
-        judges = judges_of(closed.roll, closed.before.ledger, spec, stewards)
-        for member in closed.roll.members:
-            reason = _reason(closed, member.signer, counts=member.signer in judges)
-            yield Credit(member.signer, member.message.samples, reason)
-
-
-def _reason(closed: ClosedRound, peer: PeerId, *, counts: bool) -> CreditReason:
-    report = closed.outcome.reports[peer]
-    if report.share > 0:
-        return "accepted"
-    if peer in closed.after.ledger.banned:
-        return "banned"
-    if not counts:
-        standing = closed.before.ledger.by_peer().get(peer)
-        return "suspended" if standing and standing.suspensions else "on probation"
-    return "nothing usable arrived" if report.missing > 0.5 else "too far from the others"

@@ -41,7 +41,7 @@ def credit_of_round(
         if peer not in judges:
             standing = known.get(peer)
             return "suspended" if standing and standing.suspensions else "on probation"
-        if report is None or report.missing >= 1:
+        if report is None or report.missing > 0.5:
             return "nothing usable arrived"
         return "too far from the others"
 

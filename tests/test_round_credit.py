@@ -47,6 +47,7 @@ def credit_of_anna(
         (0.1, 0.9, PROVEN, "accepted"),
         (0.0, 0.0, PROVEN, "too far from the others"),
         (0.0, 0.5, PROVEN, "too far from the others"),
+        (0.0, 0.6, PROVEN, "nothing usable arrived"),
         (0.0, 1.0, PROVEN, "nothing usable arrived"),
         (None, 0.0, PROVEN, "nothing usable arrived"),
         (0.0, 0.0, None, "on probation"),
