@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 MAX_CASES = 8
 """Aggregates that wait for their audit; what is more is left to others."""
 MAX_OBJECTIONS = 4
+MOST_ROUNDS = 3
+"""So many times a round's longest time may the work of others take."""
 
 
 class Auditor:
@@ -76,6 +78,9 @@ class Auditor:
         self._keeper = keeper
         self._cases: asyncio.Queue[AggregateCase] = asyncio.Queue(MAX_CASES)
         self._verdict: Verdict | None = None
+        self._duty: State | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._objections: dict[PeerId, None] = {}
 
     def load(self) -> None:
@@ -119,7 +124,7 @@ class Auditor:
             self._look_into(AggregateCase(roll, before.ledger, receipt, refused.data))
 
     def draw(self, state: State) -> None:
-        """Take up the audit of one chunk that falls to us by the state that was agreed on."""
+        """Take up the audits that fall to us by the state that was agreed on."""
         me, spec = self._set.identity.peer_id, self._set.manifest.trust
         kept = self.kept.find(state.round - 1)
         if kept is None or not spec.audit_rate:
@@ -129,6 +134,11 @@ class Auditor:
         chunk = draw_chunk(state.root, me, len(sizes), probability)
         if chunk is not None and chunk in kept.receipts and kept.receipts[chunk].signer != me:
             self._look_into(AggregateCase.of(kept, chunk))
+        # with worker momentum nobody can repeat the work of one round
+        if self._target(state) and not self._training.settings.worker_momentum:
+            self._duty = state
+            self._idle.clear()
+            self.evidence.work_came.set()
 
     def _look_into(self, case: AggregateCase) -> None:
         if not self._cases.full():
@@ -152,39 +162,59 @@ class Auditor:
             except TalkootError as error:
                 log.info("an audit came to nothing: %s", error)
 
-    # before our own training
+    # what takes the trainer
 
-    async def repeat_work(self, state: State) -> bool:
-        """Repeat what work is to be verified after `state`; return whether it was our own audit.
+    @property
+    def has_duty(self) -> bool:
+        """Whether it is our turn to repeat somebody's work, and not done yet."""
+        return self._duty is not None
 
-        Raises:
-            OtherModelError: the trainer's model is another one.
+    async def wait_for_trainer(self) -> None:
+        """Wait until nobody's work is to be repeated, so that we can do our own."""
+        await self._idle.wait()
+
+    async def repeat_work(self) -> None:
+        """Repeat the work of others whenever it is to be verified, for ever.
+
+        It goes on while our own rounds do, and whatever becomes of them.
         """
-        if self._training.settings.worker_momentum:
-            return False  # nobody can repeat the work of one round
-        try:
-            await self.evidence.judge_work()
-            return await self._audit_work(state)
-        except TalkootError as error:
-            log.info("an audit came to nothing: %s", error)
-            return False
+        while True:
+            await self.evidence.work_came.wait()
+            self.evidence.work_came.clear()
+            self._idle.clear()
+            try:
+                async with asyncio.timeout(self._most_seconds):
+                    await self.evidence.judge_work()
+                    await self._audit_work()
+            except TimeoutError:
+                log.warning("repeating the work of others took too long")
+            except TalkootError as error:
+                log.info("an audit came to nothing: %s", error)
+            finally:
+                self._duty = None
+                if not self.evidence.has_work:
+                    self._idle.set()
 
-    async def _audit_work(self, state: State) -> bool:
-        target = self._target(state)
-        kept = self.kept.find(state.round - 1)
-        if target is None or kept is None:
-            return False
+    @property
+    def _most_seconds(self) -> float:
+        return MOST_ROUNDS * self._set.manifest.round.max_seconds
+
+    async def _audit_work(self) -> None:
+        state = self._duty
+        target = self._target(state) if state else None
+        kept = self.kept.find(state.round - 1) if state else None
+        if state is None or target is None or kept is None:
+            return
         signed = kept.roll.commitment(target)
         before = await asyncio.to_thread(self._keeper.find, state.round - 1, kept.roll.prev_root)
         if signed is None or before is None:
-            return False
+            return
         log.info("repeating the work of %s in round %d", target, before.round)
         verdict = await self._inspector.inspect_work(before, signed, kept.reducers)
         if verdict is AuditVerdict.HOLDS:
             await self.evidence.accuse(target, FalseWork(signed.envelope))
         else:
             self._verdict = Verdict(target, verdict is AuditVerdict.FALSE)
-        return True
 
     def _target(self, state: State) -> PeerId | None:
         me, spec = self._set.identity.peer_id, self._set.manifest.trust

@@ -9,9 +9,9 @@ Nothing counts because somebody says so. What is kept is served to others by its
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from node.channel import RunChannel
 from node.evidence_check import EvidenceChecker, open_evidence
@@ -42,6 +42,8 @@ MAX_ACCUSATIONS = 8
 """In one commitment."""
 MAX_WAITING = 64
 MAX_WAITING_PER_PEER = 4
+MAX_WORK = 4
+"""Accusations that wait for the trainer: each takes as long as a round."""
 MAX_TRIES = 3
 """Of evidence that can't be verified here; each accusation that is heard is another one."""
 MAX_TRIED = 1024
@@ -106,10 +108,12 @@ class EvidenceBox:
         self._refused = refused
         self._verified: dict[PeerId, Accusation] = {}
         self._known: set[bytes] = set()
+        self.work_came = asyncio.Event()
+        """Set when there is an accusation that takes the trainer; the caller clears it."""
         self._waiting: asyncio.Queue[_Case] = asyncio.Queue(MAX_WAITING)
         self._waiting_of: Counter[PeerId] = Counter()
         self._tries: Counter[bytes] = Counter()
-        self._work: deque[_Case] = deque()
+        self._work: dict[bytes, _Case] = {}
 
     def load(self) -> None:
         """Take up what an earlier life kept. Blocks on the disk."""
@@ -147,11 +151,14 @@ class EvidenceBox:
             self._waiting.put_nowait(_Case(accusation, accuser))
 
     def _is_news(self, accusation: Accusation) -> bool:
-        if PeerId(accusation.accused) in self._verified or accusation.evidence in self._known:
+        if self._is_settled(accusation) or accusation.evidence in self._work:
             return False
         if len(self._tries) > MAX_TRIED:
             self._tries.clear()
         return self._tries[accusation.evidence] < MAX_TRIES
+
+    def _is_settled(self, accusation: Accusation) -> bool:
+        return PeerId(accusation.accused) in self._verified or accusation.evidence in self._known
 
     async def verify_heard(self) -> None:
         """Verify what is heard, one after the other, for ever."""
@@ -174,8 +181,9 @@ class EvidenceBox:
     async def _look_at(self, case: _Case) -> None:
         signed = await self._fetch(case)
         if isinstance(signed.message.proof, FalseWork):
-            if len(self._work) < MAX_WAITING_PER_PEER:
-                self._work.append(_Case(case.accusation, case.accuser, signed))
+            if len(self._work) < MAX_WORK:
+                self._work[case.accusation.evidence] = replace(case, opened=signed)
+                self.work_came.set()
             return
         await self._judge(signed, case, await self._checker.check(signed, [case.accuser]))
 
@@ -201,6 +209,11 @@ class EvidenceBox:
             case AuditVerdict.UNKNOWN:
                 log.info("evidence against %s can't be verified here", case.accusation.accused)
 
+    @property
+    def has_work(self) -> bool:
+        """Whether there are accusations that take the trainer."""
+        return bool(self._work)
+
     async def judge_work(self) -> None:
         """Verify the accusations that take the trainer; for its owner to call.
 
@@ -208,10 +221,13 @@ class EvidenceBox:
             TrainerError: it fails; the accusation in hand is heard again.
         """
         while self._work:
-            case = self._work.popleft()
-            if case.opened is not None and self._is_news(case.accusation):
-                verdict = await self._checker.check(case.opened, [case.accuser])
-                await self._judge(case.opened, case, verdict)
+            root, case = next(iter(self._work.items()))
+            try:
+                if case.opened is not None and not self._is_settled(case.accusation):
+                    verdict = await self._checker.check(case.opened, [case.accuser])
+                    await self._judge(case.opened, case, verdict)
+            finally:
+                del self._work[root]
 
     async def complete(self, banned: dict[PeerId, bytes], peers: Sequence[PeerId]) -> None:
         """Fetch the evidence behind bans that were agreed on before we could verify it."""

@@ -173,6 +173,8 @@ class Inspector:
         Raises:
             TrainerError: the work can't be repeated here and now.
         """
+        if self._training.settings.worker_momentum:
+            return AuditVerdict.UNKNOWN  # it depends on the rounds before
         peers = [signed.signer, *helpers]
         try:
             _, parts = await self.fetch(signed.message.update_root, peers, MAX_CHUNKS)

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 FEWEST_FOR_TRUST = 4
 """With fewer peers no rule can tell the liar from the honest (algorithms.md, §1)."""
 LINK_ADDRESSES = 4
+MAX_NAMES = 2048
 _RETRY_SECONDS = 5.0
 
 
@@ -94,6 +95,7 @@ class Session:
         self._addresses: list[str] = []
         self._stopped: RunStatus | None = None
         self._agreed = NO_LEDGER
+        self._names: dict[PeerId, str] = {}
 
     @property
     def is_host(self) -> bool:
@@ -252,19 +254,27 @@ class Session:
         }
         return replace(common, **changes)
 
+    def _known_names(self, worker: Worker) -> dict[PeerId, str]:
+        """Return what peers called themselves, those too that are not heard any more."""
+        self._names[self._node.identity.peer_id] = self._node.name
+        for peer, live in worker.machine.live.peers().items():
+            self._names.pop(peer, None)
+            self._names[peer] = live.presence.name
+        while len(self._names) > MAX_NAMES:
+            del self._names[next(iter(self._names))]
+        return self._names
+
     def _last_round(self, worker: Worker) -> RoundReport | None:
         if not worker.tally.reports:
             return None
-        names = {self._node.identity.peer_id: self._node.name}
-        for peer, live in worker.machine.live.peers().items():
-            names[peer] = live.presence.name
+        names = self._known_names(worker)
         shares = tuple(
             PeerShare(
                 id=peer,
                 name=names.get(peer, ""),
                 share=report.share,
                 clipped=0 < report.share < 0.9 * report.expected,
-                dropped=report.share == 0,
+                dropped=report.share == 0 and report.expected > 0,
             )
             for peer, report in worker.tally.reports.items()
         )
@@ -275,6 +285,7 @@ class Session:
         if self.worker is None:
             return []
         worker, now = self.worker, asyncio.get_running_loop().time()
+        self._known_names(worker)
         head = worker.machine.head
         me = Peer(
             id=self._node.identity.peer_id,
@@ -307,7 +318,7 @@ class Session:
         standings = self.standings()
         seen = {peer.id for peer in (me, *others)}
         banned = [
-            Peer(id=peer, name="", run=self.run_id.hex())
+            Peer(id=peer, name=self._names.get(peer, ""), run=self.run_id.hex())
             for peer in sorted(standings.banned() - seen)  # whose word is not heard any more
         ]
         return [standings.filled(peer) for peer in (me, *others, *banned)]

@@ -121,7 +121,7 @@ class Training:
         return update
 
     async def repeat(self, state: State, signed: Signed[Commitment]) -> TrainResult:
-        """Do the work after `state` that another peer committed to, until told to stop.
+        """Do the work after `state` that another peer committed to.
 
         Raises:
             TrainerError: it could not be done.
@@ -130,14 +130,9 @@ class Training:
         plan = self._plan(state, signed.signer, limit=signed.message.steps)
         self._tally.reason = "checking the work of another peer"
         try:
-            return await self._trainer.train(state.params, plan, self._stop, lambda _: None)
+            return await self._trainer.train(state.params, plan, asyncio.Event(), lambda _: None)
         finally:
             self._tally.reason = ""
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the round's training is to end."""
-        return self._stop.is_set()
 
     def _note_failure(self, error: TalkootError) -> None:
         log.error("training stopped: %s", error)

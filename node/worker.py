@@ -210,6 +210,7 @@ class Worker:
                     self._tick,
                     self._keeper.keep_saving,
                     self._auditor.audit_aggregates,
+                    self._auditor.repeat_work,
                     self._auditor.evidence.verify_heard,
                     self._books.keep,
                 ):
@@ -314,8 +315,9 @@ class Worker:
             self.tally.reason = "this node is banned from the run; see: talkoot evidence"
             return
         await self._books.up_to_date()
-        if await self._auditor.repeat_work(state):
+        if self._auditor.has_duty:
             self._post(Audited())
+        await self._auditor.wait_for_trainer()
         result = await self._training.train(state)
         if self.machine.phase is not Phase.TRAINING:
             return
