@@ -312,19 +312,25 @@ class Exchange:
     def _check_part(self, part: Part, member: int, offer: Offer) -> None:
         """Check a part; where its sender signed for another than it committed to, keep the proof.
 
+        What it committed to needs no other signature, and checking one takes a while.
+
         Raises:
-            ProtocolError: it isn't the chunk that was committed to, or nobody signed for it.
+            ProtocolError: it isn't the chunk that was committed to.
         """
-        sender, leaf = self._members[member], leaf_hash(part.data)
+        leaf = leaf_hash(part.data)
+        if leaf != offer.leaves[part.chunk]:
+            self._prove_mismatch(part, leaf, member, offer)
+            raise ChunkError("a chunk is not the one that its sender committed to")
+        check_update(part.data, self._sizes[part.chunk])
+
+    def _prove_mismatch(self, part: Part, leaf: bytes, member: int, offer: Offer) -> None:
+        sender = self._members[member]
         signed = unseal(part.sent, self._set.run, Sent)
         said = Sent(self.roll.round, self.roll.digest, part.chunk, leaf)
         if (signed.signer, signed.message) != (sender, said):
-            raise RoundError("a chunk is not signed for by its sender")
-        if leaf != offer.leaves[part.chunk]:
-            proof = prove_mismatch(self.roll, signed, offer.leaves)
-            self._mismatches.setdefault(sender, Evidence(sender, proof))
-            raise ChunkError("a chunk is not the one that its sender committed to")
-        check_update(part.data, self._sizes[part.chunk])
+            raise RoundError("a chunk is neither committed to nor signed for by its sender")
+        proof = prove_mismatch(self.roll, signed, offer.leaves)
+        self._mismatches.setdefault(sender, Evidence(sender, proof))
 
     async def _send_aggregates(self, stream: Stream, chunks: Sequence[int]) -> None:
         for chunk in chunks:

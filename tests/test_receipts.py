@@ -509,10 +509,9 @@ UNSIGNED: dict[str, Callable[[Group, int], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("update", [Update.pack(values_of(3), LAYOUT), committed_to_other()])
 @pytest.mark.parametrize("part", UNSIGNED.values(), ids=UNSIGNED)
-def test_who_does_not_sign_for_its_chunk_is_left_out_without_proof(
-    part: Callable[[Group, int], bytes], update: Update
+def test_what_is_neither_committed_to_nor_signed_for_is_left_out_without_proof(
+    part: Callable[[Group, int], bytes],
 ) -> None:
     async def story(group: Group) -> None:
         outcomes = await exchange_with(group, lambda chunk: part(group, chunk))
@@ -520,7 +519,16 @@ def test_who_does_not_sign_for_its_chunk_is_left_out_without_proof(
         assert not any(outcome.evidence for outcome in outcomes.values())
         assert group.peer(3) in outcomes[0].faults
 
-    play(4, story, updates={3: update}, capacities=[1000, 1000, 1000, 0])
+    play(4, story, updates={3: committed_to_other()}, capacities=[1000, 1000, 1000, 0])
+
+
+def test_what_was_committed_to_counts_whatever_signature_comes_with_it() -> None:
+    async def story(group: Group) -> None:
+        outcomes = await exchange_with(group, lambda n: UNSIGNED["signed as other data"](group, n))
+        assert is_everywhere(one_result(outcomes), mean_of(0, 1, 2, 3))
+        assert not any(outcome.evidence for outcome in outcomes.values())
+
+    play(4, story, capacities=[1000, 1000, 1000, 0])
 
 
 def test_nobody_signs_for_an_update_that_the_roll_call_does_not_list() -> None:
