@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 
 from node.methods.local import LocalSettings
+from node.proof import seconds_of
 from node.settings import SettingsError
 from protocol.manifest import MethodSpec, TrustSpec
-
-_SECONDS_PER_TRY = 1e-6
-"""Of the proof of work, measured on one core."""
 
 
 def trust_in_words(spec: TrustSpec) -> tuple[str, ...]:
@@ -26,8 +24,8 @@ def _sentences(spec: TrustSpec) -> Iterator[str]:
         share = f"{100 * spec.newcomer_share:g} %"
         yield f"all who have just left probation together hold at most {share} of a round's weight"
     if spec.work_bits:
-        cost = _time(_SECONDS_PER_TRY * 2**spec.work_bits)
-        yield f"joining costs about {cost} of computing (proof of work)"
+        cost = _time(seconds_of(spec.work_bits))
+        yield f"joining costs {cost} of computing (proof of work)"
     yield "who is proved a liar is banned for good"
 
 
@@ -76,5 +74,5 @@ def _time(seconds: float) -> str:
         return "less than a second"
     for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "minutes"), (172_800, 3600, "hours")):
         if seconds < limit:
-            return f"{seconds / divisor:.0f} {unit}"
-    return f"{seconds / 86_400:.0f} days"
+            return f"about {seconds / divisor:.0f} {unit}"
+    return f"about {seconds / 86_400:.0f} days"

@@ -118,7 +118,7 @@ def test_a_run_among_friends_says_what_it_does_without() -> None:
         ({"probation_passes": 0, "probation_rounds": 1}, "only after 1 round of work"),
         ({"probation_passes": 1, "probation_rounds": 0}, "only after 1 passed audit"),
         ({"newcomer_share": 0.125}, "at most 12.5 %"),
-        ({"work_bits": 1}, "less than a second"),
+        ({"work_bits": 1}, "joining costs less than a second"),
         ({"work_bits": 30}, "about 18 minutes"),
         ({"work_bits": 35}, "about 10 hours"),
         ({"work_bits": 40}, "about 13 days"),
