@@ -31,7 +31,7 @@ from trust.aggregate import (
     norm_of,
     shares,
 )
-from trust.gram import Gram, float64_gram, measure
+from trust.gram import TINY_SQUARE, Gram, float64_gram, measure
 
 MAX_ITERATIONS = 20
 CONVERGED = 1e-6
@@ -84,11 +84,18 @@ def centered_clip(
         dropped=tuple((finite & ~near).tolist()),
         non_finite=tuple((~finite).tolist()),
         norms=tuple(np.where(finite, norms, np.inf).tolist()),
-        norm=norm_of(aggregate),
+        norm=_quick_norm(aggregate),
         twins=tuple(find_twins(gram, share > 0).tolist()),
         tau=solution.tau,
         iterations=solution.iterations,
     )
+
+
+def _quick_norm(vector: Vector) -> float:
+    """Return the norm by float32 products where they stay in range: a tenth of a mean's time."""
+    with np.errstate(over="ignore"):
+        square = float(vector.dot(vector))
+    return float(np.sqrt(square)) if TINY_SQUARE < square < np.inf else norm_of(vector)
 
 
 def weighted_median(values: NDArray[np.float64], share: Weights) -> float:

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from trust.aggregate import Mask, Rows, Vector, blocks
 
-_TINY_SQUARE = 1e-20
+TINY_SQUARE = 1e-20
 """A row of a smaller squared norm may have lost its float32 products to underflow."""
 
 Gram = NDArray[np.float64]
@@ -30,7 +30,7 @@ def measure(rows: Rows, start: Vector | None) -> tuple[Mask, Gram]:
         finite[index] = np.isfinite(vectors[index]).all()
     if not finite[len(rows) :].all():
         raise ValueError("start must be finite")
-    tiny = np.flatnonzero(squares < _TINY_SQUARE)
+    tiny = np.flatnonzero(squares < TINY_SQUARE)
     gram[~finite], gram[:, ~finite] = 0, 0
     if not np.isfinite(gram).all() or any(vectors[index].any() for index in tiny):
         gram = float64_gram(rows, start, finite)
