@@ -35,6 +35,7 @@ from tests.standing_scene import (
 from trust.audit import draw_work_audits
 from trust.measures import measure
 from trust.reputation import Exchanged, advance, describe
+from trust.score import effect
 
 EVEN = [1.0] * 4
 STEWARD = frozenset({PEERS[0]})
@@ -125,6 +126,25 @@ def test_pointing_against_the_others_costs_score() -> None:
     assert liar.cosine == pytest.approx(-0.5)
     assert liar.score == pytest.approx(0.95)
     assert all(each.score == 1 for each in honest)
+
+
+@pytest.mark.parametrize(
+    ("usual", "cosine", "expected"),
+    [
+        (0.5, 0.2, 1.0),
+        (0.5, 0.08, pytest.approx(0.485, abs=0.01)),
+        (0.5, 0.0, 0.0),
+        (0.1, 0.0, 1.0),
+        (0.1, -0.05, pytest.approx(0.5)),
+        (0.1, -0.1, 0.0),
+        (0.04, -0.9, 1.0),
+        (-0.2, -0.9, 1.0),
+    ],
+)
+def test_the_fainter_the_usual_cosine_the_less_is_held_against_a_peer(
+    usual: float, cosine: float, expected: float
+) -> None:
+    assert effect(standing(0, cosine=cosine), usual, 1.0) == expected
 
 
 def test_a_copy_of_what_everybody_knew_costs_score() -> None:

@@ -123,7 +123,7 @@ def test_three_liars_of_sixteen_fall_within_sixty_rounds_and_nobody_else(
     assert swarm.fallen() == {0, 1, 2}
 
 
-@pytest.mark.parametrize("attack", [zero, random_direction])
+@pytest.mark.parametrize("attack", [reverse, zero, random_direction])
 def test_seven_liars_of_sixteen_fall_within_sixty_rounds_and_nobody_else(attack: Attack) -> None:
     swarm = Swarm(3, liars=7, offset=0.0)
     swarm.run(60, attack)

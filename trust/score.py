@@ -5,7 +5,8 @@ exponential averages of factor 0.9:
 
     e = clip((4 - u)/2, 0, 1)                                 too far away
       · clip((u - .25)/.15, 0, 1)                             a copy of what was known
-      · clip(c/(.33 · median c), 0, 1)  if median c > .15     against the others
+      · clip(c/(.33 · median c), 0, 1)  if median c > .15     not the others' way
+      · clip(2 + 3c/median c, 0, 1)     else if > .05         against the others
       · clip((8 - w)/4, .25, 1)                               one chunk far off, again and again
       · [norm > .05 · median norm]                            nothing in it
     R ← .95 · R + .05 · e
@@ -32,8 +33,9 @@ SCORE_KEPT = 0.95
 FALL_ROUNDS = 10
 FREE_RIDER_ROUNDS = 20
 FREE_RIDER_NOISE = 2.5
-TELLING_COSINE = 0.15
-"""Where the usual cosine is lower, updates are too noisy for it to mean anything."""
+TELLING_COSINE, FAINT_COSINE = 0.15, 0.05
+"""Where the usual cosine is below the first, updates are too noisy to show who goes another way
+than the others (or nearly half of them lie), and below the second even who goes against them."""
 LEAST_SIZE = 0.05
 MOST_DISTANCE, MOST_WORST, MOST_NOISE = 8.0, 16.0, 5.0
 """What one round can bring into an average at most."""
@@ -53,9 +55,15 @@ def effect(standing: Standing, usual_cosine: float | None, size: float | None) -
     worst = distance if standing.worst is None else standing.worst
     good = _within((4 - distance) / 2) * _within((distance - 0.25) / 0.15)
     good *= max(0.25, _within((8 - worst) / 4))
-    if standing.cosine is not None and usual_cosine is not None and usual_cosine > TELLING_COSINE:
-        good *= _within(standing.cosine / (0.33 * usual_cosine))
+    if standing.cosine is not None and usual_cosine is not None:
+        good *= _agreement(standing.cosine, usual_cosine)
     return good if size is None or size > LEAST_SIZE else 0.0
+
+
+def _agreement(cosine: float, usual: float) -> float:
+    if usual > TELLING_COSINE:
+        return _within(cosine / (0.33 * usual))
+    return _within(2 + 3 * cosine / usual) if usual > FAINT_COSINE else 1.0
 
 
 def falls(standing: Standing) -> bool:
