@@ -23,7 +23,7 @@ import numpy as np
 
 from dht.swarm import NetworkError, Stream
 from node.exchange_setting import ExchangeSetting, Update, exchange_protocol
-from node.outcome import MemberReport, Outcome
+from node.outcome import Outcome, report_on
 from node.receipt_check import FalseReceiptError, OwnRow, ReceiptCheck, leaves_out_many
 from node.reduction import KeptUpdate, Reduced, Reducer
 from node.wire import Floats, check_update, unpack_update
@@ -137,10 +137,18 @@ class Exchange:
         mine = [chunk for chunk in chunks if not self._takes_held(chunk)]
         self._reducer.begin(mine)
         for chunk in mine:
-            self._reducer.take(self._me, chunk, self._update.parts[chunk])
+            if self._is_committed:
+                self._reducer.take(self._me, chunk, self._update.parts[chunk])
+            else:
+                self._reducer.leave_out(self._me, chunk)
         for chunk in mine:
             reduced = await self._reducer.reduce(chunk)
             self._keep(chunk, reduced, unpack_update(reduced.data, self._sizes[chunk]))
+
+    @property
+    def _is_committed(self) -> bool:
+        """Whether the roll call lists our update; to use another one would prove us a liar."""
+        return self.roll.members[self._me].message.update_root == self._update.root
 
     def _takes_held(self, chunk: int) -> bool:
         """As its backup take a reducer's aggregate that leaves us out, if it has most others."""
@@ -172,9 +180,9 @@ class Exchange:
         """Return one of our chunks, signed for.
 
         Raises:
-            RoundError: the roll call lists another update of ours: to sign would prove us a liar.
+            RoundError: the roll call lists another update of ours.
         """
-        if self.roll.members[self._me].message.update_root != self._update.root:
+        if not self._is_committed:
             raise RoundError("the roll call lists another update than the one we hold")
         leaf = self._update.leaves[chunk]
         sent = Sent(self.roll.round, self.roll.digest, chunk, leaf)
@@ -357,7 +365,12 @@ class Exchange:
         return Outcome(
             aggregate=self._aggregate,
             missing=tuple(sorted(set(range(len(self._sizes))) - self._kept.keys())),
-            reports=self._reports(),
+            reports=report_on(
+                self._members,
+                self._sizes,
+                {chunk: reduced.receipt.message for chunk, reduced in self._kept.items()},
+                self._reducer.weights(range(len(self._members))),
+            ),
             bytes_sent=self._sent,
             bytes_received=self._received,
             send_rate=self._sent / self._send_seconds if self._send_seconds else 0.0,
@@ -377,21 +390,6 @@ class Exchange:
             root = self.roll.members[member].message.update_root
             found[self._members[member]] = KeptUpdate(root, self._leaves[member], parts)
         return found
-
-    def _reports(self) -> dict[PeerId, MemberReport]:
-        weights = self._reducer.weights(range(len(self._members)))
-        fair = weights / max(float(weights.sum()), 1e-30)
-        covered = max(1, sum(self._sizes[chunk] for chunk in self._kept))
-        reports = {}
-        for index, peer in enumerate(self._members):
-            share = missing = 0.0
-            for chunk, reduced in self._kept.items():
-                portion = self._sizes[chunk] / covered
-                found = reduced.receipt.message.shares[index]
-                share += portion * (found or 0.0)
-                missing += portion * (found is None)
-            reports[peer] = MemberReport(share, float(fair[index]), missing)
-        return reports
 
 
 def _offers(setting: ExchangeSetting, roll: Roll) -> list[int]:

@@ -1,5 +1,6 @@
 """What an exchange leaves behind: the aggregate, and what it showed of the others."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from node.reduction import KeptUpdate
@@ -8,6 +9,7 @@ from protocol.evidence import Evidence
 from protocol.identity import PeerId
 from protocol.signing import Signed
 from protocol.transfers import Receipt
+from trust.aggregate import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +66,31 @@ class Outcome:
     """Reducers that left out what this peer had delivered in time."""
     evidence: tuple[Evidence, ...]
     """Proofs of lies that were seen on the way: `Equivocation` and `Mismatch`."""
+
+
+def report_on(
+    members: Sequence[PeerId],
+    sizes: Sequence[int],
+    receipts: Mapping[int, Receipt],
+    weights: Weights,
+) -> dict[PeerId, MemberReport]:
+    """Return what the receipts say of each member.
+
+    Args:
+        members: in roll order.
+        sizes: elements of each chunk.
+        receipts: by chunk, as far as there are any.
+        weights: of the members, float64 (n,).
+    """
+    fair = weights / max(float(weights.sum()), 1e-30)
+    covered = max(1, sum(sizes[chunk] for chunk in receipts))
+    reports = {}
+    for index, peer in enumerate(members):
+        share = missing = 0.0
+        for chunk, receipt in receipts.items():
+            portion = sizes[chunk] / covered
+            found = receipt.shares[index]
+            share += portion * (found or 0.0)
+            missing += portion * (found is None)
+        reports[peer] = MemberReport(share, float(fair[index]), missing)
+    return reports

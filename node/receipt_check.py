@@ -63,34 +63,33 @@ class OwnRow:
     def complaint(self, receipt: Receipt, aggregate: Floats) -> str | None:
         """Return what is wrong with a receipt, or None if nothing is that we know of."""
         norm, mine = length_of(aggregate), self.values(receipt.chunk)
-        distance, own_norm = receipt.distances[self.me], receipt.norms[self.me]
+        own_norm = math.inf if mine is None else length_of(mine)
+        told_norm, told_distance = receipt.norms[self.me], receipt.distances[self.me]
         if not _is_close(receipt.norm, norm):
             return f"the aggregate's norm is {norm:.4g}, not {receipt.norm:.4g}"
-        if distance is not None and own_norm is not None:
+        if told_norm is not None and told_distance is not None:
             if mine is None:
                 return "it counts an update that is of no use"
-            found = length_of(mine), distance_between(mine, aggregate)
-            if not _is_close(own_norm, found[0]):
-                return f"our update's norm is {found[0]:.4g}, not {own_norm:.4g}"
-            if not _is_close(distance, found[1]):
-                return f"our update's distance is {found[1]:.4g}, not {distance:.4g}"
-        if norm > self._longest(receipt.chunk, mine):
+            distance = distance_between(mine, aggregate)
+            if not _is_close(told_norm, own_norm):
+                return f"our update's norm is {own_norm:.4g}, not {told_norm:.4g}"
+            if not _is_close(told_distance, distance):
+                return f"our update's distance is {distance:.4g}, not {told_distance:.4g}"
+        if norm > self._longest(len(aggregate), own_norm):
             return f"the aggregate's norm is {norm:.4g}, many times that of our update"
         return None
 
-    def _longest(self, chunk: int, mine: Floats | None) -> float:
-        """Return the greatest norm that an honest aggregate of this chunk may have.
+    def _longest(self, size: int, own_norm: float) -> float:
+        """Return the greatest norm that an honest aggregate of a chunk may have.
 
         Who did fewer steps than the others expects theirs to be as much longer. One liar moves a
         plain mean as far as it likes, whoever reduces, so there no length says anything.
         """
-        if mine is None or self.setting.spec.rule == "mean":
+        if self.setting.spec.rule == "mean":
             return math.inf
-        start, stop = self.setting.layout.chunks[chunk]
         steps = [member.message.steps for member in self.roll.members]
         behind = max(1.0, median(steps) / steps[self.me])
-        typical = max(length_of(mine), self.update.usual * math.sqrt(stop - start))
-        return MAX_LENGTH_RATIO * behind * typical
+        return MAX_LENGTH_RATIO * behind * max(own_norm, self.update.usual * math.sqrt(size))
 
 
 class ReceiptCheck:

@@ -552,6 +552,18 @@ def test_nobody_signs_for_an_update_that_the_roll_call_does_not_list() -> None:
     play(4, story, capacities=[1000, 1000, 1000, 0])
 
 
+def test_nobody_reduces_an_update_of_its_own_that_the_roll_call_does_not_list() -> None:
+    async def story(group: Group) -> None:
+        group.updates[0] = Update.pack(-values_of(0), LAYOUT)  # after the roll call
+        outcomes = await group.exchange(range(4))
+        for chunk in CHUNKS:
+            if group.reducer_of(chunk) == 0:
+                assert outcomes[1].receipts[chunk].message.shares[0] is None
+        assert is_everywhere(one_result(outcomes), mean_of(1, 2, 3))
+
+    play(4, story, capacities=[1000, 0, 0, 0])
+
+
 @pytest.mark.parametrize("value", [1e-7, 1.0, 6e4])
 def test_lengths_are_exact_over_the_whole_range_of_the_wire(value: float) -> None:
     dice = np.random.default_rng(0)
