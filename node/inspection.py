@@ -175,6 +175,9 @@ class Inspector:
         """
         if self._training.settings.worker_momentum:
             return AuditVerdict.UNKNOWN  # it depends on the rounds before
+        if signed.message.steps > self._training.most_steps:
+            log.warning("%s claims %d steps", signed.signer, signed.message.steps)
+            return AuditVerdict.HOLDS
         peers = [signed.signer, *helpers]
         try:
             _, parts = await self.fetch(signed.message.update_root, peers, MAX_CHUNKS)
@@ -186,7 +189,7 @@ class Inspector:
             return AuditVerdict.HOLDS
         result = await self._training.repeat(state, signed)
         if result.steps != signed.message.steps:
-            return AuditVerdict.UNKNOWN  # stopped before it was done
+            return AuditVerdict.UNKNOWN  # something ended it too soon
         if result.samples != signed.message.samples:
             log.warning("%s claims %d samples", signed.signer, signed.message.samples)
             return AuditVerdict.HOLDS

@@ -65,6 +65,11 @@ class Training:
         self._stop = asyncio.Event()
         self._average: tuple[int, Floats | None] = (-1, None)
 
+    @property
+    def most_steps(self) -> int:
+        """No peer can do more in a round."""
+        return self._set.manifest.round.local_steps or STEPS_WITHOUT_LIMIT
+
     def check(self, state: State) -> None:
         """Check that the trainer's model is the one of this state.
 
@@ -145,7 +150,7 @@ class Training:
         return TrainPlan(
             round=state.round,
             seed=batch_seed(self._set.run, state.round, peer),
-            steps=rules.local_steps or STEPS_WITHOUT_LIMIT,
+            steps=self.most_steps,
             total_rounds=rules.total,
             settings=self.settings,
             limit=limit,

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from msgspec.structs import replace
 
+from node.demo.liar import liar_of
 from node.wire import Floats
 from protocol.identity import PeerId
 from protocol.manifest import TrustSpec
 from tests.messages import among_friends
 from tests.swarm_run import PeerOptions, RunOptions, SwarmRun, play
+from trust.attacks import ATTACKS
 
 AUDITED = replace(among_friends(), audit_rate=0.5)
 
@@ -50,3 +53,85 @@ def test_honest_peers_are_never_accused(tmp_path: Path) -> None:
             assert swarm.ledger(number).evidence() == []
 
     play(tmp_path, scenario, options(replace(AUDITED, audit_rate=1.0)))
+
+
+def kept_evidence(swarm: SwarmRun, number: int) -> set[str]:
+    return {note.kind for note in swarm.ledger(number).evidence()}
+
+
+@pytest.mark.parametrize(
+    ("attack", "kinds"),
+    [
+        ("lying-reducer", {"FalseAggregate"}),
+        ("equivocating-sender", {"Mismatch"}),
+        ("equivocating-reducer", {"Equivocation", "FalseAggregate"}),
+        ("equivocating-convener", {"Equivocation"}),
+        ("free-rider", {"FalseWork"}),
+        ("weight-inflation", {"FalseWork"}),
+        ("nan", {"FalseWork"}),
+        ("zero", {"FalseWork"}),
+        ("turncoat", {"FalseWork"}),
+    ],
+)
+def test_a_liar_is_banned_by_proof(tmp_path: Path, attack: str, kinds: set[str]) -> None:
+    async def scenario(swarm: SwarmRun) -> None:
+        await swarm.start_many(range(4))
+        await swarm.start(4, PeerOptions(kind=liar_of(ATTACKS[attack])))
+        await until_banned(swarm, 4, range(4), seconds=300)
+        await swarm.same_root(range(4))
+        for number in range(4):
+            assert kept_evidence(swarm, number) <= kinds
+
+    play(tmp_path, scenario, options(min_peers=5 if attack == "equivocating-convener" else 4))
+
+
+@pytest.mark.parametrize(
+    "attack", ["withholding-reducer", "omitting-convener", "colluding-reducer"]
+)
+def test_who_is_only_unreliable_is_never_banned_but_decides_nothing_any_more(
+    tmp_path: Path, attack: str
+) -> None:
+    async def scenario(swarm: SwarmRun) -> None:
+        await swarm.start_many(range(4))
+        await swarm.start(4, PeerOptions(kind=liar_of(ATTACKS[attack])))
+        await swarm.reach(12, range(4), seconds=600)
+        await swarm.same_root(range(4))
+        assert swarm.distance(0) < 0.5
+
+    play(tmp_path, scenario, options(replace(AUDITED, audit_rate=0.0)))
+
+
+def test_false_accusations_ban_the_accuser_and_nobody_else(tmp_path: Path) -> None:
+    async def scenario(swarm: SwarmRun) -> None:
+        await swarm.start_many(range(4))
+        await swarm.start(4, PeerOptions(kind=liar_of(ATTACKS["false-accuser"])))
+        await until_banned(swarm, 4, range(4), seconds=400)
+        assert kept_evidence(swarm, 0) == {"FalseAccusation"}
+
+    play(tmp_path, scenario, options(replace(AUDITED, audit_rate=1.0)))
+
+
+def test_what_a_lying_reducer_did_is_put_back(tmp_path: Path) -> None:
+    async def scenario(swarm: SwarmRun) -> None:
+        await swarm.start_many(range(4))
+        await swarm.start(4, PeerOptions(kind=liar_of(ATTACKS["lying-reducer"])))
+        await until_banned(swarm, 4, range(4), seconds=300)
+        await swarm.reach(swarm.peers[0].round + 6, range(4), seconds=300)
+        await swarm.same_root(range(4))
+        assert swarm.distance(0) < 0.6
+
+    play(tmp_path, scenario, options())
+
+
+def test_a_ban_holds_for_who_joins_later(tmp_path: Path) -> None:
+    async def scenario(swarm: SwarmRun) -> None:
+        await swarm.start_many(range(4))
+        await swarm.start(4, PeerOptions(kind=liar_of(ATTACKS["bit-flip"])))
+        await until_banned(swarm, 4, range(4), seconds=300)
+        await swarm.start(5)
+        held = swarm.peers[0].round
+        await swarm.reach(held + 3, [0, 5], seconds=200)
+        assert banned(swarm, 5) == {swarm.peers[4].id}
+        await swarm.until(lambda: kept_evidence(swarm, 5) == {"FalseWork"})
+
+    play(tmp_path, scenario, options())
