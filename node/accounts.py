@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from node.evidence_words import facts_of, lie_of
 from node.ledger import CreditTotals, EvidenceNote, RunLedger
+from node.round_credit import is_suspended
 from protocol.accounts import (
     CreditCount,
     EvidenceDetail,
@@ -55,7 +56,7 @@ class Standings:
             return "established"
         if standing is None:
             return "new"
-        return "suspended" if standing.suspensions else "probation"
+        return "suspended" if is_suspended(standing, self._spec) else "probation"
 
     def filled(self, peer: Peer) -> Peer:
         """Return `peer` with its standing."""

@@ -12,6 +12,7 @@ from dht.swarm import Swarm
 from node.accounts import RunAccounts, Standings
 from node.address_book import AddressBook
 from node.ledger import RunLedger
+from node.outcome import MemberReport
 from node.proof import earned_nonce, seconds_of
 from node.reach import address_kind, farthest_first
 from node.run_folder import DataFile, RunFolder
@@ -274,7 +275,7 @@ class Session:
                 name=names.get(peer, ""),
                 share=report.share,
                 clipped=0 < report.share < 0.9 * report.expected,
-                dropped=report.share == 0 and report.expected > 0,
+                dropped=_is_dropped(report),
             )
             for peer, report in worker.tally.reports.items()
         )
@@ -310,7 +311,7 @@ class Session:
                 samples_per_second=live.presence.samples_per_second,
                 address=address_kind(live.presence.addresses),
                 share=_share(worker, peer),
-                dropped=_share(worker, peer) == 0,
+                dropped=_is_dropped(worker.tally.reports.get(peer)),
                 last_seen_seconds=now - live.heard_at,
             )
             for peer, live in worker.machine.live.peers().items()
@@ -327,6 +328,11 @@ class Session:
 def _share(worker: Worker, peer: PeerId) -> float | None:
     report = worker.tally.reports.get(peer)
     return None if report is None else report.share
+
+
+def _is_dropped(report: MemberReport | None) -> bool:
+    """Whether an update that should have counted did not."""
+    return report is not None and report.share == 0 and report.expected > 0
 
 
 def _describe(worker: Worker) -> tuple[RunState, str]:

@@ -104,6 +104,8 @@ def accounts(notes: RunLedger) -> RunAccounts:
         (None, "new"),
         (standing(ANNA), "probation"),
         (standing(ANNA, suspensions=1), "suspended"),
+        (standing(ANNA, rounds=10, passes=1, score=0.2), "suspended"),
+        (standing(ANNA, rounds=10, score=0.2), "probation"),
         (standing(ANNA, rounds=10, passes=1, score=0.9), "established"),
         (standing(ANNA, rounds=10, passes=1, score=0.9, suspensions=1), "established"),
         (standing(ANNA, rounds=10, passes=1, banned=b"e" * 32), "banned"),

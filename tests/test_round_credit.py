@@ -53,6 +53,7 @@ def credit_of_anna(
         (0.0, 0.0, None, "on probation"),
         (0.0, 1.0, {"rounds": 5}, "on probation"),
         (0.0, 0.0, {"suspensions": 1}, "suspended"),
+        (0.0, 0.0, {**PROVEN, "score": 0.2}, "suspended"),
         (0.0, 0.0, {**PROVEN, "suspensions": 1}, "too far from the others"),
         (0.0, 0.0, {**PROVEN, "banned": b"e" * 32}, "banned"),
     ],

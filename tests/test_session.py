@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from dht.hivemind_swarm import ClockSkewError
 from dht.memory import MemorySwarm
@@ -180,7 +181,7 @@ def test_a_liar_is_seen_dropped_and_the_honest_are_not(tmp_path: Path) -> None:
             scene.node(3, corrupt=lie) as liar,
         ):
             await meet(scene, host, one, two, liar)
-            await reach(2, host)
+            await reach(1, host)
             report = only(host).last_round
             assert report is not None
             seen = of(report.peers, 3)
@@ -240,6 +241,25 @@ def test_peers_and_this_node_are_shown_with_their_agreed_standing(tmp_path: Path
             assert theirs.credit[0].samples >= 2 * 80
             with pytest.raises(NoSuchPeerError):
                 await host.peer(run, "nobody")
+
+    play(tmp_path, scenario)
+
+
+def test_a_newcomer_on_probation_is_not_shown_as_dropped(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, scene.node(1) as guest:
+            spec = spec_of(scene.folder, min_peers=2)
+            trust = replace(spec.trust, probation_rounds=50)
+            link = (await host.host(replace(spec, trust=trust))).link
+            assert link is not None
+            await guest.join(link)
+            await reach(2, host, guest)
+            newcomer = of(host.peers(only(host).run), 1)
+            assert isinstance(newcomer, Peer)
+            assert (newcomer.standing, newcomer.share, newcomer.dropped) == ("probation", 0, False)
+            assert only(guest).standing == "probation"
+            history = await guest.history(only(guest).run, None, 0, 10)
+            assert {each.reason for each in history.rounds} == {"on probation"}
 
     play(tmp_path, scenario)
 
