@@ -14,14 +14,15 @@ a liar with weight would look near.
     c   cosine of the update with the aggregate
     worst   the largest u in one chunk: an attack on a single chunk hardly moves the whole
 
-Medians are taken over the judges, the members that count: liars on probation can't shift them.
+Medians are taken over the judges, the members that count: liars on probation can't shift them. Only
+where all weight is one peer's, which has no others to be compared with, all members are asked.
 Claimed samples are cut to twice the judges' median: a higher claim would excuse a longer update. A
 low claim makes u smaller by half at most: below a quarter of the median nothing is measured.
 
 Each reducer's chunks are summed up first; of the reducers' values the median counts, of an even
 number the one of the middle two that is nearer to innocence. So of two reducers both must accuse.
-Only `worst` rests on one word, as it must: only one reducer sees that chunk. trust.reputation lets
-it weigh less than the rest, and a receipt that lies about a chunk is proved wrong by its audit.
+Only `worst` rests on one word, as it must: only one reducer sees that chunk. In trust.score it weighs
+less than the rest, and a receipt that lies about a chunk is proved wrong by its audit.
 
 Plain Python floats in a fixed order: the same bits on every machine. Numbers are cut so that they
 neither overflow nor become denormal, which some threads flush to zero.
