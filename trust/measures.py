@@ -21,8 +21,8 @@ low claim makes u smaller by half at most: below a quarter of the median nothing
 
 Each reducer's chunks are summed up first; of the reducers' values the median counts, of an even
 number the one of the middle two that is nearer to innocence. So of two reducers both must accuse.
-Only `worst` rests on one word, as it must: only one reducer sees that chunk. In trust.score it weighs
-less than the rest, and a receipt that lies about a chunk is proved wrong by its audit.
+Only `worst` rests on one word, as it must: only one reducer sees that chunk. In trust.score it
+weighs less than the rest, and a receipt that lies about a chunk is proved wrong by its audit.
 
 Plain Python floats in a fixed order: the same bits on every machine. Numbers are cut so that they
 neither overflow nor become denormal, which some threads flush to zero.
