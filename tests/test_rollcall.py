@@ -103,6 +103,19 @@ def test_who_fits_into_a_roll_does_not_depend_on_who_came_first() -> None:
     assert choose_members(CROWD, peer(5)) == choose_members(CROWD[::-1], peer(5))
 
 
+def test_the_preferred_are_listed_before_the_others() -> None:
+    preferred = {peer(number) for number in BY_RANK[-40:]}
+    chosen = {one.signer for one in choose_members(CROWD, peer(BY_RANK[100]), preferred)}
+    assert len(chosen) == MAX_MEMBERS
+    assert preferred | {peer(BY_RANK[100])} <= chosen
+
+
+def test_a_roll_says_its_attempt() -> None:
+    call = call_roll(HEAD.round, HEAD.root, 5.0, MEMBERS, 7)
+    assert open_roll(seal(identity(1), RUN, call), RUN).attempt == 7
+    assert roll(1, MEMBERS).attempt == 0
+
+
 # what is refused
 
 
