@@ -13,6 +13,7 @@ from node.exchange import Exchange
 from protocol.identity import PeerId
 from protocol.rollcall import backup_of
 from protocol.rounds import Phase
+from protocol.state import ledger_leaf
 from tests.memory_peers import now
 from tests.swarm_run import LAYOUT, PeerOptions, SwarmRun, play
 
@@ -151,7 +152,7 @@ def test_who_got_another_aggregate_from_a_dying_reducer_fetches_only_what_differ
 
     async def scenario(swarm: SwarmRun) -> None:
         await swarm.together(range(4))
-        monkeypatch.setattr("node.worker.Exchange", OnceHalfDead)
+        monkeypatch.setattr("node.worker.Worker.exchange_kind", OnceHalfDead)
         await swarm.until(lambda: OnceHalfDead.served is not None, every=0.001)
         await asyncio.sleep(0.5)
         victim = next(n for n in range(4) if swarm.peers[n].id == OnceHalfDead.victim)
@@ -163,7 +164,8 @@ def test_who_got_another_aggregate_from_a_dying_reducer_fetches_only_what_differ
         await swarm.same_root(others(victim), seconds=15)
         asked = {index for number in others(victim) for _, index in swarm.shelf(number).asked}
         params = {1 + chunk for chunk in OnceHalfDead.chunks}
-        assert asked == {0} | params | {len(LAYOUT.chunks) + index for index in params}
+        momentum = {len(LAYOUT.chunks) + index for index in params}
+        assert asked == {0} | params | momentum | {ledger_leaf(LAYOUT)}
         await go_on(swarm, others(victim))
 
     play(tmp_path, scenario, conditions=REAL)
