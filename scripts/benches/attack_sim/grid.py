@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from statistics import mean, median
 
 from benches.attack_sim.digits import Data
-from benches.attack_sim.scenario import Result, Scenario
+from benches.attack_sim.scenario import Result, Scenario, Trust
 from benches.attack_sim.swarm import SimulatedSwarm
 from protocol.manifest import Rule
 from trust.attacks import ATTACKS
@@ -19,6 +19,7 @@ UPDATES = tuple(name for name, attack in ATTACKS.items() if attack.behaviour is 
 BEHAVIOURS = tuple(name for name, attack in ATTACKS.items() if attack.behaviour is not None)
 ALONE: tuple[Rule, ...] = ("mean", "median", "trimmed_mean", "krum", "flag", "clip")
 TRUSTED = (Scenario(None, 0, trust="private"), Scenario(None, 0, trust="audits"))
+TRUSTS: tuple[Trust, ...] = ("none", "private", "audits")
 MOMENTUM = 0.9
 DATA: tuple[Data, ...] = ("iid", "dirichlet-1.0", "dirichlet-0.1")
 CLEAN = "none"
@@ -56,7 +57,7 @@ def small() -> list[Scenario]:
     attacks = [(None, 0), ("bit-flip", 3), ("lying-reducer", 3)]
     return [
         Scenario(attack, liars, trust=trust, rounds=8)
-        for (attack, liars), trust in product(attacks, ("none", "audits"))
+        for (attack, liars), trust in product(attacks, TRUSTS[::2])
     ]
 
 

@@ -36,7 +36,7 @@ class Scenario:
     @property
     def defence(self) -> str:
         """What the table calls the rule with what goes with it."""
-        parts = [self.rule]
+        parts: list[str] = [self.rule]
         if self.momentum:
             parts.append("momentum")
         if self.trust != "none":
