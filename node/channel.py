@@ -30,7 +30,7 @@ from protocol.identity import Identity, PeerId
 from protocol.presence import Presence
 from protocol.proof_of_work import is_paid
 from protocol.records import Record, RecordKey, Topic
-from protocol.rollcall import Accusation, Commitment, RollCall, open_roll
+from protocol.rollcall import NO_TERMS, Accusation, Commitment, RollCall, Terms, open_roll
 from protocol.signing import MessageT, Signed, seal, unseal
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class ChannelRules:
 
     total: int | None = None
     """The round after which the run is finished; None = it goes on."""
-    work_bits: int = 0
-    """The proof of work that every peer owes."""
+    terms: Terms = NO_TERMS
+    """What is asked of every commitment."""
 
 
 class RunChannel:
@@ -94,7 +94,7 @@ class RunChannel:
         self._post = post
         self._refused = refused
         self._total = rules.total
-        self._work_bits = rules.work_bits
+        self._terms = rules.terms
         self._topic = f"talkoot/1/{run.hex()}"
         self._unsaid: deque[bytes] = deque(maxlen=MAX_UNSAID)
         self._unsaid_filled = asyncio.Event()
@@ -216,12 +216,13 @@ class RunChannel:
                     raise RecordError("its clock differs by more than a minute, or it is a replay")
                 return PresenceHeard(signer, presence)
             case Commitment() as commitment:
-                self._check_work(signer, commitment.nonce)
-                return CommitmentHeard(Signed(signer, commitment, envelope))
+                committed = Signed(signer, commitment, envelope)
+                self._terms.check(self._run, committed)
+                return CommitmentHeard(committed)
             case RollCall() as call:
                 self._spend_allowance(signer, len(call.commitments) // MEMBERS_PER_MESSAGE)
                 roll = Signed(signer, call, envelope)
-                return RollHeard(open_roll(roll, self._run, self._work_bits))
+                return RollHeard(open_roll(roll, self._run, self._terms))
             case Accusation() as accusation:
                 return AccusationHeard(Signed(signer, accusation, envelope))
             case Result() as result:
@@ -230,7 +231,7 @@ class RunChannel:
                 raise RecordError(f"a {type(other).__name__} is no announcement")
 
     def _check_work(self, peer: PeerId, nonce: int) -> None:
-        if not is_paid(self._run, peer, nonce, self._work_bits):
+        if not is_paid(self._run, peer, nonce, self._terms.work_bits):
             raise AdmissionError("it has no proof of work")
 
     def _check_round(self, message: Message) -> None:

@@ -88,7 +88,7 @@ class EvidenceChecker:
         self, accused: PeerId, proof: FalseAggregate, helpers: Sequence[PeerId]
     ) -> AuditVerdict:
         run = self._set.run
-        roll = open_roll(unseal(proof.roll, run, RollCall), run, self._set.manifest.trust.work_bits)
+        roll = open_roll(unseal(proof.roll, run, RollCall), run, self._set.terms)
         receipt = unseal(proof.receipt, run, Receipt)
         if receipt.signer != accused:
             return AuditVerdict.FALSE

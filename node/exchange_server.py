@@ -13,7 +13,7 @@ from node.exchange_setting import OPEN_SECONDS, exchange_protocol
 from protocol.codec import decode
 from protocol.errors import ProtocolError, RoundError
 from protocol.identity import PeerId
-from protocol.rollcall import Roll, RollCall, open_roll
+from protocol.rollcall import NO_TERMS, Roll, RollCall, Terms, open_roll
 from protocol.signing import unseal
 from protocol.transfers import TRANSFER_FRAME_BYTES, Offer
 
@@ -38,7 +38,7 @@ class ExchangeServer:
         on_roll: is told of every roll call that a sender shows us; we may not have heard of it.
         refused: counts refused offers by error code.
         work_bits: the proof of work that every member of a roll call owes.
-        work_bits: the proof of work that every member owes.
+        terms: what the run asks of every commitment.
     """
 
     def __init__(
@@ -47,14 +47,13 @@ class ExchangeServer:
         run: bytes,
         on_roll: Callable[[Roll], None],
         refused: Counter[str] | None = None,
-        work_bits: int = 0,
+        terms: Terms = NO_TERMS,
     ) -> None:
         self._swarm = swarm
         self._run = run
         self._on_roll = on_roll
-        self._work_bits = work_bits
+        self._terms = terms
         self._refused = Counter() if refused is None else refused
-        self._work_bits = work_bits
         self._exchanges: dict[bytes, Exchange] = {}
         self._added = asyncio.Event()
         self._waiting: Counter[PeerId | bytes] = Counter()  # by peer, and by digest of its roll
@@ -138,7 +137,7 @@ class ExchangeServer:
             if len(self._unknown) >= MAX_UNKNOWN_ROLLS:
                 raise RoundError("too many roll calls wait for their exchange already")
             call = unseal(offer.roll, self._run, RollCall)
-            roll = open_roll(call, self._run, self._work_bits)
+            roll = open_roll(call, self._run, self._terms)
             self._unknown[digest] = roll
             self._on_roll(roll)
         return self._unknown[digest]

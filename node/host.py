@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
-from node.run_folder import DataFile, RunFolder
+from node.run_folder import RunFolder
 from node.state import State
 from node.storage import Disk, move, telling
 from node.tasks import task_class
@@ -49,7 +49,16 @@ async def found_run(
         async with TrainerProcess(resources) as trainer:
             loaded = await trainer.load(task)
         genesis = await asyncio.to_thread(State.genesis, NO_RUN, loaded.layout, loaded.params)
-        manifest = _manifest(spec, identity, created, kind.version, data_file, genesis)
+        described = TaskSpec(
+            kind=spec.task.kind,
+            version=kind.version,
+            config=spec.task.config,
+            data_root=data_file.root,
+            data_bytes=data_file.size,
+            parameters=genesis.layout.size,
+            samples_per_step=loaded.samples_per_step,
+        )
+        manifest = _manifest(spec, identity, created, described, genesis.root)
         return await asyncio.to_thread(_keep, draft, disk, identity, manifest, genesis)
 
 
@@ -73,9 +82,8 @@ def _manifest(
     spec: HostSpec,
     identity: Identity,
     created: float,
-    version: int,
-    data: DataFile,
-    genesis: State,
+    task: TaskSpec,
+    genesis_root: bytes,
 ) -> Manifest:
     return Manifest(
         name=spec.name,
@@ -83,20 +91,13 @@ def _manifest(
         licence=spec.licence,
         host=identity.peer_id,
         created=created,
-        task=TaskSpec(
-            kind=spec.task.kind,
-            version=version,
-            config=spec.task.config,
-            data_root=data.root,
-            data_bytes=data.size,
-            parameters=genesis.layout.size,
-        ),
+        task=task,
         method=spec.method,
         round=spec.round,
         trust=spec.trust,
         admission="open",
         stewards=(identity.peer_id,),
-        genesis_root=genesis.root,
+        genesis_root=genesis_root,
     )
 
 

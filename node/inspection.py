@@ -186,12 +186,17 @@ class Inspector:
             return AuditVerdict.UNKNOWN
         committed = await asyncio.to_thread(_joined, parts, state.layout)
         if committed is None:
-            return AuditVerdict.HOLDS
-        result = await self._training.repeat(state, signed)
-        if result.steps != signed.message.steps:
+            return AuditVerdict.HOLDS  # no update of this model at all
+        return await self._repeat(state, signed, committed)
+
+    async def _repeat(
+        self, state: State, signed: Signed[Commitment], committed: Floats
+    ) -> AuditVerdict:
+        result, claimed = await self._training.repeat(state, signed), signed.message
+        if result.steps != claimed.steps:
             return AuditVerdict.UNKNOWN  # something ended it too soon
-        if result.samples != signed.message.samples:
-            log.warning("%s claims %d samples", signed.signer, signed.message.samples)
+        if result.samples != claimed.samples:
+            log.warning("%s claims %d samples", signed.signer, claimed.samples)
             return AuditVerdict.HOLDS
         differs = await asyncio.to_thread(_work_error, committed, result.update)
         log.info("the work of %s in round %d differs by %s", signed.signer, state.round, differs)

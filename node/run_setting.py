@@ -9,6 +9,7 @@ from node.outcome import MemberReport
 from node.run_folder import RunFolder
 from protocol.identity import Identity, PeerId
 from protocol.manifest import Manifest
+from protocol.rollcall import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,14 @@ class RunSetting:
     def stewards(self) -> frozenset[PeerId]:
         """The keys that the manifest trusts from the start."""
         return frozenset(PeerId(peer) for peer in self.manifest.stewards)
+
+    @property
+    def terms(self) -> Terms:
+        """What the manifest asks of every commitment."""
+        manifest = self.manifest
+        return Terms(
+            manifest.trust.work_bits, manifest.round.local_steps, manifest.task.samples_per_step
+        )
 
     def is_finished(self, round_: int) -> bool:
         """Return whether the state after `round_` rounds is the last one planned."""

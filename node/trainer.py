@@ -75,6 +75,7 @@ class LoadedTask:
     params: NDArray[np.float32]
     """Its parameters at the start, (P,): at the host, the genesis state's θ."""
     device: str
+    samples_per_step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,8 @@ class TrainerProcess:
         except BaseException:
             await self._drop()
             raise
-        return LoadedTask(layout, link.vectors.params.copy(), ready.device)
+        params = link.vectors.params.copy()
+        return LoadedTask(layout, params, ready.device, ready.samples_per_step)
 
     async def _expect(
         self, link: TrainerLink, answer: FinalAnswer | None, kind: type[FinalAnswerT]

@@ -83,7 +83,9 @@ class Session:
         _reserve(memory, 8 * flat.layout.size)
         shared = SharedVectors(memory, flat.layout.size)
         shared.params[:] = as_array(flat.params)
-        return cls(task, flat, shared), Ready(tensors=flat.layout.tensors, device=str(device))
+        return cls(task, flat, shared), Ready(
+            flat.layout.tensors, str(device), task.samples_per_batch
+        )
 
     def train(self, command: Train, stop: Event, connection: socket.socket) -> Trained:
         """Train a round, telling how it goes, until it is complete or `stop` is set."""

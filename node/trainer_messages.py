@@ -63,6 +63,7 @@ class Ready(Message, frozen=True):
 
     tensors: Annotated[tuple[TensorSpec, ...], Meta(max_length=MAX_TENSORS)]
     device: Text
+    samples_per_step: Count
 
 
 class Progress(Message, frozen=True):

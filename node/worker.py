@@ -142,14 +142,14 @@ class Worker:
             setting.run,
             self._hear,
             refused,
-            ChannelRules(setting.manifest.round.total, setting.manifest.trust.work_bits),
+            ChannelRules(setting.manifest.round.total, setting.terms),
         )
         self._server = ExchangeServer(
             setting.swarm,
             setting.run,
             self._on_roll_shown,
             refused,
-            work_bits=setting.manifest.trust.work_bits,
+            setting.terms,
         )
         self._jobs = Jobs()
         self._witness = Witness(setting.run)

@@ -37,6 +37,8 @@ class TaskSpec(Message, frozen=True):
     data_root: Bytes32
     data_bytes: Annotated[int, Meta(ge=1, le=1 << 36)]
     parameters: Annotated[int, Meta(ge=1, le=MAX_PARAMETERS)]
+    samples_per_step: Annotated[int, Meta(ge=1, le=1 << 30)] | None = None
+    """Of every peer's batches: nobody can claim more work than its steps make. None: unknown."""
 
 
 class MethodSpec(Message, frozen=True):

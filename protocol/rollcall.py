@@ -13,7 +13,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from protocol.codec import Message
-from protocol.errors import RoundError
+from protocol.errors import AdmissionError, RoundError
 from protocol.identity import PeerId
 from protocol.layout import MAX_CHUNKS
 from protocol.proof_of_work import MAX_NONCE, is_paid
@@ -158,17 +158,48 @@ def call_roll(
     return RollCall(round_, prev_root, closed_at, envelopes, attempt)
 
 
-def open_roll(signed: Signed[RollCall], run: bytes, work_bits: int = 0) -> Roll:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a run asks of every commitment; see the manifest."""
+
+    work_bits: int = 0
+    """The proof of work that every peer owes."""
+    most_steps: int | None = None
+    """In a round; None = as many as there is time for."""
+    samples_per_step: int | None = None
+    """None = not known."""
+
+    def check(self, run: bytes, signed: Signed[Commitment]) -> None:
+        """Check a commitment.
+
+        Raises:
+            AdmissionError: its peer has not paid.
+            RoundError: it claims more work than a round has, or other than its steps make.
+        """
+        message = signed.message
+        if not is_paid(run, signed.signer, message.nonce, self.work_bits):
+            raise AdmissionError(f"{signed.signer} has no proof of work")
+        if self.most_steps is not None and message.steps > self.most_steps:
+            raise RoundError(f"{signed.signer} claims {message.steps} steps in a round")
+        if self.samples_per_step and message.samples != message.steps * self.samples_per_step:
+            raise RoundError(f"{signed.signer} claims samples that its steps don't make")
+
+
+NO_TERMS = Terms()
+
+
+def open_roll(signed: Signed[RollCall], run: bytes, terms: Terms = NO_TERMS) -> Roll:
     """Check every commitment in a roll call.
 
     Args:
         signed: the roll call, its own signature checked.
         run: the run's 32-byte id.
-        work_bits: the proof of work that every member owes.
+        terms: what the run asks of every commitment.
 
     Raises:
         CodecError, SignatureError: a commitment is malformed or forged.
-        RoundError: one belongs to another round or state or lacks its proof of work, the order is
+        AdmissionError: the peer of one has not paid.
+        RoundError: one belongs to another round or state, or claims what it can't; the order is
             wrong, a peer is named twice, or the convener isn't a member.
     """
     call = signed.message
@@ -178,8 +209,7 @@ def open_roll(signed: Signed[RollCall], run: bytes, work_bits: int = 0) -> Roll:
             raise RoundError(
                 f"the roll call lists a commitment of {member.signer} to another round"
             )
-        if not is_paid(run, member.signer, member.message.nonce, work_bits):
-            raise RoundError(f"the roll call lists {member.signer} without its proof of work")
+        terms.check(run, member)
     peers = [member.signer for member in members]
     if peers != sorted(set(peers)):
         raise RoundError("the roll call is not in order, or names a peer twice")

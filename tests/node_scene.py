@@ -44,7 +44,7 @@ class FakeTraining(FakeTrainer):
     async def load(self, task: TrainerTask) -> LoadedTask:
         if self.failures_to_load:
             raise self.failures_to_load.pop(0)
-        return LoadedTask(LAYOUT, np.zeros(LAYOUT.size, np.float32), "cpu")
+        return LoadedTask(LAYOUT, np.zeros(LAYOUT.size, np.float32), "cpu", 8)
 
 
 def fake_training(monkeypatch: pytest.MonkeyPatch) -> type[FakeTraining]:

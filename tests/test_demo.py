@@ -154,7 +154,7 @@ def test_the_aggregator_is_the_runs_rule(tmp_path: Path, rule: str) -> None:
     assert spec.trust.rule == rule
     assert spec.task.data == str(tmp_path)
     assert spec.round.total == 7
-    assert spec.round.min_peers == options.peers
+    assert spec.round.min_peers == options.peers - options.attackers
 
 
 # --- watching
@@ -235,13 +235,25 @@ def told(options: DemoOptions, summary: Summary) -> str:
 
 def test_the_summary_names_root_attackers_and_model() -> None:
     summary = Summary(
-        5.5, 2.4, 12, 100.0, {"a": "12" * 32, "b": "12" * 32}, ["c"], 0.0, "/m.safetensors"
+        loss_first=5.5,
+        loss_last=2.4,
+        rounds=12,
+        seconds=100.0,
+        state_roots={"a": "12" * 32, "b": "12" * 32},
+        attackers=["c", "d"],
+        attacker_weight=0.0,
+        banned=["c"],
+        evidence=[{"root": "ab" * 32, "accused": "c", "round": 3, "lie": "it made that up"}],
+        export="/m.safetensors",
     )
     text = told(DemoOptions(), summary)
     assert "5.5 → 2.400" in text
     assert "12 in 100 s, rule clip" in text
     assert "1212121212121212…, the same at all 2 honest peers" in text
-    assert "largest weight in an aggregate 0.000" in text
+    assert "0.000 at most in an aggregate" in text
+    assert "1 of 2 at every honest peer" in text
+    assert "abababababab against …c in round 3: it made that up" in text
+    assert "wrongly" not in text
     assert "/m.safetensors" in text
     assert "def f():" in text
     assert "\x1b" not in text
