@@ -191,8 +191,11 @@ def _solve_precisely(
     """
     central, spread = _find_central(gram, share)
     if spread**2 < CANCELLING * gram[central, central]:
-        gram = float64_gram(rows, start, finite, reference=rows[central])
+        reference = central
+        gram = float64_gram(rows, start, finite, reference=rows[reference])
         central, _ = _find_central(gram, share)
+        if central != reference:  # of rows equal to the reference the distances are exactly 0
+            gram = float64_gram(rows, start, finite, reference=rows[central])
     return solve(gram, share, central if start is None else len(share))
 
 

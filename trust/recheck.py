@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trust.aggregate import Mask, Rows, Weights, blocks, shares
+from trust.aggregate import Mask, Rows, Weights, blocks, norm_of, shares
 from trust.clipping import (
     CANCELLING,
     CONVERGED,
     DROP_FACTOR,
+    MAX_ITERATIONS,
     distances_between,
     distances_by,
     median_distances,
@@ -42,8 +43,9 @@ DROP_MARGIN = 1e-3
 CENTRE_MARGIN = 1e-4
 """Of τ: how far the centre may be from where it should be."""
 SHARE_MARGIN = 1e-5
-_AMPLIFIED = 8.0
-"""Iterations that haven't converged may have enlarged their rounding by this."""
+_AMPLIFIED = float(MAX_ITERATIONS)
+"""Where an iteration doesn't converge, the rounding of every step may be in its result."""
+_WIRE = 2.0**-11
 _ROUNDING = 2.0**-23
 """Of one float32 operation, generously."""
 
@@ -127,8 +129,9 @@ def _expect_clip(rows: Rows, weights: Weights, claimed: Weights) -> Expected:
     if (claimed[share > 0] == 0).any():
         share = shares(share, claimed > 0)
         inner = _Inner.of(rows, share)
-    _check_centre(inner, share, centre)
-    return _combined(rows, claimed, claimed)
+    expected = _combined(rows, claimed, claimed)
+    _check_centre(inner, share, centre, _WIRE * norm_of(expected.values))
+    return expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +211,12 @@ def _check_drops(inner: _Inner, share: Weights, claimed: Weights) -> None:
             raise ImpossibleClaimError(f"row {index} doesn't count, but lies near enough")
 
 
-def _check_centre(inner: _Inner, share: Weights, centre: Weights) -> None:
-    """Check that the centre is where the iteration ends."""
+def _check_centre(inner: _Inner, share: Weights, centre: Weights, wire: float) -> None:
+    """Check that the centre is where the iteration ends: at rest, or after so many steps.
+
+    Where it doesn't come to rest, τ can have shrunk to nothing on its way to a majority of equal
+    rows, so that differences below the wire's rounding don't count either.
+    """
     distances, tau, uncertain = inner.leeway(centre, share)
     margin = CENTRE_MARGIN + uncertain
     unfinished = 2 * CONVERGED * distances[share > 0].max()
@@ -217,9 +224,12 @@ def _check_centre(inner: _Inner, share: Weights, centre: Weights) -> None:
     moved = step(inner.gram, centre, share)
     if inner.is_within(moved, allowed, each):
         return
+    enlarged = _AMPLIFIED * allowed + wire
     for begin in inner.begins(share):
         again = solve(inner.gram, share, begin)
-        if inner.is_within(again.coefficients - centre, _AMPLIFIED * allowed, _AMPLIFIED * each):
+        restless = again.iterations >= MAX_ITERATIONS - 1
+        difference = again.coefficients - centre
+        if restless and inner.is_within(difference, enlarged, _AMPLIFIED * each):
             return
     length = np.sqrt(max(0.0, float(moved @ inner.gram @ moved)))
     raise ImpossibleClaimError(
