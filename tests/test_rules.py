@@ -333,6 +333,14 @@ def test_krum_withstands_as_many_liars_as_its_proof_allows(voters: int, liars: i
     assert liars_withstood(voters) == liars
 
 
+def test_a_huge_liar_does_not_hide_from_krum_who_is_near_whom() -> None:
+    rows = noise(8, 6, 500)
+    rows[5] = rows[3]
+    rows[0] = 1e38
+    _, report = krum(rows, np.ones(6))
+    assert sum(report.coefficients[index] for index in (3, 5)) == 1
+
+
 def test_krum_never_chooses_liars_that_are_apart() -> None:
     rows = noise(7, 9, 500)
     rows[:3] *= -20

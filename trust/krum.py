@@ -18,10 +18,15 @@ from trust.aggregate import (
     finite_rows,
     unclipped,
 )
-from trust.gram import float64_gram
+from trust.clipping import distances_between, median_distances
+from trust.gram import Gram, float64_gram
 
 TIE = 1e-9
-"""Of the squared norms: scores that differ less may come out the other way elsewhere."""
+"""Of a score: scores that differ less may come out the other way elsewhere."""
+ROUNDING = 1e-13
+"""Of a squared norm: what float64 loses of a squared distance."""
+ALIKE = 1e-4
+"""Where squared distances are a smaller part of the squared norms, too much would be lost."""
 
 
 def krum(rows: Rows, weights: Weights, start: Vector | None = None) -> tuple[Vector, Report]:
@@ -38,7 +43,7 @@ def krum(rows: Rows, weights: Weights, start: Vector | None = None) -> tuple[Vec
     aggregate = np.zeros(rows.shape[1], np.float32)
     if len(voters):
         scores, slack = krum_scores(rows[voters])
-        best = voters[scores <= scores.min() + slack]
+        best = voters[nearly_best(scores, slack)]
         chosen = min(best.tolist(), key=lambda index: rows[index].tobytes())
         coefficients[chosen] = 1
         aggregate = rows[chosen].copy()
@@ -50,14 +55,29 @@ def liars_withstood(voters: int) -> int:
     return max(0, (voters - 3) // 2)
 
 
-def krum_scores(rows: Rows) -> tuple[NDArray[np.float64], float]:
-    """Return the score of each finite row, (n,), and by how much two may differ in a tie."""
+def krum_scores(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the score of each finite row, (n,), and by how much it may come out otherwise."""
     count = len(rows)
-    every: Mask = np.ones(count, np.bool_)
-    gram = float64_gram(rows, None, every, reference=rows[0])
-    squares = gram.diagonal()
-    squared = np.maximum(squares[:, None] + squares - 2 * gram, 0)
+    gram = _precise_gram(rows)
+    squared = distances_between(gram) ** 2
     np.fill_diagonal(squared, 0)
     neighbours = min(max(1, count - liars_withstood(count) - 2), count - 1)
     scores: NDArray[np.float64] = np.sort(squared, axis=1)[:, 1 : neighbours + 1].sum(axis=1)
-    return scores, TIE * float(scores.min(initial=np.inf))
+    return scores, TIE * scores + ROUNDING * count * gram.diagonal()
+
+
+def nearly_best(scores: NDArray[np.float64], slack: NDArray[np.float64]) -> Mask:
+    """Return which rows have a score that can't be told from the least."""
+    best: Mask = scores - slack <= (scores + slack).min()
+    return best
+
+
+def _precise_gram(rows: Rows) -> Gram:
+    """Return the inner products, less the central row if most rows are much alike."""
+    every: Mask = np.ones(len(rows), np.bool_)
+    gram = float64_gram(rows, None, every)
+    medians = median_distances(distances_between(gram), every / len(rows))
+    central = int(medians.argmin())
+    if medians[central] ** 2 < ALIKE * gram[central, central]:
+        return float64_gram(rows, None, every, reference=rows[central])
+    return gram

@@ -28,7 +28,7 @@ from trust.clipping import (
 )
 from trust.flag import flag_factors
 from trust.gram import Gram, float64_gram
-from trust.krum import krum_scores
+from trust.krum import krum_scores, nearly_best
 from trust.rules import RULES
 
 Doubles = NDArray[np.float64]
@@ -111,11 +111,8 @@ def _expect_krum(rows: Rows, voters: NDArray[np.intp], claimed: Weights) -> Expe
     if len(chosen) != 1 or claimed[chosen[0]] != 1:
         raise ImpossibleClaimError("krum chooses one row, and gives it all")
     scores, slack = krum_scores(rows[voters])
-    score = float(scores[voters == chosen[0]][0])
-    if score > scores.min() + 2 * slack:
-        raise ImpossibleClaimError(
-            f"row {chosen[0]} has a score of {score:.6g}, another one {scores.min():.6g}"
-        )
+    if not nearly_best(scores, 2 * slack)[voters == chosen[0]].all():
+        raise ImpossibleClaimError(f"row {chosen[0]} isn't the one with the least score")
     return _combined(rows, claimed, claimed)
 
 
