@@ -71,12 +71,12 @@ class LazyTraining(Training):
         result = await super().train(state)
         if self.part == 1:
             return result
-        factor = round(1 / self.part)
+        steps = self.most_steps
         return replace(
             result,
-            update=result.update * np.float32(factor),
-            steps=result.steps * factor,
-            samples=result.samples * factor,
+            update=result.update * np.float32(steps / result.steps),
+            steps=steps,
+            samples=result.samples * steps // result.steps,
         )
 
 
