@@ -148,7 +148,8 @@ def solve(gram: Gram, share: Weights, begin: int) -> Solution:
         moved = step(gram, coefficients, pulling)
         coefficients += moved
         iterations += 1
-    centre = coefficients[:count] / coefficients[:count].sum()
+    centre = np.maximum(coefficients[:count], 0)  # rounding can take a vanishing share below 0
+    centre /= centre.sum()
     distances = distances_by(gram[:count, :count], centre)
     return Solution(centre, distances, weighted_median(distances, share), iterations)
 

@@ -119,12 +119,12 @@ def _expect_krum(rows: Rows, voters: NDArray[np.intp], claimed: Weights) -> Expe
 def _expect_clip(rows: Rows, weights: Weights, claimed: Weights) -> Expected:
     share = shares(weights, weights > 0)
     inner = _Inner.of(rows, share)
-    _check_drops(inner, share, claimed)
+    kept = _check_drops(inner, share, claimed)
     if abs(claimed.sum() - 1) > SHARE_MARGIN:
         raise ImpossibleClaimError(f"the shares add up to {claimed.sum():.6g}, not to 1")
     centre = claimed / claimed.sum()
-    if (claimed[share > 0] == 0).any():
-        share = shares(share, claimed > 0)
+    if not kept[share > 0].all():
+        share = shares(share, kept)
         inner = _Inner.of(rows, share)
     expected = _combined(rows, claimed, claimed)
     _check_centre(inner, share, centre, _WIRE * norm_of(expected.values))
@@ -189,8 +189,8 @@ class _Inner:
         return distances, tau, float(share @ relative + relative[inside].max())
 
 
-def _check_drops(inner: _Inner, share: Weights, claimed: Weights) -> None:
-    """Check that no row has been dropped or kept that every honest reducer keeps or drops."""
+def _check_drops(inner: _Inner, share: Weights, claimed: Weights) -> Mask:
+    """Return which rows are kept: by every honest reducer, or else by this one's claim."""
     nearest, farthest = np.full(len(share), np.inf), np.full(len(share), -np.inf)
     for begin in inner.begins(share):
         centre = solve(inner.gram, share, begin).coefficients
@@ -204,8 +204,8 @@ def _check_drops(inner: _Inner, share: Weights, claimed: Weights) -> None:
     for index in np.flatnonzero(share > 0):
         if nearest[index] > 0 and claimed[index] > 0:
             raise ImpossibleClaimError(f"row {index} counts, but lies too far away")
-        if farthest[index] < 0 and claimed[index] == 0:
-            raise ImpossibleClaimError(f"row {index} doesn't count, but lies near enough")
+    kept: Mask = (claimed > 0) | (farthest < 0)
+    return kept
 
 
 def _check_centre(inner: _Inner, share: Weights, centre: Weights, wire: float) -> None:
@@ -228,6 +228,8 @@ def _check_centre(inner: _Inner, share: Weights, centre: Weights, wire: float) -
         difference = again.coefficients - centre
         if restless and inner.is_within(difference, enlarged, _AMPLIFIED * each):
             return
+    for index in np.flatnonzero((share > 0) & (centre == 0)):
+        raise ImpossibleClaimError(f"row {index} doesn't count, but lies near enough")
     length = np.sqrt(max(0.0, float(moved @ inner.gram @ moved)))
     raise ImpossibleClaimError(
         f"the shares aren't where clipping ends: it goes on by {length:.3g} where τ is {tau:.3g}"
