@@ -64,11 +64,11 @@ def small() -> list[Scenario]:
 def quick() -> list[Scenario]:
     """Return 3 seeds of every attack, against clipping with and without trust, and the mean."""
     plain = Scenario(None, 0)
-    defences = [replace(plain, rule="mean"), plain, *TRUSTED]
+    everything = TRUSTED[1:]
     return [
-        *_attacked(defences, UPDATES, 3),
-        *_attacked(TRUSTED, BEHAVIOURS, 3),
-        *_honest(TRUSTED[1:], 10),
+        *_attacked([replace(plain, rule="mean"), plain, *TRUSTED], UPDATES, 3),
+        *_attacked(everything, BEHAVIOURS, 3),
+        *_honest(everything, 10),
     ]
 
 
