@@ -77,6 +77,8 @@ class Auditor:
         self._training = training
         self._keeper = keeper
         self._cases: asyncio.Queue[AggregateCase] = asyncio.Queue(MAX_CASES)
+        self._shelf = shelf
+        self._offered: bytes | None = None
         self._verdict: Verdict | None = None
         self._duty: State | None = None
         self._idle = asyncio.Event()
@@ -107,6 +109,13 @@ class Auditor:
     def object_to(self, peer: PeerId) -> None:
         """Note that a peer left out what we had said or delivered in time."""
         self._objections[peer] = None
+
+    def offer(self, update: Update) -> None:
+        """Serve our update, to which we commit, until the round is over and it is kept."""
+        if self._offered is not None and not self.kept.has(self._offered):
+            self._shelf.drop(self._offered)
+        self._offered = update.root
+        self._shelf.put(update)
 
     # after a round
 

@@ -87,6 +87,10 @@ class Update:
     usual: float = math.inf
     """Root mean square of its values; infinite = unknown, or nothing to go by."""
 
+    def chunk(self, index: int) -> bytes:
+        """Return one chunk, so that an update can be served (node.tree_server.Tree)."""
+        return self.parts[index]
+
     @classmethod
     def pack(cls, values: Floats, layout: Layout) -> "Update":
         """Serialize an update, float32 (P,)."""

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 FETCHES_AT_ONCE = 8
 FETCH_SECONDS = 60.0
+RETRY_SECONDS = (1.0, 4.0)
+"""Others may still be busy with the round that we ask about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,17 @@ class Inspector:
         Raises:
             FetchError: nobody has it all.
         """
+        for seconds in RETRY_SECONDS:
+            try:
+                return await self._fetch_once(root, peers, max_leaves, chunk)
+            except FetchError as error:
+                log.info("trying again: %s", error)
+            await asyncio.sleep(seconds)
+        return await self._fetch_once(root, peers, max_leaves, chunk)
+
+    async def _fetch_once(
+        self, root: bytes, peers: Sequence[PeerId], max_leaves: int, chunk: int | None
+    ) -> tuple[Sequence[bytes], dict[int, bytes]]:
         leaves = self._shelf.leaves(root)
         asked = [peer for peer in dict.fromkeys(peers) if peer != self._set.identity.peer_id]
         sources = Sources(self._set.swarm, self._set.run, asked)

@@ -94,6 +94,10 @@ class KeptRounds:
     def __getitem__(self, round_: int) -> KeptRound:
         return self._kept[round_]
 
+    def has(self, root: bytes) -> bool:
+        """Return whether the update with this root is kept."""
+        return any(root in roots for roots in self._trees.values())
+
     def find(self, round_: int, roll: bytes | None = None) -> KeptRound | None:
         """Return what is kept of a round, if it went by this roll call."""
         kept = self._kept.get(round_)
