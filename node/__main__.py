@@ -10,15 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from node.cli.outcome import guarded
-from node.config import Config, load_config
-from node.identity_file import load_identity
-from node.logs import set_up_logging
-from node.paths import Paths, home_lock
-from node.version import VERSION
+from node.home.config import Config, load_config
+from node.home.identity_file import load_identity
+from node.home.logs import set_up_logging
+from node.home.paths import Paths, home_lock
+from node.home.version import VERSION
 from protocol.identity import Identity
 
 if TYPE_CHECKING:
-    from node.worker import Worker
+    from node.run.worker import Worker
 
 log = logging.getLogger("node")
 

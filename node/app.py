@@ -17,23 +17,23 @@ from pathlib import Path
 
 from dht.hivemind_swarm import HivemindSwarm
 from dht.swarm import NetworkError, Swarm
-from node.api import serve_api
-from node.config import Config
-from node.host import found_run, remove_drafts
-from node.listen import lasting_addresses
-from node.logs import last_lines
-from node.names import friendly_name
-from node.paths import Paths
-from node.preview import preview_of
-from node.run_folder import RunFolder
-from node.session import NodeSetting, Session
-from node.sources import Sources
-from node.state import export
-from node.storage import Disk, StateError, telling
-from node.trainer import Resources
-from node.transfer import fetch_manifest
-from node.version import VERSION
-from node.worker import Worker
+from node.api.server import serve_api
+from node.home.config import Config
+from node.home.listen import lasting_addresses
+from node.home.logs import last_lines
+from node.home.names import friendly_name
+from node.home.paths import Paths
+from node.home.version import VERSION
+from node.run.host import found_run, remove_drafts
+from node.run.preview import preview_of
+from node.run.session import NodeSetting, Session
+from node.run.worker import Worker
+from node.store.run_folder import RunFolder
+from node.store.state import export
+from node.store.storage import Disk, StateError, telling
+from node.training.trainer import Resources
+from node.transfer.sources import Sources
+from node.transfer.transfer import fetch_manifest
 from protocol.accounts import EvidenceDetail, EvidenceItem, History, PeerDetail
 from protocol.control import Exported, HostSpec, Peer, Preview, RunStatus, Status
 from protocol.errors import ManifestError, TalkootError
@@ -95,7 +95,7 @@ async def _first_of(*events: asyncio.Event) -> None:
 
 
 class Node:
-    """The running node, as the control API sees it (node.api.Controls)."""
+    """The running node, as the control API sees it (node.api.server.Controls)."""
 
     def __init__(
         self,

@@ -13,16 +13,16 @@ from dht.memory import MemoryNetwork, MemorySwarm
 from dht.memory_streams import MemoryStream
 from dht.swarm import Handler, Stream
 from dht.virtual_time import run
-from node.exchange import Exchange
-from node.exchange_server import ExchangeServer
-from node.exchange_setting import (
+from node.exchange.exchange import Exchange
+from node.exchange.outcome import Outcome
+from node.exchange.server import ExchangeServer
+from node.exchange.setting import (
     ExchangeSetting,
     ExchangeTiming,
     Update,
     exchange_protocol,
 )
-from node.outcome import Outcome
-from node.wire import Floats, pack_update, unpack_update
+from node.exchange.wire import Floats, pack_update, unpack_update
 from protocol.codec import decode, encode
 from protocol.evidence import Sent
 from protocol.identity import Identity, PeerId

@@ -13,9 +13,9 @@ from types import ModuleType
 import msgspec
 
 from node.__main__ import main
-from node.api import serve_api
-from node.config import Config
-from node.paths import Paths
+from node.api.server import serve_api
+from node.home.config import Config
+from node.home.paths import Paths
 from protocol.accounts import (
     CreditCount,
     EvidenceDetail,

@@ -12,10 +12,10 @@ import pytest
 from dht.memory import MemoryNetwork, MemorySwarm
 from dht.virtual_time import run
 from node.app import Node
-from node.config import Config, StorageSection
-from node.paths import Paths
-from node.trainer import LoadedTask, Resources, TrainerError, TrainerTask
-from node.wire import Floats
+from node.exchange.wire import Floats
+from node.home.config import Config, StorageSection
+from node.home.paths import Paths
+from node.training.trainer import LoadedTask, Resources, TrainerError, TrainerTask
 from protocol.control import HostSpec, RunStatus, TaskSource
 from protocol.identity import Identity
 from protocol.manifest import MethodSpec, RoundSpec, Rule
@@ -50,8 +50,8 @@ class FakeTraining(FakeTrainer):
 def fake_training(monkeypatch: pytest.MonkeyPatch) -> type[FakeTraining]:
     """Let nodes train by `FakeTraining`."""
     monkeypatch.setattr(FakeTraining, "failures_to_load", [], raising=False)
-    monkeypatch.setattr("node.session.TrainerProcess", FakeTraining)
-    monkeypatch.setattr("node.host.TrainerProcess", FakeTraining)
+    monkeypatch.setattr("node.run.session.TrainerProcess", FakeTraining)
+    monkeypatch.setattr("node.run.host.TrainerProcess", FakeTraining)
     return FakeTraining
 
 

@@ -14,17 +14,17 @@ from typing import TypeVar
 
 import psutil
 
-from node.client import (
+from node.api.client import (
     NodeClient,
     NodeNotRunningError,
     NodeTimeoutError,
     connect,
     is_alive,
 )
-from node.paths import HOME_VARIABLE, Paths, lock_holder
-from node.run_folder import RunFolder
-from node.state import State
-from node.storage import Disk
+from node.home.paths import HOME_VARIABLE, Paths, lock_holder
+from node.store.run_folder import RunFolder
+from node.store.state import State
+from node.store.storage import Disk
 from protocol.control import RunStatus, Status
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ _POLL_SECONDS = 0.1
 _TALKOOT = (sys.executable, "-P", "-c", "import sys; from node.cli import main; sys.exit(main())")
 _NODE = """
 import signal, sys
-from node.lifeline import die_with_parent
+from node.home.lifeline import die_with_parent
 die_with_parent(signal.SIGTERM, int(sys.argv[1]))
 {before}
 from node.__main__ import main
@@ -217,7 +217,7 @@ class RealNode:
         return [self.process, *self.process.children(recursive=True)]
 
     def child(self, word: str) -> psutil.Process | None:
-        """Return the child with this word in its command line: node.trainer_child, p2pd."""
+        """Return the child with this word in its command line: the trainer's module, p2pd."""
         for process in self.process.children():
             with contextlib.suppress(psutil.Error):
                 if any(part.endswith(word) for part in process.cmdline()):

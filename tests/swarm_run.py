@@ -10,19 +10,19 @@ import numpy as np
 from dht.memory import MemoryNetwork, MemorySwarm
 from dht.memory_links import Conditions
 from dht.virtual_time import run
-from node.address_book import AddressBook
-from node.exchange_setting import Update
-from node.ledger import RunLedger
+from node.exchange.outcome import MemberReport
+from node.exchange.setting import Update
+from node.exchange.wire import Floats
+from node.home.address_book import AddressBook
 from node.methods.local import TrainPlan
-from node.outcome import MemberReport
-from node.run_folder import DataFile, RunFolder
-from node.run_setting import RunSetting, Tally
-from node.state import State
-from node.storage import Buffer, Disk
-from node.trainer import LoadedTask, Progress, TrainerError, TrainerTask, TrainResult
-from node.tree_server import TreeServer, TreeShelf
-from node.wire import Floats
-from node.worker import Worker
+from node.run.setting import RunSetting, Tally
+from node.run.worker import Worker
+from node.store.ledger import RunLedger
+from node.store.run_folder import DataFile, RunFolder
+from node.store.state import State
+from node.store.storage import Buffer, Disk
+from node.training.trainer import LoadedTask, Progress, TrainerError, TrainerTask, TrainResult
+from node.transfer.tree_server import TreeServer, TreeShelf
 from protocol.errors import TalkootError
 from protocol.identity import Identity, PeerId
 from protocol.layout import Layout, TensorSpec

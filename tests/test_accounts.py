@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node.accounts import RunAccounts, Standings
-from node.evidence_words import facts_of, lie_of
-from node.ledger import Credit, EvidenceNote, RoundNote, RunLedger
+from node.api.accounts import RunAccounts, Standings
+from node.api.evidence_words import facts_of, lie_of
+from node.store.ledger import Credit, EvidenceNote, RoundNote, RunLedger
 from protocol.control import (
     AmbiguousPeerError,
     NoSuchEvidenceError,

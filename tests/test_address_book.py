@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dht.virtual_time import run
-from node.address_book import MAX_ADDRESS_CHARACTERS, MAX_ADDRESSES, MAX_PEERS, AddressBook
-from node.storage import Disk, DiskFullError
+from node.home.address_book import MAX_ADDRESS_CHARACTERS, MAX_ADDRESSES, MAX_PEERS, AddressBook
+from node.store.storage import Disk, DiskFullError
 from protocol.identity import PeerId
 from tests.messages import peer
 

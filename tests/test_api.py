@@ -13,19 +13,19 @@ from typing import Any
 import aiohttp
 import pytest
 
-from node.api import (
+from node.api.client import (
+    NodeNotRunningError,
+    connect,
+    find_node,
+)
+from node.api.server import (
     MAX_BODY_BYTES,
     SHUTDOWN_SECONDS,
     ApiPortError,
     NotPermittedError,
     serve_api,
 )
-from node.client import (
-    NodeNotRunningError,
-    connect,
-    find_node,
-)
-from node.paths import Paths
+from node.home.paths import Paths
 from protocol.control import AmbiguousPeerError, NoSuchEvidenceError, NoSuchPeerError
 from protocol.errors import TalkootError
 from tests.fake_node import DETAIL, OTHER_RUN, RUN, FakeControls
@@ -271,7 +271,7 @@ async def test_a_taken_default_port_gives_way_to_a_free_one(
 ) -> None:
     with taken_port() as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setattr("node.api.DEFAULT_API", f"127.0.0.1:{port}")
+        monkeypatch.setattr("node.api.server.DEFAULT_API", f"127.0.0.1:{port}")
         async with serve_api(FakeControls(), paths, None) as url:
             assert not url.endswith(f":{port}")
             assert find_node(paths).url == url

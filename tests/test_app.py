@@ -8,8 +8,8 @@ from safetensors.numpy import load_file
 
 from dht.swarm import NetworkError
 from node.app import Node
-from node.storage import StateError
-from node.trainer import TrainerError
+from node.store.storage import StateError
+from node.training.trainer import TrainerError
 from protocol.errors import LinkError
 from protocol.link import JoinLink, parse_link
 from tests.node_scene import (
@@ -238,7 +238,7 @@ def test_a_run_that_cannot_begin_is_an_error_for_its_host(
 
     async def scenario(scene: Scene) -> None:
         async with scene.node(0) as host:
-            monkeypatch.setattr("node.session.TrainerProcess", Broken)
+            monkeypatch.setattr("node.run.session.TrainerProcess", Broken)
             with pytest.raises(TrainerError, match="no process"):
                 await host.host(spec_of(scene.folder))
             assert only(host).state == "stopped"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from node.wire import length_of, pack_aggregate, pack_update, unpack_update
+from node.exchange.wire import length_of, pack_aggregate, pack_update, unpack_update
 from protocol.identity import PeerId
 from protocol.ledger import Ledger, Standing
 from protocol.manifest import TrustSpec
@@ -232,7 +232,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def claim_of(report: Report, rows: Rows, data: Vector) -> ReceiptClaim:
-    """Return the claim as node.reduction makes it: distances from the aggregate as delivered."""
+    """Return the claim as a reducer makes it: distances from the aggregate as delivered."""
 
     def known(values: tuple[float, ...]) -> list[float | None]:
         return [

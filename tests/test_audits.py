@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from node.demo.liar import liar_of
-from node.wire import Floats
+from node.exchange.wire import Floats
 from protocol.identity import PeerId
 from protocol.manifest import TrustSpec
 from tests.messages import among_friends

@@ -10,12 +10,12 @@ import pytest
 
 from dht.memory import MemoryNetwork, MemorySwarm
 from dht.virtual_time import run
-from node.catch_up import fetch_head
-from node.run_setting import RunSetting
-from node.sources import FetchError
-from node.state import State
-from node.tree_server import TreeServer, TreeShelf
-from node.worker import head_of
+from node.run.setting import RunSetting
+from node.run.worker import head_of
+from node.store.state import State
+from node.transfer.catch_up import fetch_head
+from node.transfer.sources import FetchError
+from node.transfer.tree_server import TreeServer, TreeShelf
 from protocol.errors import ChunkError, TalkootError
 from protocol.presence import Head
 from tests.swarm_run import LAYOUT, RunOptions, SwarmRun

@@ -12,7 +12,7 @@ from dht.memory import MemoryNetwork, MemorySwarm
 from dht.memory_links import Conditions
 from dht.swarm import NetworkError
 from dht.virtual_time import run
-from node.channel import (
+from node.run.channel import (
     MAX_AUTHORS,
     MAX_UNSAID,
     MESSAGES_PER_SECOND,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dht.virtual_time import run
-from node.chunk_queue import MOST_IN_A_BATCH, STEAL_SECONDS, ChunkQueue
+from node.transfer.chunk_queue import MOST_IN_A_BATCH, STEAL_SECONDS, ChunkQueue
 from protocol.identity import PeerId
 from tests.memory_peers import now
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node.api import NotPermittedError, serve_api
+from node.api.server import NotPermittedError, serve_api
 from node.cli import main
-from node.paths import HOME_VARIABLE, Paths
+from node.home.paths import HOME_VARIABLE, Paths
 from protocol.errors import LinkError, TalkootError
 from tests.fake_node import HOSTILE, LINK, OTHER_RUN, PREVIEW, RUN, RUN_STATUS, FakeControls
 

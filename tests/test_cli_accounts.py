@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node.api import serve_api
+from node.api.server import serve_api
 from node.cli import main
-from node.paths import HOME_VARIABLE, Paths
+from node.home.paths import HOME_VARIABLE, Paths
 from protocol.accounts import EvidenceItem, Fact, RoundCredit, StandingPart
 from protocol.control import NoSuchEvidenceError, NoSuchPeerError
 from tests.fake_node import DETAIL, EVIDENCE, HISTORY, HOSTILE, OTHER_RUN, RUN, WHY, FakeControls

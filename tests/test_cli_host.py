@@ -10,12 +10,12 @@ from types import ModuleType
 
 import pytest
 
-from node.api import serve_api
+from node.api.server import serve_api
 from node.cli import main
 from node.cli.hosting import TEMPLATE
 from node.demo.options import DemoOptions
+from node.home.paths import HOME_VARIABLE, Paths
 from node.methods.local import LocalSettings
-from node.paths import HOME_VARIABLE, Paths
 from node.tasks.text import TextConfig
 from protocol.control import HostSpec
 from protocol.manifest import TrustSpec

@@ -9,8 +9,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from node.api import serve_api
-from node.client import (
+from node.api.client import (
     ApiError,
     NodeClient,
     NodeNotRunningError,
@@ -19,7 +18,8 @@ from node.client import (
     find_node,
     is_alive,
 )
-from node.paths import Paths
+from node.api.server import serve_api
+from node.home.paths import Paths
 from protocol.control import (
     AmbiguousRunError,
     HostSpec,
@@ -255,7 +255,7 @@ async def test_a_node_that_does_not_answer_is_told(
     controls: FakeControls, client: NodeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     controls.hold = asyncio.Event()
-    monkeypatch.setattr("node.client.SEARCH_SECONDS", 0.05)
+    monkeypatch.setattr("node.api.client.SEARCH_SECONDS", 0.05)
     with pytest.raises(NodeTimeoutError):
         await client.preview("talkoot:?a")
     controls.hold.set()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.config import (
+from node.home.config import (
     DEFAULT_API,
     Config,
     as_tables,
@@ -15,7 +15,7 @@ from node.config import (
     parse_size,
     set_value,
 )
-from node.strict_toml import MAX_TOML_BYTES, ConfigError, line_of, parse_toml, read_toml
+from node.home.strict_toml import MAX_TOML_BYTES, ConfigError, line_of, parse_toml, read_toml
 from protocol.control import HostSpec
 
 SPEC = """\
@@ -234,7 +234,7 @@ def test_the_valid_choices_of_a_rule_are_listed() -> None:
     text = SPEC.format(settings="", round="local_steps = 1", rule="clap")
     with pytest.raises(ConfigError) as caught:
         parse_toml(text, HostSpec, "spec.toml")
-    assert caught.value.hint == "Valid here: clip, mean, median, trimmed_mean."
+    assert caught.value.hint == "Valid here: clip, flag, krum, mean, median, trimmed_mean."
 
 
 def test_a_missing_table_of_a_spec_is_named() -> None:

@@ -13,16 +13,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from node.api.client import find_node
 from node.cli import main
-from node.client import find_node
-from node.paths import HOME_VARIABLE, Paths, lock_holder
+from node.home.paths import HOME_VARIABLE, Paths, lock_holder
 from tests.fake_node import LINK
 
 ROOT = Path(__file__).parent.parent
 FAKE_DAEMON = (sys.executable, "-m", "tests.fake_node")
 TALKOOT = [
     *(sys.executable, "-c"),
-    f"import sys, node.spawn; node.spawn.DAEMON_COMMAND = {FAKE_DAEMON!r}\n"
+    f"import sys, node.home.spawn; node.home.spawn.DAEMON_COMMAND = {FAKE_DAEMON!r}\n"
     "from node.cli import main; sys.exit(main())",
 ]
 Shown = pytest.CaptureFixture[str]
@@ -34,7 +34,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Paths]:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("FAKE_NODE", raising=False)
-    monkeypatch.setattr("node.spawn.DAEMON_COMMAND", FAKE_DAEMON)
+    monkeypatch.setattr("node.home.spawn.DAEMON_COMMAND", FAKE_DAEMON)
     paths = Paths.from_environment()
     paths.create()
     paths.config_file.write_text('[node]\napi = "127.0.0.1:0"\n')
@@ -151,7 +151,7 @@ def test_a_node_that_never_answers_is_told(
     paths: Paths, monkeypatch: pytest.MonkeyPatch, capsys: Shown
 ) -> None:
     monkeypatch.setenv("FAKE_NODE", "hang")
-    monkeypatch.setattr("node.spawn.START_SECONDS", 1.5)
+    monkeypatch.setattr("node.home.spawn.START_SECONDS", 1.5)
     assert main(["up", "-d"]) == 1
     shown = capsys.readouterr().err
     assert "did not answer within" in shown

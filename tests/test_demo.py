@@ -23,13 +23,13 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from dht.virtual_time import run
+from node.api.client import is_alive
 from node.cli.screen import console
-from node.client import is_alive
 from node.demo.options import DemoOptions
 from node.demo.processes import DemoError, DemoPeer
 from node.demo.show import STUCK_SECONDS, Summary, Watch, run_spec, tell
 from node.demo.view import DemoView
-from node.paths import HOME_VARIABLE
+from node.home.paths import HOME_VARIABLE
 from protocol.control import PeerShare, RoundReport, RunState, RunStatus
 
 DEMO = [

@@ -9,11 +9,11 @@ import pytest
 from msgspec.structs import replace
 
 from dht.swarm import NetworkError, Stream
-from node.exchange import MAX_STREAMS_PER_MEMBER
-from node.exchange_server import MAX_UNKNOWN_ROLLS, MAX_WAITING_PER_PEER
-from node.exchange_setting import ExchangeTiming, Update
-from node.outcome import Outcome
-from node.wire import Floats, pack_update
+from node.exchange.exchange import MAX_STREAMS_PER_MEMBER
+from node.exchange.outcome import Outcome
+from node.exchange.server import MAX_UNKNOWN_ROLLS, MAX_WAITING_PER_PEER
+from node.exchange.setting import ExchangeTiming, Update
+from node.exchange.wire import Floats, pack_update
 from protocol.codec import decode, encode
 from protocol.merkle import leaf_hash, root_of
 from protocol.transfers import Aggregate, Offer, Part

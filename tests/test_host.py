@@ -8,12 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from dht.virtual_time import run
-from node.host import found_run, remove_drafts
-from node.run_folder import RunFolder
-from node.settings import SettingsError
-from node.storage import Disk, DiskFullError
+from node.home.settings import SettingsError
+from node.run.host import found_run, remove_drafts
+from node.store.run_folder import RunFolder
+from node.store.storage import Disk, DiskFullError
 from node.tasks import TaskDataError, UnknownTaskError
-from node.trainer import Resources, TrainerError
+from node.training.trainer import Resources, TrainerError
 from protocol.control import HostSpec, TaskSource
 from protocol.errors import TalkootError
 from protocol.manifest import MethodSpec, Scalar, TrustSpec, open_manifest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.spawn import DAEMON_COMMAND
+from node.home.spawn import DAEMON_COMMAND
 from node.tasks import task_class, task_kinds
 
 PACKAGES = {"protocol", "trust", "dht", "node", "gui"}

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from dht.virtual_time import run as run_virtually
-from node.jobs import Job, Jobs
+from node.run.jobs import Job, Jobs
 
 CLEANUP_SECONDS = 2.0
 

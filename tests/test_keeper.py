@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from dht.virtual_time import run as run_virtually
-from node.keeper import SAVE_SECONDS, StateKeeper
-from node.state import CheckpointStore, State
-from node.storage import Buffer, DiskFullError
-from node.tree_server import TreeShelf
+from node.store.keeper import SAVE_SECONDS, StateKeeper
+from node.store.state import CheckpointStore, State
+from node.store.storage import Buffer, DiskFullError
+from node.transfer.tree_server import TreeShelf
 from protocol.layout import Layout, TensorSpec
 from tests.swarm_run import QuickDisk
 
@@ -45,7 +45,9 @@ class SlowDisk(QuickDisk):
         super().write(path, parts)
 
 
-def test_the_newest_state_and_the_one_before_are_served(tmp_path: Path) -> None:
+def test_the_newest_states_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At least two of them, and more where they are small."""
+
     async def main() -> None:
         shelf = TreeShelf()
         first, second, third = states(3)
@@ -55,7 +57,12 @@ def test_the_newest_state_and_the_one_before_are_served(tmp_path: Path) -> None:
         assert keeper.state is third
         served = [shelf.leaves(state.root) is not None for state in (first, second, third)]
         assert served == [False, True, True]
+        assert keeper.find(second.round, second.root) is second
+        assert keeper.find(second.round, third.root) is None
+        assert keeper.after(second.round, second.root) is third
+        assert keeper.after(third.round, third.root) is None
 
+    monkeypatch.setattr("node.store.keeper.HELD_BYTES", 1)
     run_virtually(main())
 
 
@@ -131,7 +138,7 @@ async def test_the_last_state_waits_for_the_write_under_way(tmp_path: Path) -> N
 async def test_a_hanging_disk_does_not_hold_up_the_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.keeper.SAVE_SECONDS", SAVE_SECONDS / 100)
+    monkeypatch.setattr("node.store.keeper.SAVE_SECONDS", SAVE_SECONDS / 100)
     disk = SlowDisk()
     first, second = states(2)
     keeper = StateKeeper(TreeShelf(), CheckpointStore(tmp_path, RUN, disk), first)

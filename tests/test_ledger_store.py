@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from node.ledger import (
+from node.store.ledger import (
     MAX_EVIDENCE_PER_PEER,
     Credit,
     CreditTotals,
@@ -17,7 +17,7 @@ from node.ledger import (
     RoundNote,
     RunLedger,
 )
-from node.storage import Disk, DiskFullError, StateError, WriteError
+from node.store.storage import Disk, DiskFullError, StateError, WriteError
 from protocol.accounts import CreditReason
 from protocol.evidence import MAX_EVIDENCE_BYTES
 from tests.messages import peer
@@ -125,7 +125,7 @@ async def test_a_held_file_is_closed_at_the_end_and_read_all_the_same(path: Path
 def test_old_rounds_become_sums_without_losing_credit(
     ledger: RunLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.ledger.KEPT_CREDITS", 20)
+    monkeypatch.setattr("node.store.ledger.KEPT_CREDITS", 20)
     for round_ in range(1, 129):
         reason: CreditReason = "accepted" if round_ % 2 else "on probation"
         ledger.note_round(note(round_), [credit(ANNA, 1, reason), credit(BERT, 2)])
@@ -170,11 +170,11 @@ def test_evidence_above_its_bounds_is_not_kept(
     ledger: RunLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not ledger.note_evidence(proof(1, sealed=bytes(MAX_EVIDENCE_BYTES + 1)))
-    monkeypatch.setattr("node.ledger.MAX_EVIDENCE_TOTAL_BYTES", 100)
+    monkeypatch.setattr("node.store.ledger.MAX_EVIDENCE_TOTAL_BYTES", 100)
     assert ledger.note_evidence(proof(2, sealed=bytes(60)))
     assert not ledger.note_evidence(proof(3, BERT, sealed=bytes(41)))
     assert ledger.note_evidence(proof(4, BERT, sealed=bytes(40)))
-    monkeypatch.setattr("node.ledger.MAX_EVIDENCE", 2)
+    monkeypatch.setattr("node.store.ledger.MAX_EVIDENCE", 2)
     assert not ledger.note_evidence(proof(5, peer(3), b""))
 
 
@@ -325,7 +325,7 @@ def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
 def test_another_program_that_keeps_it_locked_is_told(
     path: Path, ledger: RunLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.ledger_file._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("node.store.ledger_file._BUSY_SECONDS", 0.05)
     ledger.note_round(note(1), [credit(ANNA)])
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

@@ -9,7 +9,7 @@ import pytest
 
 _CHILD = """
 import os, signal, sys
-from node.lifeline import die_with_parent
+from node.home.lifeline import die_with_parent
 die_with_parent(signal.SIGTERM, int(sys.argv[1]))
 print("lives", flush=True)
 signal.pause()

@@ -3,7 +3,7 @@
 import socket
 from pathlib import Path
 
-from node.listen import lasting_addresses
+from node.home.listen import lasting_addresses
 
 ANY = "/ip4/127.0.0.1/tcp/0"
 

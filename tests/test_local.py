@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from node.home.settings import SettingsError
 from node.methods.flat import FlatModel, ModelError, as_array, layout_of
 from node.methods.inner import DivergedError, InnerResult, Step, inner_round
 from node.methods.local import LocalSettings, OuterStep, TrainPlan, inner_rate
-from node.settings import SettingsError
 from node.tasks import load_task
 from node.tasks.image import ImageTask
 from protocol.layout import Layout, TensorSpec

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from node.identity_file import load_identity
-from node.logs import LineFormatter, LogFollower, last_lines, set_up_logging
-from node.names import friendly_name
-from node.paths import (
+from node.home.identity_file import load_identity
+from node.home.logs import LineFormatter, LogFollower, last_lines, set_up_logging
+from node.home.names import friendly_name
+from node.home.paths import (
     HomeError,
     HomeLockedError,
     Paths,
@@ -22,11 +22,11 @@ from node.paths import (
     new_token,
     write_file,
 )
-from node.storage import StateError
+from node.store.storage import StateError
 from protocol.identity import Identity, IdentityFileError
 
 _HOLD = (
-    "import sys; from pathlib import Path; from node.paths import Paths, home_lock\n"
+    "import sys; from pathlib import Path; from node.home.paths import Paths, home_lock\n"
     "with home_lock(Paths.under(Path(sys.argv[1]))):\n"
     "    print('held', flush=True); sys.stdin.read()"
 )

@@ -5,10 +5,10 @@ import pytest
 
 from dht.memory import MemoryNetwork, MemorySwarm
 from dht.virtual_time import run
-from node.config import Config, StorageSection
-from node.preview import preview_of
-from node.settings import SettingsError
-from node.trust_words import check_trust, trust_in_words
+from node.api.trust_words import check_trust, trust_in_words
+from node.home.config import Config, StorageSection
+from node.home.settings import SettingsError
+from node.run.preview import preview_of
 from protocol.control import Preview
 from protocol.link import JoinLink
 from protocol.manifest import Manifest, MethodSpec, Scalar, TaskSpec, TrustSpec

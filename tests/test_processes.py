@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from dht.memory import EPOCH_SECONDS
-from node.client import ApiError
+from node.api.client import ApiError
 from protocol.identity import Identity
 from protocol.link import JoinLink, parse_link
 from tests.real_nodes import SPEC, RealNode, agree, answers, wait
@@ -106,7 +106,7 @@ def test_both_contribute_to_one_root_and_the_model_can_be_taken_home(
 
 def test_a_killed_trainer_is_told_and_replaced(swarm: Swarm) -> None:
     swarm.guest.contributes()
-    trainer = swarm.guest.child("node.trainer_child")
+    trainer = swarm.guest.child("node.training.trainer_child")
     assert trainer is not None
     trainer.kill()
     swarm.guest.until(lambda run: "killed by signal 9" in run.reason, seconds=20)
@@ -138,7 +138,7 @@ def test_a_third_comes_late_returns_and_leaves_for_good(swarm: Swarm, third: Rea
     assert "Fits here   yes" in joined.err
     third.contributes()
     agree([swarm.host, swarm.guest, third], swarm.run)
-    assert third.child("node.trainer_child") is not None
+    assert third.child("node.training.trainer_child") is not None
     third.end(signal.SIGTERM, seconds=5)
     swarm.host.until(lambda run: run.peers == 2, seconds=5)
     assert list(third.temporary.iterdir()) == []
@@ -147,7 +147,7 @@ def test_a_third_comes_late_returns_and_leaves_for_good(swarm: Swarm, third: Rea
     third.must("up", "-d")
     assert third.until(lambda run: run.root is not None).round >= held.round
     third.must("leave", "tiny")
-    assert third.child("node.trainer_child") is None
+    assert third.child("node.training.trainer_child") is None
     third.must("down")
     third.must("up", "-d")
     assert third.status().runs == ()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from node.reach import address_kind, farthest_first
+from node.home.reach import address_kind, farthest_first
 from protocol.control import AddressKind
 
 PUBLIC = "/ip4/192.88.99.7/tcp/4001/p2p/A"

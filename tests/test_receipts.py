@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from dht.swarm import Stream
-from node.exchange import Exchange
-from node.exchange_setting import Update
-from node.outcome import Outcome, RefusedAggregate
-from node.wire import Floats, distance_between, length_of, pack_update, unpack_update
+from node.exchange.exchange import Exchange
+from node.exchange.outcome import Outcome, RefusedAggregate
+from node.exchange.setting import Update
+from node.exchange.wire import Floats, distance_between, length_of, pack_update, unpack_update
 from protocol.codec import decode, encode
 from protocol.evidence import Equivocation, Mismatch
 from protocol.ledger import Ledger, Standing

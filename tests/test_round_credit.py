@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from node.outcome import MemberReport
-from node.round_credit import credit_of_round
+from node.audit.round_credit import credit_of_round
+from node.exchange.outcome import MemberReport
 from protocol.accounts import CreditReason
 from protocol.identity import PeerId
 from protocol.ledger import Ledger, Standing

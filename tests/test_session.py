@@ -12,13 +12,13 @@ from msgspec.structs import replace
 from dht.hivemind_swarm import ClockSkewError
 from dht.memory import MemorySwarm
 from node.app import Node
-from node.config import Config, StorageSection
-from node.keeper import StateKeeper
-from node.ledger import EvidenceNote, RunLedger
-from node.session import Session
-from node.storage import WriteError
-from node.trainer import TrainerError, TrainResult
-from node.wire import Floats
+from node.exchange.wire import Floats
+from node.home.config import Config, StorageSection
+from node.run.session import Session
+from node.store.keeper import StateKeeper
+from node.store.ledger import EvidenceNote, RunLedger
+from node.store.storage import WriteError
+from node.training.trainer import TrainerError, TrainResult
 from protocol.control import NoSuchPeerError, Peer, PeerShare
 from protocol.identity import PeerId
 from protocol.ledger import Ledger, Standing
@@ -124,7 +124,7 @@ def test_a_trainer_that_dies_is_a_reason_and_not_the_end(
 ) -> None:
     async def scenario(scene: Scene) -> None:
         async with scene.node(0) as host:
-            monkeypatch.setattr("node.session.TrainerProcess", DyingTraining)
+            monkeypatch.setattr("node.run.session.TrainerProcess", DyingTraining)
             await host.host(spec_of(scene.folder))
             await until(lambda: "SIGKILL" in only(host).reason)
             assert only(host).state == "waiting"

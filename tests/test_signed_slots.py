@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.signed_slots import FIRST_DRAWN, MAX_SLOTS, SignedSlots
-from node.storage import DAMAGED_SUFFIX, Buffer, Disk, DiskFullError, WriteError
+from node.store.signed_slots import FIRST_DRAWN, MAX_SLOTS, SignedSlots
+from node.store.storage import DAMAGED_SUFFIX, Buffer, Disk, DiskFullError, WriteError
 from protocol.rollcall import MAX_ATTEMPT
 from tests.messages import examples
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from node.run_folder import DataFile, RunFolder
-from node.state import CheckpointStore, State, export
-from node.storage import DamagedFileError, Disk, DiskFullError, StateError, WriteError
-from node.tensor_file import HEADER_BYTES
-from node.wire import Floats
+from node.exchange.wire import Floats
+from node.store.run_folder import DataFile, RunFolder
+from node.store.state import CheckpointStore, State, export
+from node.store.storage import DamagedFileError, Disk, DiskFullError, StateError, WriteError
+from node.store.tensor_file import HEADER_BYTES
 from protocol.codec import encode
 from protocol.errors import CodecError
 from protocol.layout import CHUNK_FLOATS, Layout, TensorSpec

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from node.home.settings import SettingsError
 from node.methods.flat import FlatModel, as_array, layout_of
-from node.settings import SettingsError
 from node.tasks import Task, TaskDataError, UnknownTaskError, load_task, task_class
 from node.tasks.image import ImageTask
 from node.tasks.initial import uniform

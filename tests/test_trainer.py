@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from node.methods.local import LocalSettings
 from node.tasks.image import ImageTask
-from node.trainer import (
+from node.training.trainer import (
     LoadedTask,
     Progress,
     Resources,
@@ -211,8 +211,8 @@ async def test_killed_child_is_an_error_and_the_next_call_starts_another(
 async def test_stalled_child_is_killed_when_stopped_or_cancelled(
     digits: TrainerTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.trainer_link.STOP_SECONDS", 0.05)
-    monkeypatch.setattr("node.trainer.CANCEL_SECONDS", 0.05)
+    monkeypatch.setattr("node.training.trainer_link.STOP_SECONDS", 0.05)
+    monkeypatch.setattr("node.training.trainer.CANCEL_SECONDS", 0.05)
     async with TrainerProcess() as trainer:
         params = (await trainer.load(digits)).params
         work = Work(trainer, params)

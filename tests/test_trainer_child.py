@@ -9,14 +9,14 @@ import psutil
 import pytest
 
 from node.tasks.image import ImageTask
-from node.trainer_child import SharedMemoryError, _failed, _reserve
-from node.trainer_messages import HEADER_BYTES, Answer, Command, Evaluate, Failed, frame
+from node.training.trainer_child import SharedMemoryError, _failed, _reserve
+from node.training.trainer_messages import HEADER_BYTES, Answer, Command, Evaluate, Failed, frame
 from protocol.codec import decode
 
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from node.trainer import TrainerProcess, TrainerTask, TrainPlan
+from node.training.trainer import TrainerProcess, TrainerTask, TrainPlan
 
 async def main():
     async with TrainerProcess() as trainer:
@@ -47,7 +47,7 @@ def started_child() -> Iterator[tuple[socket.socket, "subprocess.Popen[bytes]"]]
     with (
         ours,
         subprocess.Popen(
-            [sys.executable, "-P", "-m", "node.trainer_child", *arguments],
+            [sys.executable, "-P", "-m", "node.training.trainer_child", *arguments],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -105,5 +105,5 @@ def test_full_shared_memory_is_an_error() -> None:
 
 
 def test_the_daemons_side_imports_no_torch() -> None:
-    check = "import sys, node.trainer, node.tasks; sys.exit('torch' in sys.modules)"
+    check = "import sys, node.training.trainer, node.tasks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-P", "-c", check], check=False).returncode == 0

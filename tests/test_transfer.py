@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from dht.swarm import Handler, Stream
-from node.run_folder import RunFolder
-from node.sources import BadTreeError, FetchError
-from node.state import State
-from node.storage import Disk, DiskFullError
-from node.transfer import fetch_blob, fetch_manifest, fetch_state
-from node.wire import Floats
+from node.exchange.wire import Floats
+from node.store.run_folder import RunFolder
+from node.store.state import State
+from node.store.storage import Disk, DiskFullError
+from node.transfer.sources import BadTreeError, FetchError
+from node.transfer.transfer import fetch_blob, fetch_manifest, fetch_state
 from protocol.codec import encode
 from protocol.errors import ChunkError, ManifestError
 from protocol.layout import Layout, TensorSpec

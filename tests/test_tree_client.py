@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from dht.memory_links import Conditions
 from dht.memory_streams import MemoryStream
 from dht.swarm import Stream
-from node.sources import STALL_SECONDS, FetchError, SourceStalledError
-from node.tree_client import SOURCES_AT_ONCE, fetch_chunks, fetch_leaves
+from node.transfer.sources import STALL_SECONDS, FetchError, SourceStalledError
+from node.transfer.tree_client import SOURCES_AT_ONCE, fetch_chunks, fetch_leaves
 from protocol.codec import Message, encode
 from protocol.errors import ChunkError, CodecError, FrameError, ProtocolError
 from protocol.merkle import MAX_LEAVES

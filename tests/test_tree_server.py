@@ -7,9 +7,9 @@ import pytest
 
 from dht.memory_streams import WINDOW_BYTES
 from dht.swarm import PeerUnreachableError, StreamClosedError
-from node.sources import FetchError
-from node.tree_client import fetch_leaves
-from node.tree_server import SLOTS_A_PEER, STALL_SECONDS, TreeServer
+from node.transfer.sources import FetchError
+from node.transfer.tree_client import fetch_leaves
+from node.transfer.tree_server import SLOTS_A_PEER, STALL_SECONDS, TreeServer
 from protocol.codec import Message, encode
 from protocol.merkle import MAX_LEAVES
 from protocol.trees import (

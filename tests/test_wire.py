@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from node.wire import pack_aggregate, pack_update, unpack_update
+from node.exchange.wire import pack_aggregate, pack_update, unpack_update
 from protocol.errors import CodecError
 
 HALVES = np.arange(1 << 16, dtype="<u2")

@@ -10,9 +10,9 @@ from dht.memory import MemorySwarm
 from dht.memory_links import Conditions
 from dht.memory_streams import MemoryStream
 from dht.swarm import NetworkError
-from node.keeper import SAVE_SECONDS
-from node.storage import Buffer, DiskFullError
-from node.training import LONGEST_RETRY_SECONDS, OtherModelError
+from node.store.keeper import SAVE_SECONDS
+from node.store.storage import Buffer, DiskFullError
+from node.training.training import LONGEST_RETRY_SECONDS, OtherModelError
 from protocol.identity import PeerId
 from protocol.layout import Layout, TensorSpec
 from protocol.records import RecordKey

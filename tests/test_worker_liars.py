@@ -13,12 +13,12 @@ from msgspec.structs import replace
 from dht.memory import MemorySwarm
 from dht.memory_streams import MemoryStream
 from dht.swarm import NetworkError
-from node.exchange import Exchange
-from node.exchange_setting import Update, exchange_protocol
-from node.reduction import Reduced, Reducer
-from node.state import State
-from node.wire import Floats, pack_update
-from node.worker import Worker
+from node.exchange.exchange import Exchange
+from node.exchange.reduction import Reduced, Reducer
+from node.exchange.setting import Update, exchange_protocol
+from node.exchange.wire import Floats, pack_update
+from node.run.worker import Worker
+from node.store.state import State
 from protocol.events import Announcement, Result
 from protocol.identity import Identity
 from protocol.merkle import leaf_hash, root_of
@@ -182,7 +182,7 @@ def reducing_by(kind: type[Reducer]) -> type[Worker]:
 def test_a_lying_reducer_splits_nobody_and_leaves_numbers(
     tmp_path: Path, kind: type[Reducer]
 ) -> None:
-    """Without audits what it does to its own share is only bounded: see node.receipt_check."""
+    """Without audits what it does to its own share is only bounded."""
 
     async def scenario(swarm: SwarmRun) -> None:
         await swarm.start_many(range(3))

@@ -11,9 +11,9 @@ from dht.memory_links import Conditions
 from dht.memory_streams import MemoryStream
 from dht.swarm import Handler
 from dht.virtual_time import run
-from node.sources import Sources
-from node.tree_client import fetch_chunks
-from node.tree_server import Tree, TreeServer, TreeShelf
+from node.transfer.sources import Sources
+from node.transfer.tree_client import fetch_chunks
+from node.transfer.tree_server import Tree, TreeServer, TreeShelf
 from protocol.errors import TalkootError
 from protocol.identity import PeerId
 from protocol.merkle import root_of

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from node.api.client import NodeClient
 from node.cli.context import Commands, Context
 from node.cli.outcome import OK, UsageError
 from node.cli.screen import (
@@ -24,7 +25,6 @@ from node.cli.screen import (
     size,
     table,
 )
-from node.client import NodeClient
 from protocol.accounts import (
     MOST_ROUNDS,
     CreditCount,

@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 from rich.console import Console
 from rich.text import Text
 
+from node.api.client import NodeClient, NodeNotRunningError, connect
 from node.cli.outcome import UsageError
 from node.cli.screen import console, say
-from node.client import NodeClient, NodeNotRunningError, connect
-from node.paths import Paths
-from node.spawn import start_node
+from node.home.paths import Paths
+from node.home.spawn import start_node
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - its only name
 

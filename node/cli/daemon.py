@@ -9,11 +9,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from node.cli.context import Commands, Context
-from node.cli.listing import runs_table, warnings_of
-from node.cli.outcome import OK, UsageError
-from node.cli.screen import duration, harmless, plain, say, show_json
-from node.client import (
+from node.api.client import (
     NodeClient,
     NodeNotRunningError,
     NodeTimeoutError,
@@ -21,9 +17,13 @@ from node.client import (
     find_node,
     is_alive,
 )
-from node.logs import LogFollower, last_lines
-from node.paths import HomeLockedError
-from node.spawn import DAEMON_COMMAND
+from node.cli.context import Commands, Context
+from node.cli.listing import runs_table, warnings_of
+from node.cli.outcome import OK, UsageError
+from node.cli.screen import duration, harmless, plain, say, show_json
+from node.home.logs import LogFollower, last_lines
+from node.home.paths import HomeLockedError
+from node.home.spawn import DAEMON_COMMAND
 from protocol.control import Status
 
 DOWN_SECONDS = 30.0

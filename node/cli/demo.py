@@ -9,7 +9,7 @@ from node.cli.context import Commands, Context
 from node.cli.outcome import OK, UsageError
 from node.cli.screen import say
 from node.demo.options import DemoOptions
-from node.strict_toml import suggestion
+from node.home.strict_toml import suggestion
 from trust.attacks import lone_attacks
 
 

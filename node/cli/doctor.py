@@ -12,15 +12,15 @@ from typing import Literal
 
 import msgspec
 
+from node.api.client import NodeNotRunningError, find_node
 from node.cli.context import Commands, Context
 from node.cli.outcome import FAILED, OK
 from node.cli.screen import say, show_json, size, table
-from node.client import NodeNotRunningError, find_node
-from node.config import DEFAULT_API, Config, load_config, parse_api
-from node.identity_file import load_identity
-from node.paths import Paths
+from node.home.config import DEFAULT_API, Config, load_config, parse_api
+from node.home.identity_file import load_identity
+from node.home.paths import Paths
+from node.home.version import VERSION
 from node.tasks import task_kinds
-from node.version import VERSION
 from protocol.errors import TalkootError
 
 # No clock was right before this version was written: a machine without a battery starts in 1970.

@@ -11,7 +11,7 @@ from typing import Any
 from node.cli import accounts, daemon, demo, doctor, hosting, listing, membership, settings
 from node.cli.context import Command, Context, allow_debug
 from node.cli.outcome import INTERRUPTED, OK, guarded
-from node.version import VERSION
+from node.home.version import VERSION
 
 _GROUPS = (demo, daemon, membership, listing, accounts, hosting, settings, doctor)
 

@@ -6,14 +6,14 @@ from typing import get_args
 
 import msgspec
 
+from node.api.trust_words import check_trust
 from node.cli.context import Commands, Context, allow_debug
 from node.cli.outcome import OK, UsageError
 from node.cli.screen import plain, say, show_json
+from node.home.settings import SettingsError
+from node.home.strict_toml import ConfigError, KeyPath, line_of, parse_toml, read_text, suggestion
 from node.methods.local import LocalSettings
-from node.settings import SettingsError
-from node.strict_toml import ConfigError, KeyPath, line_of, parse_toml, read_text, suggestion
 from node.tasks import task_kinds
-from node.trust_words import check_trust
 from protocol.control import HostSpec
 from protocol.manifest import Rule
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from node.api.client import NodeClient
 from node.cli.context import Commands, Context
 from node.cli.outcome import OK, UsageError
 from node.cli.screen import details, plain, say, show_json, size
-from node.client import NodeClient
 from protocol.control import Preview, RunStatus
 from protocol.link import parse_link
 

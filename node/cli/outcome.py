@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from node.api.client import NodeNotRunningError
 from node.cli.screen import console, plain
-from node.client import NodeNotRunningError
-from node.spawn import NodeStartError
-from node.strict_toml import ConfigError
+from node.home.spawn import NodeStartError
+from node.home.strict_toml import ConfigError
 from protocol.errors import TalkootError
 
 OK, FAILED, USAGE, NOT_RUNNING, NOT_PERMITTED = range(5)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import tomlkit
 
+from node.api.client import NodeNotRunningError, find_node
 from node.cli.context import Commands, Context, allow_debug
 from node.cli.outcome import OK, UsageError
 from node.cli.screen import say, show_json
-from node.client import NodeNotRunningError, find_node
-from node.config import (
+from node.home.config import (
     DEFAULT_API,
     Config,
     as_tables,
@@ -20,10 +20,10 @@ from node.config import (
     load_config,
     set_value,
 )
-from node.identity_file import load_identity
-from node.names import friendly_name
-from node.paths import write_file
-from node.strict_toml import ConfigError, parse_toml, read_text
+from node.home.identity_file import load_identity
+from node.home.names import friendly_name
+from node.home.paths import write_file
+from node.home.strict_toml import ConfigError, parse_toml, read_text
 
 _NOTHING_SET = {
     "node.name": "made from the PeerID",

@@ -12,14 +12,14 @@ import msgspec
 import numpy as np
 
 from dht.swarm import Stream
-from node.exchange import Exchange
-from node.exchange_setting import Update
-from node.reduction import Reduced, Reducer
-from node.state import State
-from node.trainer import TrainPlan, TrainResult
-from node.training import Training
-from node.wire import Floats, pack_update
-from node.worker import Worker
+from node.exchange.exchange import Exchange
+from node.exchange.reduction import Reduced, Reducer
+from node.exchange.setting import Update
+from node.exchange.wire import Floats, pack_update
+from node.run.worker import Worker
+from node.store.state import State
+from node.training.trainer import TrainPlan, TrainResult
+from node.training.training import Training
 from protocol.evidence import FalseWork, Sent
 from protocol.identity import PeerId
 from protocol.merkle import leaf_hash

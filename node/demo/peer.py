@@ -11,15 +11,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from node.__main__ import serve
-from node.config import load_config
-from node.identity_file import load_identity
-from node.lifeline import die_with_parent
-from node.logs import set_up_logging
-from node.paths import Paths, home_lock
+from node.home.config import load_config
+from node.home.identity_file import load_identity
+from node.home.lifeline import die_with_parent
+from node.home.logs import set_up_logging
+from node.home.paths import Paths, home_lock
 from trust.attacks import ATTACKS
 
 if TYPE_CHECKING:
-    from node.worker import Worker
+    from node.run.worker import Worker
 
 
 def worker_of(attack: str | None) -> "type[Worker] | None":

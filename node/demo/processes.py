@@ -12,9 +12,9 @@ from pathlib import Path
 
 import tomlkit
 
-from node.client import NodeClient, NodeNotRunningError, NodeTimeoutError, connect
-from node.logs import last_lines
-from node.paths import HOME_VARIABLE, Paths
+from node.api.client import NodeClient, NodeNotRunningError, NodeTimeoutError, connect
+from node.home.logs import last_lines
+from node.home.paths import HOME_VARIABLE, Paths
 from protocol.errors import TalkootError
 
 START_SECONDS = 120.0

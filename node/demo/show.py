@@ -21,10 +21,10 @@ from node.cli.screen import console, details, harmless, say
 from node.demo.options import DemoOptions
 from node.demo.processes import DemoError, DemoPeer, running_peers
 from node.demo.view import DemoView
-from node.paths import Paths
-from node.run_folder import RunFolder
-from node.storage import Disk
-from node.trainer import TrainerProcess, TrainerTask
+from node.home.paths import Paths
+from node.store.run_folder import RunFolder
+from node.store.storage import Disk
+from node.training.trainer import TrainerProcess, TrainerTask
 from protocol.control import HostSpec, RunStatus, TaskSource
 from protocol.manifest import MethodSpec, RoundSpec, Scalar, TrustSpec, open_manifest
 from trust.attacks import ATTACKS

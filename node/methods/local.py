@@ -20,7 +20,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from node.settings import read_settings
+from node.home.settings import read_settings
 from protocol.layout import Layout
 from protocol.manifest import Scalar
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from msgspec import Meta
 
-from node.settings import read_settings
+from node.home.settings import read_settings
 from node.tasks import Batch, Data, TaskDataError
 from protocol.manifest import Scalar
 

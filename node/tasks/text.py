@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from node.settings import read_settings
+from node.home.settings import read_settings
 from node.tasks import Batch, Data, TaskDataError
 from protocol.manifest import Scalar
 

@@ -8,7 +8,7 @@ import numpy as np
 from benches.attack_sim.court import Court
 from benches.attack_sim.crew import Crew
 from benches.attack_sim.scenario import Scenario
-from node.wire import distance_between, length_of, pack_aggregate, unpack_update
+from node.exchange.wire import distance_between, length_of, pack_aggregate, unpack_update
 from protocol.identity import PeerId
 from protocol.merkle import leaf_hash
 from protocol.rollcall import Roll
@@ -79,9 +79,9 @@ class Reduction:
         signer: PeerId,
         falsify: Callable[[Vector], Vector] | None = None,
     ) -> Reduced:
-        """Aggregate as node.reduction does; a false aggregate has figures that fit it.
+        """Aggregate as node.exchange.reduction does; a false aggregate has figures that fit it.
 
-        Anything else its members would notice by themselves (node.receipt_check).
+        Anything else its members would notice by themselves (node.exchange.receipt_check).
         """
         finite = [row for row, values in enumerate(inputs) if np.isfinite(values).all()]
         rows, present = inputs[finite], tuple(members[row] for row in finite)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dht.hivemind_swarm import HivemindSwarm
-from node.channel import RunChannel
+from node.run.channel import RunChannel
 from protocol.events import CommitmentHeard, Event, PresenceHeard, RollHeard
 from protocol.identity import Identity, PeerId
 

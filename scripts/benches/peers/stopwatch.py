@@ -14,21 +14,24 @@ from typing import Any
 import psutil
 
 TRUST: Mapping[str, Sequence[str]] = {
-    "clip": ("node.reduction:Reducer._combine",),
+    "clip": ("node.exchange.reduction:Reducer._combine",),
     "commit": (
-        "node.exchange_setting:root_of",
-        "node.exchange_setting:_usual",
-        "node.exchange:check_leaves",
+        "node.exchange.setting:root_of",
+        "node.exchange.setting:_usual",
+        "node.exchange.exchange:check_leaves",
     ),
     "receipts": (
-        "node.reduction:length_of",
-        "node.reduction:distance_between",
-        "node.reduction:leaf_hash",
-        "node.reduction:seal",
-        "node.receipt_check:ReceiptCheck._open_receipt",
-        "node.receipt_check:OwnRow.complaint",
+        "node.exchange.reduction:length_of",
+        "node.exchange.reduction:distance_between",
+        "node.exchange.reduction:leaf_hash",
+        "node.exchange.reduction:seal",
+        "node.exchange.receipt_check:ReceiptCheck._open_receipt",
+        "node.exchange.receipt_check:OwnRow.complaint",
     ),
-    "parts": ("node.exchange:Exchange._part", "node.exchange:Exchange._check_part"),
+    "parts": (
+        "node.exchange.exchange:Exchange._part",
+        "node.exchange.exchange:Exchange._check_part",
+    ),
 }
 """What an exchange among friends could do without."""
 

@@ -13,10 +13,10 @@ import numpy as np
 from benches.peers.group import Timed
 from benches.peers.stopwatch import Stopwatch
 from dht.hivemind_swarm import HivemindSwarm
-from node.exchange import Exchange
-from node.exchange_server import ExchangeServer
-from node.exchange_setting import ExchangeSetting, ExchangeTiming, Update
-from node.wire import Floats
+from node.exchange.exchange import Exchange
+from node.exchange.server import ExchangeServer
+from node.exchange.setting import ExchangeSetting, ExchangeTiming, Update
+from node.exchange.wire import Floats
 from protocol.identity import Identity
 from protocol.layout import Layout, TensorSpec
 from protocol.ledger import NO_LEDGER

@@ -1,0 +1,88 @@
+"""What is done once a round is agreed: its inputs kept, its audits drawn, its history written."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from node.audit.auditor import Auditor
+from node.audit.round_credit import credit_of_round
+from node.exchange.outcome import Outcome
+from node.exchange.setting import Update
+from node.run.setting import RunSetting
+from node.store.ledger import RoundNote
+from node.store.state import State
+from node.store.storage import StateError
+from protocol.rollcall import Roll
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedRound:
+    """A round that we took part in and that was agreed as we had it."""
+
+    before: State
+    after: State
+    roll: Roll
+    update: Update
+    outcome: Outcome
+    loss: float | None
+    seconds: float
+
+
+class Books:
+    """Keeps the books of one run; each round is dealt with after the one before.
+
+    Args:
+        setting: the run.
+        auditor: is told of every round.
+    """
+
+    def __init__(self, setting: RunSetting, auditor: Auditor) -> None:
+        self._set = setting
+        self._auditor = auditor
+        self._closed: asyncio.Queue[ClosedRound] = asyncio.Queue()
+
+    def add(self, closed: ClosedRound) -> None:
+        """Deal with this round when the ones before are done."""
+        self._closed.put_nowait(closed)
+
+    async def up_to_date(self) -> None:
+        """Wait until all rounds are dealt with."""
+        await self._closed.join()
+
+    async def keep(self) -> None:
+        """Keep the books for ever."""
+        while True:
+            closed = await self._closed.get()
+            try:
+                await self._auditor.note_round(
+                    closed.before, closed.roll, closed.update, closed.outcome
+                )
+                self._auditor.draw(closed.after)
+                await self._write(closed)
+                await self._auditor.complete_evidence(closed.roll.peers)
+            except StateError as error:
+                log.error("the history of this round is lost: %s", error)  # noqa: TRY400
+            finally:
+                self._closed.task_done()
+
+    async def _write(self, closed: ClosedRound) -> None:
+        if self._set.ledger is None:
+            return
+        note = RoundNote(
+            round=closed.roll.round,
+            root=closed.after.root,
+            loss=closed.loss,
+            seconds=closed.seconds,
+            members=len(closed.roll.members),
+            at=self._set.swarm.time(),
+        )
+        credits_ = credit_of_round(
+            closed.roll,
+            closed.outcome.reports,
+            closed.before.ledger,
+            self._set.manifest.trust,
+            self._set.stewards,
+        )
+        await asyncio.to_thread(self._set.ledger.note_round, note, credits_)

@@ -1,0 +1,150 @@
+"""Checking evidence: whether a proof shows what it says, to the best of what can be had here."""
+
+import logging
+from collections.abc import Sequence
+
+from node.audit.inspection import AggregateCase, Inspector
+from node.run.setting import RunSetting
+from node.store.keeper import StateKeeper
+from node.store.state import State
+from protocol.errors import ProtocolError
+from protocol.evidence import (
+    Equivocation,
+    Evidence,
+    FalseAccusation,
+    FalseAggregate,
+    FalseWork,
+    Mismatch,
+)
+from protocol.identity import PeerId
+from protocol.rollcall import (
+    Commitment,
+    Roll,
+    RollCall,
+    assign_reducers,
+    backup_of,
+    open_roll,
+)
+from protocol.signing import Signed, unseal
+from protocol.transfers import Receipt
+from trust.admission import offers
+from trust.audit import AuditVerdict, WorkAudit, draw_work_audits
+from trust.evidence import check_equivocation, check_mismatch
+
+log = logging.getLogger(__name__)
+
+
+def open_evidence(sealed: bytes, run: bytes) -> Signed[Evidence]:
+    """Return evidence whose accuser's signature holds.
+
+    Raises:
+        CodecError, SignatureError: it is malformed or forged.
+    """
+    return unseal(sealed, run, Evidence)
+
+
+class EvidenceChecker:
+    """Checks proofs.
+
+    Args:
+        setting: the run.
+        inspector: repeats what can be repeated.
+        keeper: the states that this peer holds.
+    """
+
+    def __init__(self, setting: RunSetting, inspector: Inspector, keeper: StateKeeper) -> None:
+        self._set = setting
+        self._inspector = inspector
+        self._keeper = keeper
+
+    async def check(self, signed: Signed[Evidence], helpers: Sequence[PeerId]) -> AuditVerdict:
+        """Return whether evidence holds.
+
+        Args:
+            signed: the evidence, its accuser's signature checked.
+            helpers: who may have what it takes, beside accuser and accused.
+
+        Raises:
+            TrainerError: the work can't be repeated here and now.
+        """
+        accused, run = PeerId(signed.message.accused), self._set.run
+        try:
+            match signed.message.proof:
+                case Equivocation() as proof:
+                    return _verdict(holds=check_equivocation(run, accused, proof))
+                case Mismatch() as proof:
+                    return _verdict(holds=check_mismatch(run, accused, proof))
+                case FalseAggregate() as proof:
+                    return await self._check_aggregate(accused, proof, [signed.signer, *helpers])
+                case FalseWork() as proof:
+                    return await self._check_work(signed, proof, helpers)
+                case FalseAccusation() as proof:
+                    return await self._check_accusation(accused, proof, helpers)
+        except ProtocolError as error:
+            log.info("evidence of %s is malformed: %s", signed.signer, error)
+        return AuditVerdict.FALSE
+
+    async def _check_aggregate(
+        self, accused: PeerId, proof: FalseAggregate, helpers: Sequence[PeerId]
+    ) -> AuditVerdict:
+        run = self._set.run
+        roll = open_roll(unseal(proof.roll, run, RollCall), run, self._set.terms)
+        receipt = unseal(proof.receipt, run, Receipt)
+        if receipt.signer != accused:
+            return AuditVerdict.FALSE
+        state = self._keeper.find(roll.round, roll.prev_root)
+        if state is None:
+            return AuditVerdict.UNKNOWN
+        if not self._reduces(receipt, roll, state):
+            return AuditVerdict.FALSE
+        case = AggregateCase(roll, state.ledger, receipt, proof.data)
+        return await self._inspector.inspect_aggregate(state.layout, case, helpers)
+
+    def _reduces(self, receipt: Signed[Receipt], roll: Roll, state: State) -> bool:
+        chunk, chunks = receipt.message.chunk, state.layout.chunks
+        if receipt.signer not in roll.peers or chunk >= len(chunks):
+            return False
+        capacities = offers(roll, state.ledger, self._set.manifest.trust, self._set.stewards)
+        primary = assign_reducers(capacities, [stop - start for start, stop in chunks])[chunk]
+        me = roll.peers.index(receipt.signer)
+        return me in {primary, backup_of(primary, capacities)}
+
+    async def _check_work(
+        self, evidence: Signed[Evidence], proof: FalseWork, helpers: Sequence[PeerId]
+    ) -> AuditVerdict:
+        signed = unseal(proof.commitment, self._set.run, Commitment)
+        if signed.signer != evidence.message.accused:
+            return AuditVerdict.FALSE
+        state = self._keeper.find(signed.message.round, signed.message.prev_root)
+        if state is None or not self._was_drawn(evidence, signed):
+            return AuditVerdict.UNKNOWN
+        return await self._inspector.inspect_work(state, signed, [evidence.signer, *helpers])
+
+    def _was_drawn(self, evidence: Signed[Evidence], signed: Signed[Commitment]) -> bool:
+        """Return whether it was the accuser's turn: work is much to repeat, so nobody may ask."""
+        message, spec = signed.message, self._set.manifest.trust
+        after = self._keeper.after(message.round, message.prev_root)
+        if after is None:
+            return False
+        drawn = draw_work_audits(after.root, after.ledger, spec, self._set.stewards)
+        return WorkAudit(evidence.signer, signed.signer) in drawn
+
+    async def _check_accusation(
+        self, accused: PeerId, proof: FalseAccusation, helpers: Sequence[PeerId]
+    ) -> AuditVerdict:
+        inner = open_evidence(proof.evidence, self._set.run)
+        if inner.signer != accused or isinstance(inner.message.proof, FalseAccusation):
+            return AuditVerdict.FALSE
+        verdict = await self.check(inner, helpers)
+        return _OPPOSITE[verdict]
+
+
+_OPPOSITE = {
+    AuditVerdict.HOLDS: AuditVerdict.FALSE,
+    AuditVerdict.FALSE: AuditVerdict.HOLDS,
+    AuditVerdict.UNKNOWN: AuditVerdict.UNKNOWN,
+}
+
+
+def _verdict(*, holds: bool) -> AuditVerdict:
+    return AuditVerdict.HOLDS if holds else AuditVerdict.FALSE

@@ -1,0 +1,166 @@
+"""What a member can tell about an aggregate by itself: its form, and the truth about its own row.
+
+A receipt's distances and norms are those of the bytes on the wire: of the committed inputs and of
+the aggregate after it was packed. So whoever holds one input finds exactly the reducer's figures
+for it, and only the order of the sums may differ. What a reducer makes up about everybody else is
+for an audit of the chunk to find (trust.audit).
+
+Nor does a member take an aggregate that is many times as long as its own update, whoever signs for
+it: what a lying reducer does before it is audited stays within `MAX_LENGTH_RATIO` of honest work.
+"""
+
+import math
+from collections.abc import Set
+from dataclasses import dataclass
+from statistics import median
+
+from node.exchange.outcome import RefusedAggregate
+from node.exchange.reduction import Reduced
+from node.exchange.setting import ExchangeSetting, Update
+from node.exchange.wire import Floats, distance_between, is_finite, length_of, unpack_update
+from protocol.errors import CodecError, RoundError
+from protocol.evidence import Equivocation, Evidence
+from protocol.identity import PeerId
+from protocol.merkle import check_chunk
+from protocol.rollcall import Roll
+from protocol.signing import Signed, unseal
+from protocol.transfers import Aggregate, Receipt
+
+ROW_TOLERANCE = 1e-3
+"""Of a receipt's figures, relative; sums in another order differ by 1e-5 at most."""
+MAX_LENGTH_RATIO = 8.0
+
+
+class FalseReceiptError(RoundError):
+    """A receipt that is well-formed, signed by its reducer, and false."""
+
+    code = "false_receipt"
+
+    def __init__(self, signer: PeerId, reason: str) -> None:
+        super().__init__(f"its receipt is false: {reason}")
+        self.signer = signer
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRow:
+    """One member's update, beside which the aggregates are measured."""
+
+    setting: ExchangeSetting
+    roll: Roll
+    me: int
+    update: Update
+
+    def values(self, chunk: int) -> Floats | None:
+        """Return the update's chunk as others unpack it; None = they can't use it."""
+        start, stop = self.setting.layout.chunks[chunk]
+        try:
+            data = self.update.parts[chunk]
+            values = unpack_update(data, stop - start)
+        except (CodecError, IndexError):
+            return None
+        return values if is_finite(data) else None
+
+    def complaint(self, receipt: Receipt, aggregate: Floats) -> str | None:
+        """Return what is wrong with a receipt, or None if nothing is that we know of."""
+        norm, mine = length_of(aggregate), self.values(receipt.chunk)
+        own_norm = math.inf if mine is None else length_of(mine)
+        told_norm, told_distance = receipt.norms[self.me], receipt.distances[self.me]
+        if not _is_close(receipt.norm, norm):
+            return f"the aggregate's norm is {norm:.4g}, not {receipt.norm:.4g}"
+        if told_norm is not None and told_distance is not None:
+            if mine is None:
+                return "it counts an update that is of no use"
+            distance = distance_between(mine, aggregate)
+            if not _is_close(told_norm, own_norm):
+                return f"our update's norm is {own_norm:.4g}, not {told_norm:.4g}"
+            if not _is_close(told_distance, distance):
+                return f"our update's distance is {distance:.4g}, not {told_distance:.4g}"
+        if norm > self._longest(len(aggregate), own_norm):
+            return f"the aggregate's norm is {norm:.4g}, many times that of our update"
+        return None
+
+    def _longest(self, size: int, own_norm: float) -> float:
+        """Return the greatest norm that an honest aggregate of a chunk may have.
+
+        Who did fewer steps than the others expects theirs to be as much longer. One liar moves a
+        plain mean as far as it likes, whoever reduces, so there no length says anything.
+        """
+        if self.setting.spec.rule == "mean":
+            return math.inf
+        steps = [member.message.steps for member in self.roll.members]
+        behind = max(1.0, median(steps) / steps[self.me])
+        return MAX_LENGTH_RATIO * behind * max(own_norm, self.update.usual * math.sqrt(size))
+
+
+class ReceiptCheck:
+    """Opens aggregates, and keeps what was wrong with them."""
+
+    def __init__(self, setting: ExchangeSetting, roll: Roll, own: OwnRow) -> None:
+        self.refused: list[RefusedAggregate] = []
+        self.evidence: dict[PeerId, Evidence] = {}
+        """Of two receipts for one chunk, by their signer."""
+        self._set = setting
+        self._roll = roll
+        self._own = own
+        self._seen: dict[tuple[PeerId, int], Signed[Receipt]] = {}
+
+    def open(self, aggregate: Aggregate, allowed: Set[PeerId]) -> tuple[Reduced, Floats]:
+        """Return an aggregate signed by one of `allowed`, and its values, float32 (n,).
+
+        Raises:
+            FalseReceiptError: it is against what we know; it is among the refused from now on.
+            ProtocolError: it is malformed, or somebody else's.
+        """
+        receipt = self._open_receipt(aggregate, allowed)
+        start, stop = self._set.layout.chunks[aggregate.chunk]
+        values = unpack_update(aggregate.data, stop - start)
+        if not is_finite(aggregate.data):
+            raise RoundError("an aggregate is not finite")
+        reason = self._own.complaint(receipt.message, values)
+        if reason is not None:
+            self._refuse(aggregate, receipt.signer, reason)
+            raise FalseReceiptError(receipt.signer, reason)
+        return Reduced(aggregate.data, receipt), values
+
+    def _open_receipt(self, aggregate: Aggregate, allowed: Set[PeerId]) -> Signed[Receipt]:
+        signed = unseal(aggregate.receipt, self._set.run, Receipt)
+        receipt = signed.message
+        if signed.signer not in allowed:
+            raise RoundError("an aggregate is signed by somebody who doesn't reduce its chunk")
+        place = (receipt.round, receipt.roll, receipt.chunk)
+        if place != (self._roll.round, self._roll.digest, aggregate.chunk):
+            raise RoundError("a receipt is for another roll call or chunk")
+        self._compare(signed)
+        if not _reports_on(receipt, len(self._roll.members)):
+            raise RoundError("a receipt doesn't report on every member")
+        check_chunk(aggregate.data, receipt.leaf)
+        return signed
+
+    def _compare(self, signed: Signed[Receipt]) -> None:
+        """Note a second receipt of one reducer for one chunk, if it says something else."""
+        first = self._seen.setdefault((signed.signer, signed.message.chunk), signed)
+        if first.message != signed.message:
+            proof = Equivocation(first.envelope, signed.envelope)
+            self.evidence.setdefault(signed.signer, Evidence(signed.signer, proof))
+
+    def _refuse(self, aggregate: Aggregate, signer: PeerId, reason: str) -> None:
+        found = RefusedAggregate(aggregate.chunk, signer, aggregate.receipt, aggregate.data, reason)
+        if all((each.chunk, each.reducer) != (found.chunk, signer) for each in self.refused):
+            self.refused.append(found)
+
+
+def leaves_out_many(receipt: Receipt) -> bool:
+    """Return whether half of the members or more have no part in an aggregate."""
+    return 2 * receipt.shares.count(None) >= len(receipt.shares)
+
+
+def _reports_on(receipt: Receipt, members: int) -> bool:
+    """Return whether a receipt has all figures, or none, of each member."""
+    columns = receipt.shares, receipt.distances, receipt.norms
+    if any(len(column) != members for column in columns):
+        return False
+    return all(row.count(None) in (0, 3) for row in zip(*columns, strict=True))
+
+
+def _is_close(claimed: float, found: float) -> bool:
+    return math.isclose(claimed, found, rel_tol=ROW_TOLERANCE, abs_tol=1e-12)

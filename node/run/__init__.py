@@ -1,0 +1,1 @@
+"""Taking part in one run, from its manifest to its rounds."""

@@ -1,0 +1,72 @@
+"""What a worker is given, and what it has to show."""
+
+from dataclasses import dataclass, field
+
+from dht.swarm import Swarm
+from node.exchange.outcome import MemberReport
+from node.home.address_book import AddressBook
+from node.store.ledger import RunLedger
+from node.store.run_folder import RunFolder
+from protocol.identity import Identity, PeerId
+from protocol.manifest import Manifest
+from protocol.rollcall import Terms
+
+
+@dataclass(frozen=True, slots=True)
+class RunSetting:
+    """A run and what this peer brings to it."""
+
+    swarm: Swarm
+    identity: Identity
+    run: bytes
+    manifest: Manifest
+    folder: RunFolder
+    book: AddressBook
+    name: str
+    """What others call this peer."""
+    reduces: bool = True
+    max_state_bytes: int = 1 << 34
+    """Largest state that fits this machine."""
+    nonce: int = 0
+    """Our proof of work, where the run asks for one."""
+    ledger: RunLedger | None = None
+    """Where this node keeps the run's history and evidence; None = nowhere."""
+
+    @property
+    def stewards(self) -> frozenset[PeerId]:
+        """The keys that the manifest trusts from the start."""
+        return frozenset(PeerId(peer) for peer in self.manifest.stewards)
+
+    @property
+    def terms(self) -> Terms:
+        """What the manifest asks of every commitment."""
+        manifest = self.manifest
+        return Terms(
+            manifest.trust.work_bits, manifest.round.local_steps, manifest.task.samples_per_step
+        )
+
+    def is_finished(self, round_: int) -> bool:
+        """Return whether the state after `round_` rounds is the last one planned."""
+        total = self.manifest.round.total
+        return total is not None and round_ >= total
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the worker has to show, for people."""
+
+    reason: str = ""
+    """What keeps this peer from its work; empty = nothing."""
+    paused: bool = False
+    """Whether the others need not wait for this peer: its trainer fails."""
+    samples_in_round: int = 0
+    samples_mine: int = 0
+    samples_accepted: int = 0
+    samples_per_second: float = 0.0
+    progress: float = 0.0
+    loss: float | None = None
+    reports: dict[PeerId, MemberReport] = field(default_factory=dict)
+    reported_round: int = 0
+    missing: int = 0
+    capacity: int = 0
+    """Bytes per second that we offer as a reducer."""

@@ -1,0 +1,503 @@
+"""One run at this peer: performs what the round machine decides.
+
+    network ──> RunChannel ──events──> RoundMachine ──effects──> Worker ──> trainer, exchange, disk
+
+At any time the worker has one job: to train, to exchange or to catch up. A new decision ends the
+job before the next one starts. The same code runs in the node and, in virtual time, in the tests.
+
+Nothing that a peer sends ends the worker. What does: the network's end, a state that can't be
+written, a task that builds another model than the run's.
+"""
+
+import asyncio
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from node.audit.auditor import Auditor
+from node.audit.books import Books, ClosedRound
+from node.audit.witness import Witness
+from node.exchange.exchange import Exchange
+from node.exchange.outcome import Outcome
+from node.exchange.server import ExchangeServer
+from node.exchange.setting import ExchangeSetting, ExchangeTiming, Update
+from node.exchange.wire import UPDATE_BYTES, Floats
+from node.methods.local import OuterStep
+from node.run.channel import ChannelRules, RunChannel
+from node.run.heartbeat import Heartbeat
+from node.run.jobs import Jobs
+from node.run.setting import RunSetting, Tally
+from node.store.keeper import StateKeeper
+from node.store.signed_slots import SignedSlots
+from node.store.state import State
+from node.training.trainer import Trainer, TrainResult
+from node.training.training import OtherModelError, Training
+from node.transfer.catch_up import fetch_head
+from node.transfer.tree_server import TreeShelf
+from protocol.errors import TalkootError
+from protocol.events import (
+    AccusationHeard,
+    Adopt,
+    Audited,
+    CatchUp,
+    CatchUpFailed,
+    CaughtUp,
+    CloseRoll,
+    CommitmentHeard,
+    Committed,
+    Effect,
+    Event,
+    Exchanged,
+    Result,
+    RollHeard,
+    StartExchange,
+    StartTraining,
+    StopTraining,
+    Tick,
+    Trained,
+)
+from protocol.identity import PeerId
+from protocol.manifest import Manifest
+from protocol.presence import Head
+from protocol.rollcall import (
+    MAX_MEMBERS,
+    Accusation,
+    Commitment,
+    Roll,
+    RollCall,
+    call_roll,
+    open_roll,
+)
+from protocol.rounds import Phase, RoundMachine, RoundRules
+from protocol.signing import Signed
+from trust.admission import bans_of, electorate, established
+from trust.measures import Exchanged as RoundFacts
+from trust.reputation import advance
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+CATCH_UP_RETRY_SECONDS = 1.0
+OTHER_MODEL_RETRY_SECONDS = 60.0
+"""Fetching all of a state, to find that it is another model's, is not to be repeated soon."""
+MAX_EVENTS = 1024
+"""Above this many that wait, what others say is lost, as a broadcast may be."""
+FIRST_CAPACITY = 10_000_000
+"""Bytes per second that a peer offers before it has measured anything."""
+MOST_CAPACITY = 10_000_000_000
+"""Buffers of the system take what is sent as fast as memory is."""
+
+
+@dataclass(slots=True)
+class _Contribution:
+    commitment: Signed[Commitment]
+    update: Update
+
+
+class Worker:
+    """Takes part in one run until cancelled.
+
+    A demonstration's liar is a subclass with an exchange and a training of its own.
+
+    Args:
+        setting: the run and what this peer brings.
+        trainer: computes updates; its task is loaded, and the caller ends it.
+        shelf: where this peer puts its states for others to fetch; served by the caller.
+        state: the agreed state that this peer holds already, if any.
+        fresh: this peer made the state itself just now, so there is nobody to ask for a newer one.
+        refused: counts refused messages by error code.
+    """
+
+    exchange_kind: ClassVar[type[Exchange]] = Exchange
+    training_kind: ClassVar[type[Training]] = Training
+
+    def __init__(
+        self,
+        setting: RunSetting,
+        trainer: Trainer,
+        shelf: TreeShelf,
+        state: State | None,
+        *,
+        fresh: bool = False,
+        refused: Counter[str] | None = None,
+    ) -> None:
+        refused = Counter() if refused is None else refused
+        self.tally = Tally(capacity=FIRST_CAPACITY if setting.reduces else 0)
+        self._keeper = StateKeeper(shelf, setting.folder.checkpoints, state)
+        self._set = setting
+        self._fresh = fresh
+        self.machine = RoundMachine(
+            setting.identity.peer_id,
+            round_rules(setting.manifest),
+            head_of(state) if state else None,
+            frozenset(PeerId(peer) for peer in setting.manifest.stewards),
+        )
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._channel = RunChannel(
+            setting.swarm,
+            setting.identity,
+            setting.run,
+            self._hear,
+            refused,
+            ChannelRules(setting.manifest.round.total, setting.terms),
+        )
+        self._server = ExchangeServer(
+            setting.swarm,
+            setting.run,
+            self._on_roll_shown,
+            refused,
+            setting.terms,
+        )
+        self._jobs = Jobs()
+        self._witness = Witness(setting.run)
+        self._slots = SignedSlots(setting.folder.path / "convened.json", setting.folder.disk)
+        self._contribution: _Contribution | None = None
+        self._candidate: State | None = None
+        self._exchanged: tuple[State, Roll, Update, Outcome] | None = None
+        self._heartbeat = Heartbeat(setting, self.machine, self._channel, self.tally)
+        self._training = self.training_kind(
+            setting,
+            trainer,
+            self.tally,
+            on_samples=lambda samples: self._post(Trained(samples)),
+            on_trouble=self._heartbeat.say_presence,
+        )
+        self._auditor = Auditor(
+            setting, self._training, self._keeper, self._channel, shelf, refused
+        )
+        self._books = Books(setting, self._auditor)
+        self._began_at = 0.0
+        if state is not None:
+            self._believe(state)
+
+    # what others may look at
+
+    @property
+    def state(self) -> State | None:
+        """The agreed state that this peer holds."""
+        return self._keeper.state
+
+    @property
+    def finished(self) -> bool:
+        """Whether all planned rounds are done."""
+        return self._set.is_finished(self.state.round if self.state else 0)
+
+    # the loop
+
+    async def run(self) -> None:
+        """Take part until cancelled; then say goodbye and end within 5 seconds.
+
+        Raises:
+            ExceptionGroup: of a StateError where the state can't be written (what was written
+                stays), of a NetworkError where the network has ended, or of a ManifestError where
+                the task builds another model than the run's.
+        """
+        name = self._set.run.hex()[:8]
+        await asyncio.to_thread(self._auditor.load)
+        try:
+            async with self._server.serving(), asyncio.TaskGroup() as tasks:
+                for work in (
+                    self._channel.listen,
+                    self._channel.speak,
+                    self._channel.keep_records,
+                    self._heartbeat.announce,
+                    self._heartbeat.look_up,
+                    self._heartbeat.keep_connected,
+                    self._jobs.run,
+                    self._tick,
+                    self._keeper.keep_saving,
+                    self._auditor.audit_aggregates,
+                    self._auditor.repeat_work,
+                    self._auditor.evidence.verify_heard,
+                    self._books.keep,
+                ):
+                    tasks.create_task(work(), name=f"{work.__name__} {name}")
+                try:
+                    await self._decide()
+                finally:
+                    await self._heartbeat.say_goodbye()
+        finally:
+            await self._keeper.save_last()
+
+    async def _decide(self) -> None:
+        now = asyncio.get_running_loop().time
+        effects = self.machine.start(now()) if self._fresh else []
+        while True:
+            for effect in effects:
+                self._perform(effect)
+            event = await self._events.get()
+            await self._look_at(event)
+            effects = self.machine.handle(event, now())
+
+    def _is_banned(self, state: State) -> bool:
+        return self._set.identity.peer_id in state.ledger.banned
+
+    async def _look_at(self, event: Event) -> None:
+        """See what an event says about the honesty of its sender, before the machine acts on it."""
+        match event:
+            case AccusationHeard(accusation):
+                self._hear_accusations(accusation.signer, (accusation.message,))
+            case CommitmentHeard(commitment):
+                self._hear_accusations(commitment.signer, commitment.message.accusations)
+            case RollHeard(roll):
+                for member in roll.members:
+                    self._hear_accusations(member.signer, member.message.accusations)
+                if self._was_omitted(roll):
+                    self._auditor.object_to(roll.convener)
+            case _:
+                pass
+        if proof := self._witness.hear(event):
+            await self._auditor.evidence.accuse(*proof)
+
+    def _hear_accusations(self, accuser: PeerId, accusations: Sequence[Accusation]) -> None:
+        state = self.state
+        if accusations and state is not None:
+            spec, stewards = self._set.manifest.trust, self._set.stewards
+            if accuser in electorate([accuser], state.ledger, spec, stewards):
+                self._auditor.evidence.hear(accuser, accusations)
+
+    def _was_omitted(self, roll: Roll) -> bool:
+        """Return whether a roll of our round leaves out what we had committed to before it came."""
+        contribution, state = self._contribution, self.state
+        if contribution is None or state is None or roll.convener == self._set.identity.peer_id:
+            return False
+        return roll.prev_root == state.root and contribution.commitment not in roll.members
+
+    def _believe(self, state: State) -> None:
+        """Let the machine know whose word counts by the ledger of the state that we hold."""
+        spec = self._set.manifest.trust
+        counted = established(state.ledger, spec, self._set.stewards)
+        probation = spec.probation_rounds or spec.probation_passes
+        self.machine.believe(counted if probation else None, state.ledger.banned)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case StartTraining(round_):
+                self.tally.progress, self.tally.samples_in_round = 0.0, 0
+                self._training.begin()
+                self._began_at = asyncio.get_running_loop().time()
+                self._heartbeat.say_presence()
+                if not self.finished:
+                    self._jobs.start(lambda: self._train(round_))
+            case StopTraining():
+                self._training.stop()
+            case CloseRoll():
+                self._jobs.start(lambda: self._close_roll(effect))
+            case StartExchange(roll):
+                self._jobs.start(lambda: self._exchange(roll))
+            case Adopt():
+                self._adopt()
+            case CatchUp(head, holders):
+                self._heartbeat.say_presence()
+                self._jobs.start(lambda: self._catch_up(head, holders))
+
+    def _post(self, event: Event) -> None:
+        self._events.put_nowait(event)
+
+    def _hear(self, event: Event) -> None:
+        if self._events.qsize() < MAX_EVENTS:
+            self._post(event)
+
+    def _on_roll_shown(self, roll: Roll) -> None:
+        if not self.finished:
+            self._hear(RollHeard(roll))
+
+    # training
+
+    async def _train(self, round_: int) -> None:
+        state = self.state
+        if state is None or state.round != round_:
+            return
+        if self._is_banned(state):
+            self.tally.reason = "this node is banned from the run; see: talkoot evidence"
+            return
+        await self._books.up_to_date()
+        if self._auditor.has_duty:
+            self._post(Audited())
+        await self._auditor.wait_for_trainer()
+        result = await self._training.train(state)
+        if self.machine.phase is not Phase.TRAINING:
+            return
+        self.tally.samples_mine += result.samples
+        update = await asyncio.to_thread(self._pack, result.update, state)
+        self._auditor.offer(update)
+        signed = self._channel.sign(self._commitment(state, result, update))
+        self._contribution = _Contribution(signed, update)
+        self._heartbeat.commitment = signed
+        self._channel.say(signed, "roll")
+        self._post(Committed(signed))
+
+    def _commitment(self, state: State, result: TrainResult, update: Update) -> Commitment:
+        return Commitment(
+            round=state.round,
+            prev_root=state.root,
+            at=self._set.swarm.time(),
+            samples=result.samples,
+            steps=result.steps,
+            loss=result.loss if math.isfinite(result.loss) else None,
+            capacity=self.tally.capacity,
+            update_root=update.root,
+            nonce=self._set.nonce,
+            verdict=self._auditor.take_verdict(),
+            accusations=self._auditor.accusations(state),
+            objections=self._auditor.take_objections(),
+        )
+
+    def _pack(self, update: Floats, state: State) -> Update:
+        return Update.pack(update, state.layout)
+
+    # the exchange
+
+    async def _close_roll(self, effect: CloseRoll) -> None:
+        round_, root = effect.round, effect.prev_root
+        attempt = await asyncio.to_thread(self._slots.next_attempt, round_, root, effect.attempt)
+        if attempt is None:
+            return  # it can't be kept that we sign, so another peer convenes
+        at = self._set.swarm.time()
+        self._announce_roll(call_roll(round_, root, at, effect.commitments, attempt))
+
+    def _announce_roll(self, call: RollCall) -> None:
+        signed = self._channel.sign(call)
+        self._channel.say(signed, "rollcall")
+        self._post(RollHeard(open_roll(signed, self._set.run)))
+
+    async def _exchange(self, roll: Roll) -> None:
+        state, contribution = self.state, self._contribution
+        if state is None or contribution is None:
+            raise RuntimeError("there is no update to exchange")
+        setting = ExchangeSetting(
+            self._set.swarm,
+            self._set.identity,
+            self._set.run,
+            state.layout,
+            self._set.manifest.trust,
+            self._set.stewards,
+            state.ledger,
+            ExchangeTiming.for_bytes(UPDATE_BYTES * state.layout.size, len(roll.members)),
+        )
+        exchange = self.exchange_kind(setting, roll, contribution.update)
+        self._server.add(exchange)
+        outcome = await exchange.run()
+        candidate = await asyncio.to_thread(self._step, state, roll, outcome)
+        self._candidate = candidate
+        self._exchanged = state, roll, contribution.update, outcome
+        self._report(roll, outcome)
+        signed = self._channel.sign(
+            Result(
+                round=roll.round,
+                prev_root=roll.prev_root,
+                roll=roll.digest,
+                root=candidate.root,
+                missing=len(outcome.missing),
+            )
+        )
+        self._channel.say(signed, "state")
+        self._post(Exchanged(signed))
+
+    def _step(self, state: State, roll: Roll, outcome: Outcome) -> State:
+        spec, stewards = self._set.manifest.trust, self._set.stewards
+        sizes = [stop - start for start, stop in state.layout.chunks]
+        exchanged = RoundFacts(roll, outcome.receipts, outcome.reducers, sizes)
+        ledger = advance(state.ledger, exchanged, spec, stewards)
+        params, momentum = state.params.copy(), state.momentum.copy()
+        self._repair(state, roll, params, momentum)
+        present = set(range(len(state.layout.chunks))) - set(outcome.missing)
+        chunks = {chunk: outcome.aggregate[slice(*state.layout.chunks[chunk])] for chunk in present}
+        step = OuterStep.of(self._training.settings, self._set.manifest.round.total)
+        step.apply_chunks(state.layout, params, momentum, chunks)
+        return state.next(params, momentum, ledger)
+
+    def _repair(self, state: State, roll: Roll, params: Floats, momentum: Floats) -> None:
+        """Put back the chunks that a reducer, banned by this roll, had lied about, in place."""
+        spec, stewards = self._set.manifest.trust, self._set.stewards
+        for accusation in bans_of(roll, state.ledger, spec, stewards).values():
+            age = roll.round - accusation.round
+            kept = self._auditor.kept.find(accusation.round)
+            if accusation.chunk is None or age > spec.kept_rounds or kept is None:
+                continue
+            before = self._keeper.find(accusation.round, kept.roll.prev_root)
+            if before is None:
+                log.warning("the state of round %d is gone: it can't be put back", accusation.round)
+                continue
+            for chunk, receipt in kept.receipts.items():
+                if receipt.signer == accusation.accused:
+                    part = slice(*state.layout.chunks[chunk])
+                    params[part], momentum[part] = before.params[part], before.momentum[part]
+
+    def _report(self, roll: Roll, outcome: Outcome) -> None:
+        tally = self.tally
+        losses = sorted(
+            member.message.loss for member in roll.members if member.message.loss is not None
+        )
+        tally.loss = losses[len(losses) // 2] if losses else None
+        tally.reports, tally.reported_round = outcome.reports, roll.round
+        tally.missing = len(outcome.missing)
+        if self._set.reduces and outcome.send_rate:
+            rate = min(outcome.send_rate, MOST_CAPACITY)
+            tally.capacity = int(0.7 * tally.capacity + 0.3 * rate)
+
+    # states
+
+    def _adopt(self) -> None:
+        if self._candidate is None:
+            raise RuntimeError("there is no state to adopt")
+        accepted = self.tally.reports.get(self._set.identity.peer_id)
+        if self._contribution and accepted and accepted.share > 0:
+            self.tally.samples_accepted += self._contribution.commitment.message.samples
+        state = self._candidate
+        self._hold(state)
+        if self._exchanged is not None:
+            before, roll, update, outcome = self._exchanged
+            seconds = asyncio.get_running_loop().time() - self._began_at
+            loss = self.tally.loss
+            self._books.add(ClosedRound(before, state, roll, update, outcome, loss, seconds))
+        self._candidate = self._contribution = self._exchanged = None
+
+    def _hold(self, state: State) -> None:
+        self._keeper.hold(state)
+        self._believe(state)
+
+    async def _catch_up(self, head: Head, holders: tuple[PeerId, ...]) -> None:
+        log.info("catching up with round %d, state %s", head.round, head.root.hex()[:16])
+        have = self._candidate or self.state  # one of our own exchange differs in few chunks only
+        self._contribution = self._candidate = None
+        if self.state is not None and head == head_of(self.state):
+            self._post(CaughtUp(head))
+            return
+        try:
+            state = await fetch_head(self._set, head, holders, have)
+            self._training.check(state)
+        except TalkootError as error:
+            log.info("catching up failed: %s", error)
+            self.tally.reason = f"catching up: {error.message}"
+            other = isinstance(error, OtherModelError)
+            await asyncio.sleep(OTHER_MODEL_RETRY_SECONDS if other else CATCH_UP_RETRY_SECONDS)
+            self._post(CatchUpFailed())
+        else:
+            self._hold(state)
+            self._post(CaughtUp(head_of(state)))
+
+    async def _tick(self) -> None:
+        while True:
+            self._post(Tick())
+            await asyncio.sleep(TICK_SECONDS)
+
+
+def head_of(state: State) -> Head:
+    """Return the head that a state is."""
+    return Head(state.round, state.root, state.header.prev_root)
+
+
+def round_rules(manifest: Manifest) -> RoundRules:
+    """Return the rules of a run's rounds; who is left out of an exchange waits until it is over."""
+    rules = manifest.round
+    update_bytes = UPDATE_BYTES * manifest.task.parameters
+    return RoundRules(
+        rules.max_seconds,
+        rules.min_peers,
+        rules.target_samples,
+        watch_seconds=max(60.0, ExchangeTiming.for_bytes(update_bytes, MAX_MEMBERS).total),
+    )

@@ -1,0 +1,275 @@
+"""Training in a process of its own, as the daemon sees it. This module doesn't import torch.
+
+The daemon's event loop never computes: `TrainerProcess` owns a child that does
+(node.training.trainer_child). A child that crashes, or is killed for its memory, is an error of one
+call; the next call starts another.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.methods.local import TrainPlan
+from node.training.trainer_link import FinalAnswer, Resources, TrainerError, TrainerLink
+from node.training.trainer_messages import (
+    Command,
+    Evaluate,
+    Evaluated,
+    Failed,
+    Load,
+    Progress,
+    Ready,
+    Sample,
+    Sampled,
+    Train,
+    Trained,
+)
+from protocol.layout import Layout
+from protocol.manifest import Settings
+
+__all__ = [
+    "LoadedTask",
+    "Progress",
+    "Resources",
+    "TrainPlan",
+    "TrainResult",
+    "Trainer",
+    "TrainerError",
+    "TrainerProcess",
+    "TrainerTask",
+]
+
+LOAD_SECONDS = 120.0
+"""To import torch and build the model, on a slow and busy machine."""
+ANSWER_SECONDS = 300.0
+"""To evaluate or to generate."""
+CANCEL_SECONDS = 3.0
+"""For the step in progress to end when `train` is cancelled."""
+
+FinalAnswerT = TypeVar("FinalAnswerT", bound=FinalAnswer)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerTask:
+    """What to train: task kind, version and settings of the manifest, and the verified data."""
+
+    kind: str
+    version: int
+    config: Settings
+    data: Path
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTask:
+    """The model as it was built."""
+
+    layout: Layout
+    params: NDArray[np.float32]
+    """Its parameters at the start, (P,): at the host, the genesis state's θ."""
+    device: str
+    samples_per_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """One round's work: the update Δ, (P,) float32, and what it took."""
+
+    update: NDArray[np.float32]
+    steps: int
+    samples: int
+    loss: float
+    """Mean training loss over the steps."""
+    seconds: float
+
+
+class Trainer(Protocol):
+    """Trains one run's model. Calls wait for each other; parameters are (P,) float32."""
+
+    @property
+    def layout(self) -> Layout:
+        """The model's tensors, once loaded."""
+        ...
+
+    async def load(self, task: TrainerTask) -> LoadedTask:
+        """Build the model of `task`. Raises TrainerError."""
+        ...
+
+    async def train(
+        self,
+        params: NDArray[np.float32],
+        plan: TrainPlan,
+        stop: asyncio.Event,
+        on_progress: Callable[[Progress], None],
+    ) -> TrainResult:
+        """Train from `params`; when `stop` is set, return the steps done so far, at least one.
+
+        Raises:
+            TrainerError: no update; the next call may succeed.
+        """
+        ...
+
+    async def evaluate(self, params: NDArray[np.float32]) -> float:
+        """Return the held-out loss, infinite where it isn't a number. Raises TrainerError."""
+        ...
+
+    async def sample(
+        self, params: NDArray[np.float32], length: int, prompt: str = "\n", seed: int = 0
+    ) -> str | None:
+        """Return text of `length` symbols after `prompt`; None where the task has none to give.
+
+        Raises:
+            TrainerError: as for `train`.
+        """
+        ...
+
+
+class TrainerProcess:
+    """The `Trainer` in a child process.
+
+    The process starts when the context is entered and imports torch meanwhile; so enter it before
+    fetching data, and `load` when the data is there.
+    """
+
+    def __init__(self, resources: Resources | None = None) -> None:
+        self._resources = resources or Resources()
+        self._lock = asyncio.Lock()
+        self._open = False
+        self._link: TrainerLink | None = None
+        self._task: TrainerTask | None = None
+        self._layout: Layout | None = None
+
+    async def __aenter__(self) -> Self:
+        self._open = True
+        self._link = await TrainerLink.start(self._resources)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open = False
+        await self._drop()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, if one runs."""
+        return self._link.pid if self._link is not None and self._link.alive else None
+
+    @property
+    def layout(self) -> Layout:
+        """The model's tensors, once loaded."""
+        if self._layout is None:
+            raise RuntimeError("nothing is loaded")
+        return self._layout
+
+    async def load(self, task: TrainerTask) -> LoadedTask:
+        """Build the model of `task` in the child, in a fresh one if this one has a model."""
+        async with self._lock:
+            if self._layout is not None:
+                await self._drop()
+            self._task = task
+            link = await self._running_link()
+            loaded = await self._load(link, task)
+            self._layout = loaded.layout
+            return loaded
+
+    async def train(
+        self,
+        params: NDArray[np.float32],
+        plan: TrainPlan,
+        stop: asyncio.Event,
+        on_progress: Callable[[Progress], None],
+    ) -> TrainResult:
+        """Train in the child (see Trainer). Cancelling it stops the child's work as well."""
+        async with self._using(params) as link:
+            async with asyncio.TaskGroup() as group:
+                stopper = group.create_task(link.stop_when(stop), name="stop training")
+                answer = await link.ask(Command(Train(plan)), on_progress)
+                stopper.cancel()
+            done = await self._expect(link, answer, Trained)
+            update = link.vectors.update.copy()
+            return TrainResult(update, done.steps, done.samples, done.loss, done.seconds)
+
+    async def evaluate(self, params: NDArray[np.float32]) -> float:
+        """Evaluate in the child (see Trainer)."""
+        async with self._using(params) as link:
+            answer = await link.ask(Command(Evaluate()), seconds=ANSWER_SECONDS)
+            loss = (await self._expect(link, answer, Evaluated)).loss
+            return math.inf if loss is None else loss
+
+    async def sample(
+        self, params: NDArray[np.float32], length: int, prompt: str = "\n", seed: int = 0
+    ) -> str | None:
+        """Generate in the child (see Trainer)."""
+        async with self._using(params) as link:
+            command = Command(Sample(prompt, length, seed))
+            answer = await link.ask(command, seconds=ANSWER_SECONDS)
+            return (await self._expect(link, answer, Sampled)).text
+
+    @asynccontextmanager
+    async def _using(self, params: NDArray[np.float32]) -> AsyncIterator[TrainerLink]:
+        async with self._lock:
+            link = await self._loaded_link()
+            link.vectors.params[:] = params
+            try:
+                yield link
+            except BaseException:  # most often cancellation
+                await link.abandon(CANCEL_SECONDS)
+                raise
+
+    async def _loaded_link(self) -> TrainerLink:
+        """Return the link to a child that has the task's model, starting one where needed."""
+        if self._task is None:
+            raise RuntimeError("nothing is loaded")
+        link = await self._running_link()
+        if not link.shared:
+            self._layout = (await self._load(link, self._task)).layout
+        return link
+
+    async def _running_link(self) -> TrainerLink:
+        if not self._open:
+            raise RuntimeError("the trainer is closed")
+        if self._link is not None and not self._link.alive:
+            await self._drop()
+        if self._link is None:
+            self._link = await TrainerLink.start(self._resources)
+        return self._link
+
+    async def _load(self, link: TrainerLink, task: TrainerTask) -> LoadedTask:
+        command = Load(task.kind, task.version, task.config, str(task.data), self._resources.device)
+        try:
+            answer = await link.ask(Command(command), seconds=LOAD_SECONDS)
+            ready = await self._expect(link, answer, Ready)
+            layout = Layout(ready.tensors)
+            link.share(layout.size)
+        except BaseException:
+            await self._drop()
+            raise
+        params = link.vectors.params.copy()
+        return LoadedTask(layout, params, ready.device, ready.samples_per_step)
+
+    async def _expect(
+        self, link: TrainerLink, answer: FinalAnswer | None, kind: type[FinalAnswerT]
+    ) -> FinalAnswerT:
+        if isinstance(answer, kind):
+            return answer
+        if isinstance(answer, Failed):
+            raise TrainerError(answer.code, answer.message, hint=answer.hint)
+        error = await link.died()
+        self._link = None
+        raise error
+
+    async def _drop(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            await link.end()

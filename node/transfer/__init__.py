@@ -1,0 +1,1 @@
+"""Fetching and serving Merkle trees: states, data sets, updates, evidence."""

@@ -1,0 +1,199 @@
+"""Serving Merkle trees to the peers of a run: states, data sets, and the manifest.
+
+What is sent needs no trust, so anyone may ask. A peer has two upload slots, and every read and
+write has a deadline: who doesn't read can't make this node hold more than one chunk a slot.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Protocol, Self
+
+from dht.swarm import NetworkError, Stream, Swarm
+from protocol.codec import Message, encode
+from protocol.errors import ProtocolError
+from protocol.identity import PeerId
+from protocol.trees import (
+    LEAVES_A_PAGE,
+    TREE_FRAME_BYTES,
+    Busy,
+    ChunkReply,
+    ChunksRequest,
+    LeavesReply,
+    LeavesRequest,
+    ManifestReply,
+    ManifestRequest,
+    Missing,
+    TreeRequest,
+    read_request,
+    tree_protocol,
+)
+
+log = logging.getLogger(__name__)
+
+SLOTS_A_PEER = 2
+SLOTS = 32
+"""Uploads at once to all peers; each holds one chunk in memory, read and encoded: 1 MiB."""
+STALL_SECONDS = 10.0
+"""For each request to come and each reply to leave: 0.4 Mbit/s for the largest chunk."""
+
+
+class Tree(Protocol):
+    """A Merkle tree that can be served: a state, a data set, an update, evidence."""
+
+    @property
+    def root(self) -> bytes:
+        """The 32-byte name of the tree."""
+        ...
+
+    @property
+    def leaves(self) -> Sequence[bytes]:
+        """The hashes of all chunks, in order."""
+        ...
+
+    def chunk(self, index: int) -> bytes | None:
+        """Return the bytes of leaf `index` < len(leaves), or None where they are lost."""
+        ...
+
+
+class TreeSource(Protocol):
+    """What a `TreeServer` serves. None = not here."""
+
+    def leaves(self, root: bytes) -> Sequence[bytes] | None:
+        """Return the leaves of the tree with this root."""
+        ...
+
+    def chunk(self, root: bytes, index: int) -> bytes | None:
+        """Return one chunk; any `index` ≥ 0 may be asked for."""
+        ...
+
+    def manifest(self) -> bytes | None:
+        """Return the envelope of the run's manifest."""
+        ...
+
+
+class TreeShelf:
+    """A `TreeSource` of the trees that are put on it."""
+
+    def __init__(self, manifest: bytes | None = None) -> None:
+        self._manifest = manifest
+        self._trees: dict[bytes, Tree] = {}
+
+    def put(self, tree: Tree) -> None:
+        """Serve `tree` from now on."""
+        self._trees[tree.root] = tree
+
+    def drop(self, root: bytes) -> None:
+        """Serve the tree with this root no longer."""
+        self._trees.pop(root, None)
+
+    def leaves(self, root: bytes) -> Sequence[bytes] | None:
+        """Return the leaves of the tree with this root."""
+        tree = self._trees.get(root)
+        return tree.leaves if tree else None
+
+    def chunk(self, root: bytes, index: int) -> bytes | None:
+        """Return one chunk."""
+        tree = self._trees.get(root)
+        return tree.chunk(index) if tree and index < len(tree.leaves) else None
+
+    def manifest(self) -> bytes | None:
+        """Return the manifest's envelope."""
+        return self._manifest
+
+
+class TreeServer:
+    """Serves `source` to the peers of `run` while its context lasts.
+
+    `refused` counts malformed requests by the error's code; `bytes_sent` counts replies.
+    """
+
+    def __init__(self, swarm: Swarm, run: bytes, source: TreeSource, *, slots: int = SLOTS) -> None:
+        self.refused: Counter[str] = Counter()
+        self.bytes_sent = 0
+        self._swarm = swarm
+        self._protocol = tree_protocol(run)
+        self._source = source
+        self._slots = slots
+        self._uploads: Counter[PeerId] = Counter()
+        self._serving = False
+
+    async def __aenter__(self) -> Self:
+        self._serving = True
+        await self._swarm.serve(self._protocol, TREE_FRAME_BYTES, self._handle)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._serving = False
+        with suppress(NetworkError):  # a network that is gone serves nothing
+            await self._swarm.unserve(self._protocol)
+
+    async def _handle(self, stream: Stream) -> None:
+        try:
+            if self._has_slot_for(stream.peer):
+                await self._upload(stream)
+            else:
+                await _next_request(stream)
+                await self._send(stream, Busy())
+        except TimeoutError:
+            log.info("%s neither asks nor reads; its stream is closed", stream.peer)
+        except NetworkError as error:
+            log.debug("stream of %s ended: %s", stream.peer, error)
+        except ProtocolError as error:
+            self.refused[error.code] += 1
+            log.info("%s sent what is no request: %s", stream.peer, error)
+
+    def _has_slot_for(self, peer: PeerId) -> bool:
+        return self._uploads[peer] < SLOTS_A_PEER and self._uploads.total() < self._slots
+
+    async def _upload(self, stream: Stream) -> None:
+        self._uploads[stream.peer] += 1
+        try:
+            while True:
+                request = await _next_request(stream)
+                if not self._serving:
+                    return
+                for reply in self._replies(request):
+                    await self._send(stream, reply)
+        finally:
+            self._uploads[stream.peer] -= 1
+            self._uploads += Counter()  # forgets the peers that are at zero
+
+    def _replies(self, request: TreeRequest) -> Iterator[Message]:
+        match request:
+            case ManifestRequest():
+                envelope = self._source.manifest()
+                yield ManifestReply(envelope=envelope) if envelope else Missing()
+            case LeavesRequest():
+                yield self._page(request)
+            case ChunksRequest():
+                for index in request.indexes:
+                    data = self._source.chunk(request.root, index)
+                    yield Missing() if data is None else ChunkReply(index=index, data=data)
+
+    def _page(self, request: LeavesRequest) -> LeavesReply | Missing:
+        leaves = self._source.leaves(request.root)
+        if leaves is None:
+            return Missing()
+        digests = b"".join(leaves[request.first : request.first + LEAVES_A_PAGE])
+        return LeavesReply(total=len(leaves), digests=digests)
+
+    async def _send(self, stream: Stream, reply: Message) -> None:
+        frame = encode(reply)
+        async with asyncio.timeout(STALL_SECONDS):
+            await stream.send(frame)
+        self.bytes_sent += len(frame)
+
+
+async def _next_request(stream: Stream) -> TreeRequest:
+    async with asyncio.timeout(STALL_SECONDS):
+        frame = await stream.receive()
+    return read_request(frame)
