@@ -234,7 +234,7 @@ def test_the_valid_choices_of_a_rule_are_listed() -> None:
     text = SPEC.format(settings="", round="local_steps = 1", rule="clap")
     with pytest.raises(ConfigError) as caught:
         parse_toml(text, HostSpec, "spec.toml")
-    assert caught.value.hint == "Valid here: clip, flag, krum, mean, median, trimmed_mean."
+    assert caught.value.hint == "Valid here: clip, mean, median, trimmed_mean, krum, flag."
 
 
 def test_a_missing_table_of_a_spec_is_named() -> None:

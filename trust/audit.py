@@ -200,7 +200,7 @@ def _check_shares(share: NDArray[np.float64], expected: Expected) -> str | None:
 
 
 def _check_distances(rows: Rows, data: Vector, distances: NDArray[np.float64]) -> str | None:
-    """Check the distances from the aggregate as it was delivered (node.reduction)."""
+    """Check the distances from the aggregate as it was delivered (node.exchange.reduction)."""
     true = np.array([norm_of(row - data) for row in rows])
     sizes = np.array([norm_of(row) for row in rows]) + norm_of(data)
     wrong = np.abs(distances - true) > _CLAIMED * true + _FLOAT32 * sizes + _TINY
