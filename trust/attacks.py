@@ -87,10 +87,6 @@ class Attack:
     work: Work | None = None
     behaviour: Behaviour | None = None
 
-    def __call__(self, update: Floats, round_: int, /) -> Floats:
-        """Return what a liar sends that remembers nothing."""
-        return self.update(0)(update, round_) if self.update else update
-
 
 def reverse_scaled(update: Floats, round_: int) -> Floats:  # noqa: ARG001
     """Return -10 times the update: enough for one liar of four to turn a mean around."""
