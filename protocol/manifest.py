@@ -81,8 +81,8 @@ class TrustSpec(Message, frozen=True):
     """Work audits that it has to pass in that time."""
     newcomer_share: Annotated[float, Meta(ge=0, le=1)] = 0.1
     """Most of a round's weight that all who have just left probation hold together."""
-    work_bits: Annotated[int, Meta(ge=0, le=40)] = 21
-    """Proof of work for an identity: 2 to this power hashes, at about a microsecond each."""
+    work_bits: Annotated[int, Meta(ge=0, le=40)] = 23
+    """Proof of work for an identity: 2 to this power hashes, some 2.5 million a second."""
 
 
 class Manifest(Message, frozen=True, kw_only=True):

@@ -146,10 +146,10 @@ def test_of_evidence_that_as_many_name_the_lower_root_counts() -> None:
 # --- weights
 
 
-def test_weights_are_the_samples_up_to_twice_the_median() -> None:
+def test_weights_are_the_samples_up_to_a_quarter_above_the_median() -> None:
     claims = [8, 16, 32, 10_000]
     members = [member(index, samples=samples) for index, samples in enumerate(claims)]
-    assert weights(roll(*members), established(4)) == [8, 16, 32, 48]
+    assert weights(roll(*members), established(4)) == [8, 16, 20, 20]
 
 
 def test_only_those_that_are_present_are_weighed() -> None:

@@ -93,7 +93,7 @@ def test_a_public_runs_trust_rules_are_told_in_words() -> None:
         "newcomers are on probation: their work counts only after 50 rounds of work and 3 passed "
         "audits",
         "all who have just left probation together hold at most 10 % of a round's weight",
-        "joining costs about 2 s of computing (proof of work)",
+        "joining costs about 3 s of computing (proof of work)",
         "who is proved a liar is banned for good",
     )
     assert "audited" in shown.what_others_see[-1]
@@ -119,9 +119,9 @@ def test_a_run_among_friends_says_what_it_does_without() -> None:
         ({"probation_passes": 1, "probation_rounds": 0}, "only after 1 passed audit"),
         ({"newcomer_share": 0.125}, "at most 12.5 %"),
         ({"work_bits": 1}, "joining costs less than a second"),
-        ({"work_bits": 30}, "about 18 minutes"),
-        ({"work_bits": 35}, "about 10 hours"),
-        ({"work_bits": 40}, "about 13 days"),
+        ({"work_bits": 30}, "about 7 minutes"),
+        ({"work_bits": 36}, "about 8 hours"),
+        ({"work_bits": 40}, "about 5 days"),
     ],
 )
 def test_each_trust_rule_shows_its_size(changes: dict[str, float], words: str) -> None:

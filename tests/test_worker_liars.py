@@ -129,7 +129,7 @@ def test_claimed_samples_and_capacity_are_capped(tmp_path: Path) -> None:
         await swarm.start_many(range(3))
         await swarm.start(3, PeerOptions(kind=Boaster))
         await swarm.reach(3, range(3))
-        assert swarm.share(0, of=3).expected == pytest.approx(2 / 5)
+        assert swarm.share(0, of=3).expected == pytest.approx(1.25 / 4.25)
         await swarm.same_root(range(3))
 
     play(tmp_path, scenario, RunOptions(min_peers=4))

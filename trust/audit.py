@@ -18,7 +18,9 @@ from protocol.ledger import Ledger, Standing
 from protocol.manifest import TrustSpec
 from trust.admission import electorate
 from trust.aggregate import Rows, Vector, Weights, norm_of
+from trust.measures import median
 from trust.recheck import SHARE_MARGIN, Expected, ImpossibleClaimError, expect
+from trust.score import SUSPECT_NOISE
 
 WORK_LIMIT = 0.03
 """Relative error above which a committed update isn't the work it claims to be. Honest repetition
@@ -26,9 +28,9 @@ differs by 2e-4 for the wire's float16, and by some 1e-2 where a trainer compute
 flipped labels, stale weights or half of the samples make 5e-2 to 2."""
 CERTAIN_WORK = WORK_LIMIT / 2
 """Below it an accusation is false; between the two it can be the hardware."""
-SUSPECT_SCORE = 0.5
+SUSPECT_SCORE = 0.9
+"""Of the median score of all who are present: while all are new, nobody is a suspect for it."""
 SUSPECT_COPIED = 0.25
-SUSPECT_NOISE = 2.0
 
 _DOMAIN = b"talkoot/1/audit\0"
 _STATE_BYTES = 8
@@ -83,7 +85,8 @@ def draw_work_audits(
     present = [each for each in ledger.standings if each.seen == newest and not each.banned]
     peers = [PeerId(each.peer) for each in present]
     trusted = electorate(peers, ledger, spec, stewards)
-    suspects = [PeerId(each.peer) for each in present if _suspect(each, trusted)]
+    usual = median([each.score for each in present] or [1.0])
+    suspects = [PeerId(each.peer) for each in present if _is_suspect(each, trusted, usual)]
     audits = []
     for auditor in peers:
         if auditor not in trusted or not _happens(root, "work", auditor, spec.audit_rate):
@@ -225,10 +228,10 @@ def _first_wrong(
     return f"row {row} has a {what} of {right[row]:.6g}, not {found[row]:.6g}"
 
 
-def _suspect(standing: Standing, trusted: Set[PeerId]) -> bool:
+def _is_suspect(standing: Standing, trusted: Set[PeerId], usual_score: float) -> bool:
     return (
         standing.peer not in trusted
-        or standing.score < SUSPECT_SCORE
+        or standing.score < SUSPECT_SCORE * usual_score
         or standing.copied > SUSPECT_COPIED
         or (standing.noise or 0.0) > SUSPECT_NOISE
     )

@@ -95,7 +95,7 @@ def _objected(roll: Roll, judges: Set[PeerId]) -> frozenset[PeerId]:
         if member.signer in judges
         for target in set(member.message.objections) - {member.signer}
     )
-    return frozenset(peer for peer, count in votes.items() if OBJECTORS * count > len(judges))
+    return frozenset(peer for peer, count in votes.items() if OBJECTORS * count >= len(judges))
 
 
 def _reduced_part(exchanged: Exchanged, peer: PeerId) -> float:

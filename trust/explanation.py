@@ -7,7 +7,7 @@ from protocol.identity import PeerId
 from protocol.ledger import Standing
 from protocol.manifest import TrustSpec
 from trust.admission import LEAST_PUNCTUAL, is_past_probation
-from trust.score import FREE_RIDER_NOISE, LEAST_SCORE
+from trust.score import LEAST_SCORE, SUSPECT_NOISE
 
 
 class Component(NamedTuple):
@@ -92,9 +92,9 @@ def _worst(standing: Standing) -> tuple[str, str]:
 
 def _noise(standing: Standing) -> tuple[str, str]:
     noise = standing.noise or 0.0
-    if noise > FREE_RIDER_NOISE:
+    if noise > SUSPECT_NOISE:
         return f"{noise:.2f}", "too noisy for the samples that it claims"
-    return f"{noise:.2f}", f"noise for the samples it claims; up to {FREE_RIDER_NOISE} is fine"
+    return f"{noise:.2f}", f"noise for the samples it claims; up to {SUSPECT_NOISE} is fine"
 
 
 def _punctuality(punctual: float) -> str:

@@ -45,6 +45,7 @@ class _Facts:
 
     round: int
     stewards: Set[PeerId]
+    audited: bool
     measured: Mapping[PeerId, Measured]
     usual_cosine: float | None
     """The judges' median of the average cosine."""
@@ -84,7 +85,9 @@ class _Facts:
         if peer not in self.measured:
             return standing
         standing = scored(standing, self.measured[peer], self.usual_cosine)
-        return standing if peer in self.stewards or not falls(standing) else suspended(standing)
+        if peer in self.stewards or not falls(standing, audited=self.audited):
+            return standing
+        return suspended(standing)
 
 
 def _gather(ledger: Ledger, exchanged: Exchanged, spec: TrustSpec, stewards: Set[PeerId]) -> _Facts:
@@ -97,6 +100,7 @@ def _gather(ledger: Ledger, exchanged: Exchanged, spec: TrustSpec, stewards: Set
     return _Facts(
         round=roll.round,
         stewards=stewards,
+        audited=spec.audit_rate > 0,
         measured=measured,
         usual_cosine=_usual_cosine(measured, ledger.by_peer(), judges),
         bans={peer: accusation.evidence for peer, accusation in bans.items()},

@@ -11,8 +11,10 @@ exponential averages of factor 0.9:
       · [norm > .05 · median norm]                            nothing in it
     R ← .95 · R + .05 · e
 
-Below 1/3 after ≥ 10 measured rounds, or with an average of u² above 2.5 after ≥ 20 (a free-rider:
-it claims more samples than it did), probation begins anew. Only proof bans.
+Below 1/3 after ≥ 10 measured rounds probation begins anew. Only proof bans. Who claims more samples
+than it did has an average of u² of 7 to 38: above 2.5 it is a suspect, whose work is audited; where
+work isn't audited, one above 3 after ≥ 20 rounds begins probation anew. Never below: on data that
+differ much from peer to peer honest averages reach 2.7.
 
 The worst chunk alone takes an established peer some 40 rounds, since it rests on one reducer's
 word: a reducer that defames a peer by its receipts has them audited long before, and whoever really
@@ -32,7 +34,7 @@ KEPT = 0.9
 SCORE_KEPT = 0.95
 FALL_ROUNDS = 10
 FREE_RIDER_ROUNDS = 20
-FREE_RIDER_NOISE = 2.5
+SUSPECT_NOISE, FREE_RIDER_NOISE = 2.5, 3.0
 TELLING_COSINE, FAINT_COSINE = 0.15, 0.05
 """Where the usual cosine is below the first, updates are too noisy to show who goes another way
 than the others (or nearly half of them lie), and below the second even who goes against them."""
@@ -66,11 +68,17 @@ def _agreement(cosine: float, usual: float) -> float:
     return _within(2 + 3 * cosine / usual) if usual > FAINT_COSINE else 1.0
 
 
-def falls(standing: Standing) -> bool:
-    """Return whether a peer that is no steward is suspended: its probation begins anew."""
-    dishonest = standing.rounds >= FALL_ROUNDS and standing.score < LEAST_SCORE
-    noise = standing.noise or 0.0
-    return dishonest or (standing.rounds >= FREE_RIDER_ROUNDS and noise > FREE_RIDER_NOISE)
+def falls(standing: Standing, *, audited: bool) -> bool:
+    """Return whether a peer that is no steward is suspended: its probation begins anew.
+
+    Args:
+        standing: with this round in it.
+        audited: whether the run audits work, which tells a free-rider from odd data.
+    """
+    if standing.rounds >= FALL_ROUNDS and standing.score < LEAST_SCORE:
+        return True
+    noisy = (standing.noise or 0.0) > FREE_RIDER_NOISE and standing.rounds >= FREE_RIDER_ROUNDS
+    return noisy and not audited
 
 
 def scored(standing: Standing, measured: Measured, usual_cosine: float | None) -> Standing:

@@ -11,7 +11,7 @@ from protocol.proof_of_work import MAX_NONCE, is_paid, search
 
 log = logging.getLogger(__name__)
 
-HASHES_PER_SECOND = 1e6
+HASHES_PER_SECOND = 2.5e6
 TRIES = 20_000
 """Between looks at whether to go on: some 20 ms."""
 _NONCE_BYTES = 32

@@ -59,7 +59,7 @@ kept_rounds = 3                # rounds for which it can be audited; costs disk 
 probation_rounds = 3           # a newcomer's work counts only after so many rounds [50]
 probation_passes = 0           # and after so many passed audits [3]
 newcomer_share = 1.0           # most of a round's weight for all who just left probation [0.1]
-work_bits = 0                  # joining costs 2 to this power hashes; 21 takes some seconds [21]
+work_bits = 0                  # joining costs 2 to this power hashes; 23 takes some seconds [23]
 """
 
 
