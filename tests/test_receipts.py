@@ -10,7 +10,14 @@ from dht.swarm import Stream
 from node.exchange.exchange import Exchange
 from node.exchange.outcome import Outcome, RefusedAggregate
 from node.exchange.setting import Update
-from node.exchange.wire import Floats, distance_between, length_of, pack_update, unpack_update
+from node.exchange.wire import (
+    Floats,
+    distance_between,
+    distances_to,
+    length_of,
+    pack_update,
+    unpack_update,
+)
 from protocol.codec import decode, encode
 from protocol.evidence import Equivocation, Mismatch
 from protocol.ledger import Ledger, Standing
@@ -572,3 +579,55 @@ def test_lengths_are_exact_over_the_whole_range_of_the_wire(value: float) -> Non
     assert length_of(values) == pytest.approx(expected, rel=1e-5)
     assert distance_between(values, -values) == pytest.approx(2 * expected, rel=1e-5)
     assert distance_between(values, values) == length_of(values[:0]) == 0
+
+
+def on_wire(values: Floats) -> Floats:
+    return unpack_update(pack_update(values), len(values))
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e-3, 1.0, 1e4])
+@pytest.mark.parametrize("apart", [0.0, 1e-3, 0.03, 0.3, 0.7, 1.0, 2.0, 30.0])
+def test_a_receipt_s_distances_are_within_what_an_audit_allows(scale: float, apart: float) -> None:
+    dice = np.random.default_rng(1)
+    centre = dice.standard_normal(131_072)
+    noise = apart * dice.standard_normal((3, centre.size))
+    rows = np.stack([on_wire((scale * (centre + each)).astype(np.float32)) for each in noise])
+    target = on_wire((scale * centre).astype(np.float32))
+    found = distances_to(rows, target, [length_of(row) for row in rows])
+    for row, distance in zip(rows.astype(np.float64), found, strict=True):
+        true = float(np.linalg.norm(row - target))
+        sizes = float(np.linalg.norm(row) + np.linalg.norm(target.astype(np.float64)))
+        assert abs(distance - true) <= 0.8e-4 * true + 2.0**-22 * sizes
+
+
+@pytest.mark.parametrize("scale", [3e-8, 1e-6, 1e-2, 1e3])
+@pytest.mark.parametrize("apart", [0.0, 1e-3, 0.3, 3.0])
+def test_no_honest_receipt_is_refused(scale: float, apart: float) -> None:
+    """Whatever the wire's rounding does to the updates."""
+    dice = np.random.default_rng(2)
+    centre = dice.standard_normal(LAYOUT.size)
+    made = [centre + apart * dice.standard_normal(LAYOUT.size) for _ in range(4)]
+    noisy = {n: Update.pack((scale * row).astype(np.float32), LAYOUT) for n, row in enumerate(made)}
+
+    async def story(group: Group) -> None:
+        outcomes = await group.exchange(range(4))
+        one_result(outcomes)
+        for outcome in outcomes.values():
+            assert not outcome.refused
+            assert not outcome.faults
+
+    play(4, story, rule="clip", updates=noisy)
+
+
+def test_who_made_its_update_from_the_wire_alone_finds_the_same_lies() -> None:
+    async def story(group: Group) -> None:
+        group.updates = [update.only_served() for update in group.updates]
+
+        def lie(sent: Aggregate) -> Aggregate:
+            return told(group, sent, distances=(1.0,) * 4)
+
+        await answer_with(group, LIAR, lie)
+        outcomes = await group.exchange([0, 2, 3])
+        assert all(len(outcome.refused) == 1 for outcome in outcomes.values())
+
+    play(4, story, rule="median")

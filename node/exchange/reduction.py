@@ -16,7 +16,7 @@ import numpy as np
 from node.exchange.setting import ExchangeSetting
 from node.exchange.wire import (
     Floats,
-    distance_between,
+    distances_to,
     is_finite,
     length_of,
     pack_aggregate,
@@ -180,14 +180,15 @@ class Reducer:
         values, coefficients = self._combine(rows, present)
         data = pack_aggregate(values)
         packed = unpack_update(data, stop - start)
+        norms = [length_of(row) for row in rows]
         receipt = Receipt(
             round=self._roll.round,
             roll=self._roll.digest,
             chunk=chunk,
             leaf=leaf_hash(data),
             shares=self._by_member(present, coefficients),
-            distances=self._by_member(present, [distance_between(row, packed) for row in rows]),
-            norms=self._by_member(present, [length_of(row) for row in rows]),
+            distances=self._by_member(present, distances_to(rows, packed, norms)),
+            norms=self._by_member(present, norms),
             norm=length_of(packed),
         )
         return Reduced(data, seal(self._set.identity, self._set.run, receipt))

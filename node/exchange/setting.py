@@ -1,7 +1,7 @@
 """What an exchange is given: the run's constants, the time limits, the serialized update."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -86,6 +86,10 @@ class Update:
     root: bytes
     usual: float = math.inf
     """Root mean square of its values; infinite = unknown, or nothing to go by."""
+    values: Floats | None = field(default=None, repr=False, compare=False)
+    """As they were before the wire's rounding, float32 (P,), where it is known."""
+    norms: tuple[float, ...] = ()
+    """Of each chunk of `values`."""
 
     def chunk(self, index: int) -> bytes:
         """Return one chunk, so that an update can be served (node.transfer.tree_server.Tree)."""
@@ -96,11 +100,16 @@ class Update:
         """Serialize an update, float32 (P,)."""
         parts = tuple(pack_update(values[start:stop]) for start, stop in layout.chunks)
         root, leaves = root_of(parts)
-        return cls(parts, tuple(leaves), root, _usual(values, layout))
+        norms = _norms(values, layout)
+        usual = math.hypot(*norms) / math.sqrt(layout.size)
+        usual = usual if 0 < usual < math.inf else math.inf
+        return cls(parts, tuple(leaves), root, usual, values, norms)
+
+    def only_served(self) -> "Update":
+        """Return it without what only its own exchange needs: 4 bytes a parameter."""
+        return replace(self, values=None)
 
 
-def _usual(values: Floats, layout: Layout) -> float:
+def _norms(values: Floats, layout: Layout) -> tuple[float, ...]:
     with np.errstate(over="ignore", invalid="ignore"):
-        lengths = [length_of(values[start:stop]) for start, stop in layout.chunks]
-    usual = math.hypot(*lengths) / math.sqrt(layout.size)
-    return usual if 0 < usual < math.inf else math.inf
+        return tuple(length_of(values[start:stop]) for start, stop in layout.chunks)

@@ -323,7 +323,7 @@ class Worker:
             return
         self.tally.samples_mine += result.samples
         update = await asyncio.to_thread(self._pack, result.update, state)
-        self._auditor.offer(update)
+        self._auditor.offer(update.only_served())
         signed = self._channel.sign(self._commitment(state, result, update))
         self._contribution = _Contribution(signed, update)
         self._heartbeat.commitment = signed

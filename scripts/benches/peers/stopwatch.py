@@ -17,12 +17,12 @@ TRUST: Mapping[str, Sequence[str]] = {
     "clip": ("node.exchange.reduction:Reducer._combine",),
     "commit": (
         "node.exchange.setting:root_of",
-        "node.exchange.setting:_usual",
+        "node.exchange.setting:_norms",
         "node.exchange.exchange:check_leaves",
     ),
     "receipts": (
         "node.exchange.reduction:length_of",
-        "node.exchange.reduction:distance_between",
+        "node.exchange.reduction:distances_to",
         "node.exchange.reduction:leaf_hash",
         "node.exchange.reduction:seal",
         "node.exchange.receipt_check:ReceiptCheck._open_receipt",
