@@ -11,7 +11,6 @@ import pytest
 from dht.memory import MemoryNetwork, MemorySwarm
 from dht.virtual_time import run
 from node.run.setting import RunSetting
-from node.run.worker import head_of
 from node.store.state import State
 from node.transfer.catch_up import fetch_head
 from node.transfer.sources import FetchError
@@ -60,16 +59,16 @@ def _claimed(genesis: State, claim: str) -> tuple[State, Head]:
     ones = np.ones(LAYOUT.size, np.float32)
     match claim:
         case "genesis":
-            return genesis, head_of(genesis)
+            return genesis, genesis.head
         case "first":
             state = genesis.next(ones, zeros)
-            return state, head_of(state)
+            return state, state.head
         case "made-up genesis":
             state = State.genesis(genesis.run, LAYOUT, ones)
-            return state, head_of(state)
+            return state, state.head
         case "child of a made-up genesis":
             state = State.genesis(genesis.run, LAYOUT, ones).next(zeros, zeros)
-            return state, head_of(state)
+            return state, state.head
         case "another round":
             state = genesis.next(ones, zeros)
             return state, Head(7, state.root, state.header.prev_root)

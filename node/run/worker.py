@@ -29,6 +29,7 @@ from node.methods.local import OuterStep
 from node.run.channel import ChannelRules, RunChannel
 from node.run.heartbeat import Heartbeat
 from node.run.jobs import Jobs
+from node.run.next_state import NextStates
 from node.run.setting import RunSetting, Tally
 from node.store.keeper import StateKeeper
 from node.store.signed_slots import SignedSlots
@@ -73,9 +74,7 @@ from protocol.rollcall import (
 )
 from protocol.rounds import Phase, RoundMachine, RoundRules
 from protocol.signing import Signed
-from trust.admission import bans_of, electorate, established
-from trust.measures import Exchanged as RoundFacts
-from trust.reputation import advance
+from trust.admission import electorate, established
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +131,8 @@ class Worker:
         self.machine = RoundMachine(
             setting.identity.peer_id,
             round_rules(setting.manifest),
-            head_of(state) if state else None,
-            frozenset(PeerId(peer) for peer in setting.manifest.stewards),
+            state.head if state else None,
+            setting.stewards,
         )
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._channel = RunChannel(
@@ -169,6 +168,8 @@ class Worker:
             setting, self._training, self._keeper, self._channel, shelf, refused
         )
         self._books = Books(setting, self._auditor)
+        step = OuterStep.of(self._training.settings, setting.manifest.round.total)
+        self._next = NextStates(setting, step, self._keeper, self._auditor.kept)
         self._began_at = 0.0
         if state is not None:
             self._believe(state)
@@ -381,7 +382,7 @@ class Worker:
         exchange = self.exchange_kind(setting, roll, contribution.update)
         self._server.add(exchange)
         outcome = await exchange.run()
-        candidate = await asyncio.to_thread(self._step, state, roll, outcome)
+        candidate = await asyncio.to_thread(self._next.after, state, roll, outcome)
         self._candidate = candidate
         self._exchanged = state, roll, contribution.update, outcome
         self._report(roll, outcome)
@@ -396,36 +397,6 @@ class Worker:
         )
         self._channel.say(signed, "state")
         self._post(Exchanged(signed))
-
-    def _step(self, state: State, roll: Roll, outcome: Outcome) -> State:
-        spec, stewards = self._set.manifest.trust, self._set.stewards
-        sizes = [stop - start for start, stop in state.layout.chunks]
-        exchanged = RoundFacts(roll, outcome.receipts, outcome.reducers, sizes)
-        ledger = advance(state.ledger, exchanged, spec, stewards)
-        params, momentum = state.params.copy(), state.momentum.copy()
-        self._repair(state, roll, params, momentum)
-        present = set(range(len(state.layout.chunks))) - set(outcome.missing)
-        chunks = {chunk: outcome.aggregate[slice(*state.layout.chunks[chunk])] for chunk in present}
-        step = OuterStep.of(self._training.settings, self._set.manifest.round.total)
-        step.apply_chunks(state.layout, params, momentum, chunks)
-        return state.next(params, momentum, ledger)
-
-    def _repair(self, state: State, roll: Roll, params: Floats, momentum: Floats) -> None:
-        """Put back the chunks that a reducer, banned by this roll, had lied about, in place."""
-        spec, stewards = self._set.manifest.trust, self._set.stewards
-        for accusation in bans_of(roll, state.ledger, spec, stewards).values():
-            age = roll.round - accusation.round
-            kept = self._auditor.kept.find(accusation.round)
-            if accusation.chunk is None or age > spec.kept_rounds or kept is None:
-                continue
-            before = self._keeper.find(accusation.round, kept.roll.prev_root)
-            if before is None:
-                log.warning("the state of round %d is gone: it can't be put back", accusation.round)
-                continue
-            for chunk, receipt in kept.receipts.items():
-                if receipt.signer == accusation.accused:
-                    part = slice(*state.layout.chunks[chunk])
-                    params[part], momentum[part] = before.params[part], before.momentum[part]
 
     def _report(self, roll: Roll, outcome: Outcome) -> None:
         tally = self.tally
@@ -463,8 +434,8 @@ class Worker:
     async def _catch_up(self, head: Head, holders: tuple[PeerId, ...]) -> None:
         log.info("catching up with round %d, state %s", head.round, head.root.hex()[:16])
         have = self._candidate or self.state  # one of our own exchange differs in few chunks only
-        self._contribution = self._candidate = None
-        if self.state is not None and head == head_of(self.state):
+        self._contribution = self._candidate = self._exchanged = None
+        if self.state is not None and head == self.state.head:
             self._post(CaughtUp(head))
             return
         try:
@@ -478,17 +449,12 @@ class Worker:
             self._post(CatchUpFailed())
         else:
             self._hold(state)
-            self._post(CaughtUp(head_of(state)))
+            self._post(CaughtUp(state.head))
 
     async def _tick(self) -> None:
         while True:
             self._post(Tick())
             await asyncio.sleep(TICK_SECONDS)
-
-
-def head_of(state: State) -> Head:
-    """Return the head that a state is."""
-    return Head(state.round, state.root, state.header.prev_root)
 
 
 def round_rules(manifest: Manifest) -> RoundRules:

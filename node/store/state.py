@@ -36,6 +36,7 @@ from protocol.layout import Layout, TensorSpec
 from protocol.ledger import NO_LEDGER, Ledger
 from protocol.manifest import NO_RUN
 from protocol.merkle import root_of
+from protocol.presence import Head
 from protocol.state import (
     FLOAT_BYTES,
     GENESIS_PREVIOUS,
@@ -113,6 +114,11 @@ class State:
     def round(self) -> int:
         """The round after which this is the state; 0 = before the first."""
         return self.header.round
+
+    @property
+    def head(self) -> Head:
+        """Its place among the agreed states."""
+        return Head(self.round, self.root, self.header.prev_root)
 
     def chunk(self, index: int) -> bytes:
         """Return the bytes of leaf `index`.
