@@ -21,6 +21,8 @@ from protocol.rollcall import RoundField
 from protocol.signing import Bytes32, PeerIdField
 
 MAX_EVIDENCE_BYTES = 2 << 20
+MAX_EVIDENCE_PAYLOAD = MAX_EVIDENCE_BYTES - 256
+"""Without what its envelope adds."""
 EVIDENCE_CHUNK_BYTES = 1 << 18
 """Sealed evidence is cut into chunks of this size for its Merkle root."""
 
@@ -74,7 +76,7 @@ class FalseWork(Message, frozen=True):
 class FalseAccusation(Message, frozen=True):
     """Sealed evidence that doesn't hold."""
 
-    evidence: Annotated[bytes, Meta(max_length=1 << 20)]
+    evidence: Annotated[bytes, Meta(max_length=3 << 19)]
 
 
 Proof: TypeAlias = Equivocation | Mismatch | FalseAggregate | FalseWork | FalseAccusation

@@ -32,7 +32,7 @@ class Envelope(Message, frozen=True):
     """A payload (the canonical bytes of a message) and the signature over domain and payload."""
 
     signer: PeerIdField
-    payload: Annotated[bytes, Meta(max_length=MAX_MESSAGE_BYTES)]
+    payload: Annotated[bytes, Meta(max_length=2 * MAX_MESSAGE_BYTES)]
     signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
 
 
@@ -54,11 +54,15 @@ def seal(identity: Identity, run: bytes, message: MessageT) -> Signed[MessageT]:
 
 
 @overload
-def unseal(data: bytes, run: bytes, kind: type[MessageT]) -> Signed[MessageT]: ...
+def unseal(data: bytes, run: bytes, kind: type[MessageT], limit: int = ...) -> Signed[MessageT]: ...
 @overload
-def unseal(data: bytes, run: bytes, kind: UnionType) -> Signed[Message]: ...
-def unseal(data: bytes, run: bytes, kind: type[Message] | UnionType) -> Signed[Message]:
+def unseal(data: bytes, run: bytes, kind: UnionType, limit: int = ...) -> Signed[Message]: ...
+def unseal(
+    data: bytes, run: bytes, kind: type[Message] | UnionType, limit: int = MAX_MESSAGE_BYTES
+) -> Signed[Message]:
     """Check the envelope `data` and return its message, of type (or union of types) `kind`.
+
+    The payload may have `limit` bytes, of at most twice `MAX_MESSAGE_BYTES`.
 
     Raises:
         CodecError: envelope or payload is malformed or of another kind.
@@ -66,6 +70,6 @@ def unseal(data: bytes, run: bytes, kind: type[Message] | UnionType) -> Signed[M
     """
     if len(run) != 32:
         raise SignatureError("a run id has 32 bytes")
-    envelope = decode(data, Envelope, limit=MAX_MESSAGE_BYTES + 256)
+    envelope = decode(data, Envelope, limit=limit + 256)
     verify(envelope.signer, _DOMAIN + run + envelope.payload, envelope.signature)
-    return Signed(PeerId(envelope.signer), decode(envelope.payload, kind), data)
+    return Signed(PeerId(envelope.signer), decode(envelope.payload, kind, limit=limit), data)

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from protocol.codec import MAX_MESSAGE_BYTES, Message
+from protocol.errors import CodecError
 from protocol.events import Result
 from protocol.evidence import (
     EVIDENCE_CHUNK_BYTES,
+    MAX_EVIDENCE_PAYLOAD,
     Equivocation,
     Evidence,
     FalseAccusation,
@@ -335,3 +337,16 @@ def test_no_altered_byte_leaves_a_proof_standing_or_raises(data: st.DataObject) 
         assert not check_equivocation(RUN, accused, altered)
     else:
         assert not check_mismatch(RUN, accused, altered)
+
+
+def test_evidence_about_the_largest_evidence_can_be_read() -> None:
+    """A roll call of many members in a false aggregate is above what a message may be."""
+    bulk = bytes(1 << 19)
+    inner = seal(identity(1), RUN, Evidence(peer(2), FalseAggregate(bulk, bulk[: 16 << 10], bulk)))
+    outer = seal(identity(3), RUN, Evidence(peer(1), FalseAccusation(inner.envelope)))
+    assert len(inner.envelope) > MAX_MESSAGE_BYTES
+    opened = unseal(outer.envelope, RUN, Evidence, MAX_EVIDENCE_PAYLOAD)
+    assert opened == outer
+    assert check_false_accusation(RUN, peer(1), FalseAccusation(inner.envelope)) is None
+    with pytest.raises(CodecError, match="limit"):
+        unseal(outer.envelope, RUN, Evidence)

@@ -12,6 +12,7 @@ from protocol.errors import ProtocolError
 from protocol.events import Result
 from protocol.evidence import (
     EVIDENCE_CHUNK_BYTES,
+    MAX_EVIDENCE_PAYLOAD,
     Equivocation,
     Evidence,
     FalseAccusation,
@@ -113,7 +114,7 @@ def check_false_accusation(run: bytes, accused: PeerId, proof: FalseAccusation) 
     To sign for what isn't evidence at all proves nothing: nobody would have believed it.
     """
     try:
-        inner = unseal(proof.evidence, run, Evidence)
+        inner = unseal(proof.evidence, run, Evidence, MAX_EVIDENCE_PAYLOAD)
     except ProtocolError:
         return False
     if inner.signer != accused:
@@ -160,7 +161,7 @@ def _lie_of(run: bytes, proof: Proof) -> Place | None:
         case FalseWork(commitment=envelope):
             return unseal(envelope, run, Commitment).message.round, None
         case FalseAccusation(evidence=envelope):
-            inner = unseal(envelope, run, Evidence).message.proof
+            inner = unseal(envelope, run, Evidence, MAX_EVIDENCE_PAYLOAD).message.proof
             if isinstance(inner, FalseAccusation):
                 return None
             place = _lie_of(run, inner)

@@ -9,6 +9,7 @@ from node.store.keeper import StateKeeper
 from node.store.state import State
 from protocol.errors import ProtocolError
 from protocol.evidence import (
+    MAX_EVIDENCE_PAYLOAD,
     Equivocation,
     Evidence,
     FalseAccusation,
@@ -40,7 +41,7 @@ def open_evidence(sealed: bytes, run: bytes) -> Signed[Evidence]:
     Raises:
         CodecError, SignatureError: it is malformed or forged.
     """
-    return unseal(sealed, run, Evidence)
+    return unseal(sealed, run, Evidence, MAX_EVIDENCE_PAYLOAD)
 
 
 class EvidenceChecker:
