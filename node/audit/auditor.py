@@ -141,8 +141,9 @@ class Auditor:
         sizes = [stop - start for start, stop in state.layout.chunks]
         probability = chunk_probability(len(kept.roll.members), sizes)
         chunk = draw_chunk(state.root, me, len(sizes), probability)
-        if chunk is not None and chunk in kept.receipts and kept.receipts[chunk].signer != me:
-            self._look_into(AggregateCase.of(kept, chunk))
+        case = None if chunk is None else AggregateCase.of(kept, chunk)
+        if case is not None and case.receipt.signer != me:
+            self._look_into(case)
         # with worker momentum nobody can repeat the work of one round
         if self._target(state) and not self._training.settings.worker_momentum:
             self._duty = state

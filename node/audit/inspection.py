@@ -49,9 +49,12 @@ class AggregateCase:
     data: bytes
 
     @classmethod
-    def of(cls, kept: KeptRound, chunk: int) -> "AggregateCase":
-        """Return the case of a chunk of a round that we took part in."""
-        return cls(kept.roll, kept.ledger, kept.receipts[chunk], kept.data[chunk])
+    def of(cls, kept: KeptRound, chunk: int) -> "AggregateCase | None":
+        """Return the case of a chunk of a round that we took part in, as far as it is kept."""
+        receipt, data = kept.receipts.get(chunk), kept.data.get(chunk)
+        return (
+            None if receipt is None or data is None else cls(kept.roll, kept.ledger, receipt, data)
+        )
 
 
 class Inspector:

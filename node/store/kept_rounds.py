@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from node.exchange.reduction import KeptUpdate
 from node.store.storage import Disk, StateError, telling
@@ -13,7 +15,7 @@ from node.transfer.tree_server import TreeShelf
 from protocol.errors import ChunkError
 from protocol.identity import PeerId
 from protocol.ledger import Ledger
-from protocol.merkle import check_chunk
+from protocol.merkle import check_chunk, leaf_hash
 from protocol.rollcall import Roll
 from protocol.signing import Signed
 from protocol.transfers import Receipt
@@ -32,35 +34,73 @@ class KeptRound:
     """Of the state that the round began with."""
     receipts: Mapping[int, Signed[Receipt]]
     data: Mapping[int, bytes]
-    """The accepted aggregate of each chunk."""
+    """The accepted aggregate of each chunk; once it is kept, of each that the disk still gives."""
     reducers: Sequence[PeerId]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a chunk lies in a file, and its leaf hash."""
+
+    path: Path
+    start: int
+    size: int
+    leaf: bytes
+
+    def read(self) -> bytes | None:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.start)
+                data = file.read(self.size)
+            check_chunk(data, self.leaf)
+        except (OSError, ChunkError) as error:
+            log.warning("what went into an earlier round is lost: %s", error)
+            return None
+        return data
 
 
 class KeptTree:
     """Some chunks of a committed update, in a file."""
 
     def __init__(
-        self, update: KeptUpdate, path: Path, places: Mapping[int, tuple[int, int]]
+        self, root: bytes, leaves: tuple[bytes, ...], places: Mapping[int, _Place]
     ) -> None:
-        self.root = update.root
-        self.leaves = update.leaves
-        self._path = path
+        self.root = root
+        self.leaves = leaves
         self._places = places
 
     def chunk(self, index: int) -> bytes | None:
         """Return one chunk, or None where it isn't kept or the disk no longer gives it."""
-        if index not in self._places:
-            return None
-        start, size = self._places[index]
-        try:
-            with self._path.open("rb") as file:
-                file.seek(start)
-                data = file.read(size)
-            check_chunk(data, self.leaves[index])
-        except (OSError, ChunkError) as error:
-            log.warning("an input of an earlier round is lost: %s", error)
-            return None
+        place = self._places.get(index)
+        return place.read() if place else None
+
+
+class KeptAggregates(Mapping[int, bytes]):
+    """Aggregates by chunk, in a file; what the disk no longer gives is missing."""
+
+    def __init__(self, places: Mapping[int, _Place]) -> None:
+        self._places = places
+
+    def __getitem__(self, chunk: int) -> bytes:
+        data = self._places[chunk].read()
+        if data is None:
+            raise KeyError(chunk)
         return data
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What of a round is on disk."""
+
+    size: int
+    trees: Mapping[bytes, KeptTree]
+    aggregates: KeptAggregates
 
 
 class KeptRounds:
@@ -88,15 +128,14 @@ class KeptRounds:
         self._rounds = rounds
         self._max_bytes = max_bytes
         self._kept: dict[int, KeptRound] = {}
-        self._trees: dict[int, list[bytes]] = {}
-        self._sizes: dict[int, int] = {}
+        self._written: dict[int, _Written] = {}
 
     def __getitem__(self, round_: int) -> KeptRound:
         return self._kept[round_]
 
     def has(self, root: bytes) -> bool:
         """Return whether the update with this root is kept."""
-        return any(root in roots for roots in self._trees.values())
+        return self._tree(root) is not None
 
     def find(self, round_: int, roll: bytes | None = None) -> KeptRound | None:
         """Return what is kept of a round, if it went by this roll call."""
@@ -104,52 +143,108 @@ class KeptRounds:
         return kept if kept and roll in {None, kept.roll.digest} else None
 
     async def keep(self, round_: KeptRound, updates: Sequence[KeptUpdate]) -> None:
-        """Keep a round and these updates, and forget what is too old. A full disk keeps nothing."""
+        """Keep a round and these updates, and forget what is too old. A full disk keeps nothing.
+
+        A round that is done again, after a fork, takes the place of what was kept of it; what
+        followed the first time is forgotten. The first of the updates is our own: its tree takes
+        the place of the one that is served from memory. No other tree makes way for a peer's.
+        """
         number = round_.roll.round
-        self._kept[number] = round_
-        self._forget(before=number - self._rounds + 1)
-        size = sum(len(part) for update in updates for part in update.parts.values())
-        while self._sizes and sum(self._sizes.values()) + size > self._max_bytes:
-            self._drop_inputs(min(self._sizes))
+        await self._forget(keep=range(number - self._rounds + 1, number))
+        self._kept[number] = replace(round_, data={})
+        parts = [*(update.parts for update in updates), round_.data]
+        size = sum(len(data) for each in parts for data in each.values())
+        while self._written and self._used + size > self._max_bytes:
+            await self._drop_inputs(min(self._written))
         try:
-            trees = await asyncio.to_thread(self._write, number, updates, size)
+            written = await asyncio.to_thread(self._write, round_, updates, size)
         except StateError as error:
             log.warning("the inputs of round %d are not kept for audits: %s", number, error)
             return
-        self._sizes[number] = size
-        self._trees[number] = [tree.root for tree in trees]
+        own = {update.root for update in updates[:1]}
+        self._put(written.trees.values(), own)
+        self._written[number] = written
+        self._kept[number] = replace(round_, data=written.aggregates)
+
+    def _put(self, trees: Iterable[KeptTree], own: Set[bytes]) -> None:
         for tree in trees:
-            self._shelf.put(tree)
+            if tree.root in own or self.has(tree.root) or self._shelf.leaves(tree.root) is None:
+                self._shelf.put(tree)
 
     def clear(self) -> None:
         """Remove what an earlier life left on disk. Blocks on it."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _write(self, number: int, updates: Sequence[KeptUpdate], size: int) -> list[KeptTree]:
+    @property
+    def _used(self) -> int:
+        return sum(written.size for written in self._written.values())
+
+    def _tree(self, root: bytes) -> KeptTree | None:
+        """Return the newest tree with this root: a peer may commit to one update for ever."""
+        found = (self._written[number].trees.get(root) for number in sorted(self._written)[::-1])
+        return next((tree for tree in found if tree), None)
+
+    def _write(self, round_: KeptRound, updates: Sequence[KeptUpdate], size: int) -> _Written:
+        if size > self._max_bytes:
+            raise StateError(f"{size:,} bytes are above the limit of {self._max_bytes:,}")
         with telling(self._folder.parent, size):
             self._folder.mkdir(exist_ok=True)
         self._disk.require(self._folder, size)
-        path, trees = self._path(number), []
-        with telling(self._folder, size), self._disk.create(path) as file:
-            for update in updates:
-                places = {}
-                for index, part in update.parts.items():
-                    places[index] = file.tell(), len(part)
-                    file.write(part)
-                trees.append(KeptTree(update, path, places))
-        return trees
+        path = self._path(round_.roll.round)
+        try:
+            with telling(self._folder, size), self._disk.create(path) as file:
+                writer = _Writer(path, file)
+                trees = writer.write_updates(updates)
+                aggregates = {
+                    chunk: writer.write(data, leaf_hash(data))
+                    for chunk, data in round_.data.items()
+                }
+        except StateError:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise
+        return _Written(size, trees, KeptAggregates(aggregates))
 
-    def _forget(self, before: int) -> None:
-        for number in [number for number in self._kept if number < before]:
+    async def _forget(self, keep: range) -> None:
+        for number in [number for number in self._kept if number not in keep]:
             del self._kept[number]
-        for number in [number for number in self._sizes if number < before]:
-            self._drop_inputs(number)
+        for number in [number for number in self._written if number not in keep]:
+            await self._drop_inputs(number)
 
-    def _drop_inputs(self, number: int) -> None:
-        for root in self._trees.pop(number):
-            self._shelf.drop(root)
-        del self._sizes[number]
-        self._path(number).unlink(missing_ok=True)
+    async def _drop_inputs(self, number: int) -> None:
+        written = self._written.pop(number)
+        for root, tree in written.trees.items():
+            if other := self._tree(root):
+                self._shelf.put(other)
+            elif self._shelf.holds(tree):
+                self._shelf.drop(root)
+        with suppress(OSError):  # what stays is removed at the next start
+            await asyncio.to_thread(self._path(number).unlink, missing_ok=True)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"inputs-{number}.bin"
+
+
+class _Writer:
+    """Puts chunks into a file, one behind the other."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path = path
+        self._file = file
+
+    def write(self, data: bytes, leaf: bytes) -> _Place:
+        place = _Place(self._path, self._file.tell(), len(data), leaf)
+        self._file.write(data)
+        return place
+
+    def write_updates(self, updates: Sequence[KeptUpdate]) -> dict[bytes, KeptTree]:
+        """Return a tree for each root; who copies an update adds to it, and takes nothing away."""
+        places: dict[bytes, dict[int, _Place]] = {}
+        leaves: dict[bytes, tuple[bytes, ...]] = {}
+        for update in updates:
+            leaves[update.root] = update.leaves
+            found = places.setdefault(update.root, {})
+            for index, part in update.parts.items():
+                if index not in found:
+                    found[index] = self.write(part, update.leaves[index])
+        return {root: KeptTree(root, leaves[root], found) for root, found in places.items()}

@@ -90,6 +90,10 @@ class TreeShelf:
         """Serve the tree with this root no longer."""
         self._trees.pop(root, None)
 
+    def holds(self, tree: Tree) -> bool:
+        """Return whether it is this very tree that is served under its root."""
+        return self._trees.get(tree.root) is tree
+
     def leaves(self, root: bytes) -> Sequence[bytes] | None:
         """Return the leaves of the tree with this root."""
         tree = self._trees.get(root)
