@@ -9,6 +9,7 @@ import pytest
 from dht.swarm import Stream
 from node.exchange.exchange import Exchange
 from node.exchange.outcome import Outcome, RefusedAggregate
+from node.exchange.reduction import Reduced, Reducer
 from node.exchange.setting import Update
 from node.exchange.wire import (
     Floats,
@@ -344,16 +345,13 @@ def test_a_backup_that_is_left_out_passes_on_what_most_have() -> None:
 
 
 @pytest.mark.parametrize("left_out", [(0, 2, 3), (2, 3)])
-def test_the_backup_replaces_a_reducer_that_leaves_out_half_or_more(
-    left_out: tuple[int, ...],
-) -> None:
+def test_nobody_takes_an_aggregate_that_leaves_out_too_many(left_out: tuple[int, ...]) -> None:
     async def story(group: Group) -> None:
         await answer_without(group, left_out)
         outcomes = await group.exchange([0, 2, 3])
-        replaced = {number: outcomes[number] for number in left_out}
-        assert is_everywhere(big(one_result(replaced)), mean_of(*left_out))
-        for outcome in replaced.values():
-            assert outcome.left_out == {group.peer(LIAR)}
+        assert is_everywhere(big(one_result(outcomes)), mean_of(0, 2, 3))
+        for number, outcome in outcomes.items():
+            assert bool(outcome.left_out) == (number in left_out)
             assert signers(outcome)[BIG] == group.peer(2)
 
     play(4, story)
@@ -422,6 +420,83 @@ def test_a_reducer_that_counts_an_update_of_no_use_is_refused() -> None:
         assert [refused.chunk for refused in outcomes[3].refused] == list(CHUNKS)
 
     play(4, story, updates={3: useless}, capacities=[0, 1000, 0, 0])
+
+
+LIARS = range(7)
+"""Of 16; the members 0, 1 and 2 reduce, and each is the backup of the one before."""
+
+
+def colluding(left_out: range) -> type[Exchange]:
+    class ColludingReducer(Reducer):
+        def _aggregate(self, chunk: int, inputs: dict[int, bytes]) -> Reduced:
+            kept = {member: data for member, data in inputs.items() if member not in left_out}
+            return super()._aggregate(chunk, kept)
+
+    class ColludingExchange(Exchange):
+        reducer_kind = ColludingReducer
+
+        def _takes_held(self, chunk: int) -> bool:
+            return False
+
+    return ColludingExchange
+
+
+def seven_of_sixteen(value: float) -> dict[int, Update]:
+    """No two are the same: copies share one weight."""
+    near = {n: (value if n in LIARS else 1.0) + n / 1024 for n in range(16)}
+    return {
+        n: Update.pack(np.full(LAYOUT.size, each, np.float32), LAYOUT) for n, each in near.items()
+    }
+
+
+def test_what_colluding_reducers_and_backups_leave_of_the_round_is_no_update() -> None:
+    async def story(group: Group) -> None:
+        group.kinds = dict.fromkeys(LIARS, colluding(range(7, 16)))
+        outcomes = await group.exchange(range(16))
+        honest = {number: outcomes[number] for number in range(7, 16)}
+        assert not one_result(honest).any()
+        for outcome in honest.values():
+            assert outcome.missing == tuple(CHUNKS)
+            assert not outcome.receipts
+            assert set(outcome.left_out) >= {group.peer(number) for number in range(3)}
+
+    play(16, story, rule="clip", updates=seven_of_sixteen(-1), capacities=[1000] * 16)
+
+
+def test_an_honest_backup_replaces_a_reducer_that_colludes() -> None:
+    async def story(group: Group) -> None:
+        group.kinds = {0: colluding(range(7, 16))}
+        outcomes = await group.exchange(range(16))
+        honest = {number: outcomes[number] for number in range(7, 16)}
+        assert np.allclose(one_result(honest), 1.0, atol=0.03)
+        assert honest[7].missing == ()
+
+    play(
+        16,
+        story,
+        rule="clip",
+        updates=seven_of_sixteen(-1),
+        capacities=[1000, *[0] * 6, 1000, *[0] * 8],
+    )
+
+
+@pytest.mark.parametrize(("left_out", "accepted"), [(5, True), (6, False)])
+def test_a_third_of_the_members_may_be_left_out_and_no_more(left_out: int, accepted: bool) -> None:
+    async def story(group: Group) -> None:
+        group.kinds = {0: colluding(range(16 - left_out, 16))}
+        outcomes = await group.exchange(range(16))
+        one_result(outcomes)
+        assert (outcomes[8].missing == ()) == accepted
+
+    play(16, story, capacities=[1000, *[0] * 15])
+
+
+def test_of_two_members_one_may_be_gone() -> None:
+    async def story(group: Group) -> None:
+        outcomes = await group.exchange([0])
+        assert outcomes[0].missing == ()
+
+    play(2, story, capacities=[1000, 0])
 
 
 # --- reducers that tell each something else
@@ -582,7 +657,7 @@ def test_lengths_are_exact_over_the_whole_range_of_the_wire(value: float) -> Non
 
 
 def on_wire(values: Floats) -> Floats:
-    return unpack_update(pack_update(values), len(values))
+    return unpack_update(pack_update(values.clip(-65_504, 65_504)), len(values))
 
 
 @pytest.mark.parametrize("scale", [1e-7, 1e-3, 1.0, 1e4])

@@ -24,7 +24,7 @@ import numpy as np
 
 from dht.swarm import NetworkError, Stream
 from node.exchange.outcome import Outcome, report_on
-from node.exchange.receipt_check import FalseReceiptError, OwnRow, ReceiptCheck, leaves_out_many
+from node.exchange.receipt_check import FalseReceiptError, OwnRow, ReceiptCheck
 from node.exchange.reduction import KeptUpdate, Reduced, Reducer
 from node.exchange.setting import ExchangeSetting, Update, exchange_protocol
 from node.exchange.wire import Floats, check_update, unpack_update
@@ -144,7 +144,8 @@ class Exchange:
                 self._reducer.leave_out(self._me, chunk)
         for chunk in mine:
             reduced = await self._reducer.reduce(chunk)
-            self._keep(chunk, reduced, unpack_update(reduced.data, self._sizes[chunk]))
+            if self._check.may_count(reduced.receipt.message):
+                self._keep(chunk, reduced, unpack_update(reduced.data, self._sizes[chunk]))
 
     @property
     def _is_committed(self) -> bool:
@@ -152,11 +153,10 @@ class Exchange:
         return self.roll.members[self._me].message.update_root == self._update.root
 
     def _takes_held(self, chunk: int) -> bool:
-        """As its backup take a reducer's aggregate that leaves us out, if it has most others."""
-        if chunk not in self._held or leaves_out_many(self._held[chunk][0].receipt.message):
-            return False
-        self._accept(chunk, *self._held[chunk])
-        return True
+        """As its backup take a reducer's aggregate that leaves us out, but not too many others."""
+        if held := self._held.get(chunk):
+            self._accept(chunk, *held)
+        return held is not None
 
     async def _trade(self, stream: Stream, reducer: int, chunks: list[int]) -> None:
         offer = Offer(self.roll.envelope, tuple(chunks), self._update.leaves)
@@ -217,10 +217,11 @@ class Exchange:
             self._fault(error.signer, error)
             return
         signer = reduced.receipt.signer
-        omitted = self._is_left_out(reduced.receipt, reducer)
-        if omitted:
+        if omitted := self._is_left_out(reduced.receipt, reducer):
             self._left_out.add(signer)
-        if omitted and reducer == primary:
+        if not self._check.may_count(reduced.receipt.message):
+            self._fault(signer, RoundError("too many have no part in its aggregate"))
+        elif omitted and reducer == primary:
             self._fault(signer, RoundError("it left out what we had delivered"))
             self._held[chunk] = reduced, values
         else:

@@ -34,6 +34,8 @@ from protocol.merkle import check_chunk
 from protocol.rollcall import Roll
 from protocol.signing import Signed, unseal
 from protocol.transfers import Aggregate, Receipt
+from trust.admission import judges_of
+from trust.quorum import leaves_out_too_many
 
 ROW_TOLERANCE = 1e-3
 """Of a receipt's figures, relative; sums in another order differ by 1e-5 at most."""
@@ -146,6 +148,11 @@ class ReceiptCheck:
         self._roll = roll
         self._own = own
         self._seen: dict[tuple[PeerId, int], Signed[Receipt]] = {}
+        self._judges = judges_of(roll, setting.ledger, setting.spec, setting.stewards)
+
+    def may_count(self, receipt: Receipt) -> bool:
+        """Return whether an aggregate has part of enough members for anybody to accept it."""
+        return not leaves_out_too_many(receipt, self._roll.peers, self._judges)
 
     def open(self, aggregate: Aggregate, allowed: Set[PeerId]) -> tuple[Reduced, Floats]:
         """Return an aggregate signed by one of `allowed`, and its values, float32 (n,).
@@ -190,11 +197,6 @@ class ReceiptCheck:
         found = RefusedAggregate(aggregate.chunk, signer, aggregate.receipt, aggregate.data, reason)
         if all((each.chunk, each.reducer) != (found.chunk, signer) for each in self.refused):
             self.refused.append(found)
-
-
-def leaves_out_many(receipt: Receipt) -> bool:
-    """Return whether half of the members or more have no part in an aggregate."""
-    return 2 * receipt.shares.count(None) >= len(receipt.shares)
 
 
 def _reports_on(receipt: Receipt, members: int) -> bool:
