@@ -90,6 +90,8 @@ def test_a_killed_nodes_file_counts_as_no_node(paths: Paths, capsys: Shown) -> N
         ["demo", "--aggregator", "x"],
         ["demo", "--peers", "2", "--attackers", "2"],
         ["demo", "--rounds", "0"],
+        ["demo", "--attack", "bit-flop"],
+        ["demo", "--attack", "alie"],
         ["demo", "--data", "nowhere"],
         ["logs", "-n", "-1"],
         ["config", "get", "node.nmae"],
@@ -98,6 +100,13 @@ def test_a_killed_nodes_file_counts_as_no_node(paths: Paths, capsys: Shown) -> N
 def test_a_command_that_makes_no_sense_is_a_usage_error(argv: list[str], capsys: Shown) -> None:
     assert main(argv) == 2
     assert capsys.readouterr().err != ""
+
+
+def test_a_demo_lists_what_its_attackers_can_do(capsys: Shown) -> None:
+    assert main(["demo", "--attack", "help"]) == 0
+    out = capsys.readouterr().out
+    assert "sends its update with the sign turned" in out
+    assert "alie" not in out  # no real peer knows the others' updates in time
 
 
 def test_help_and_version_are_no_errors(capsys: Shown) -> None:

@@ -110,6 +110,22 @@ def test_a_demo_ends_on_one_root_with_its_attacker_dropped(
 
 
 @pytest.mark.swarm
+@pytest.mark.timeout(180)
+def test_a_demo_ends_with_its_attacker_banned_by_evidence(
+    environment: dict[str, str], data: Path
+) -> None:
+    options = ["--peers", "4", "--attackers", "1", "--rounds", "3", "--data", str(data), "--json"]
+    command = [*DEMO, *options, "--attack", "equivocating-sender"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    summary = json.loads(done.stdout)
+    assert len(set(summary["state_roots"].values())) == 1
+    assert summary["banned"] == summary["attackers"]
+    assert {each["accused"] for each in summary["evidence"]} == set(summary["attackers"])
+    assert {each["kind"] for each in summary["evidence"]} == {"Mismatch"}
+
+
+@pytest.mark.swarm
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_ends_cleanly(
