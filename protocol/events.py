@@ -11,6 +11,9 @@ from protocol.presence import Head, Presence
 from protocol.rollcall import Accusation, Commitment, Roll, RollCall, RoundField
 from protocol.signing import Bytes32, Signed
 
+NO_RECEIPTS = bytes(32)
+"""Of a voter that serves none."""
+
 
 class Result(Message, frozen=True):
     """The state that a peer reached in a round: its vote."""
@@ -21,6 +24,8 @@ class Result(Message, frozen=True):
     root: Bytes32
     missing: Annotated[int, Meta(ge=0, le=1 << 20)]
     """Chunks that no reducer returned; they stayed as they were."""
+    receipts: Bytes32 = NO_RECEIPTS
+    """Merkle root over its receipts' envelopes in the order of chunks, empty where missing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from node.audit.books import Books, ClosedRound
 from node.audit.witness import Witness
 from node.exchange.exchange import Exchange
 from node.exchange.outcome import Outcome
+from node.exchange.receipt_compare import ReceiptComparer
 from node.exchange.server import ExchangeServer
 from node.exchange.setting import ExchangeSetting, ExchangeTiming, Update
 from node.exchange.wire import UPDATE_BYTES, Floats
@@ -53,6 +54,7 @@ from protocol.events import (
     Event,
     Exchanged,
     Result,
+    ResultHeard,
     RollHeard,
     StartExchange,
     StartTraining,
@@ -74,7 +76,7 @@ from protocol.rollcall import (
 )
 from protocol.rounds import Phase, RoundMachine, RoundRules
 from protocol.signing import Signed
-from trust.admission import electorate, established
+from trust.admission import electorate, established, judges_of
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +169,9 @@ class Worker:
         self._auditor = Auditor(
             setting, self._training, self._keeper, self._channel, shelf, refused
         )
+        self._receipts = ReceiptComparer(
+            setting.swarm, setting.run, shelf, self._auditor.evidence.accuse
+        )
         self._books = Books(setting, self._auditor)
         step = OuterStep.of(self._training.settings, setting.manifest.round.total)
         self._next = NextStates(setting, step, self._keeper, self._auditor.kept)
@@ -213,6 +218,7 @@ class Worker:
                     self._auditor.audit_aggregates,
                     self._auditor.repeat_work,
                     self._auditor.evidence.verify_heard,
+                    self._receipts.compare,
                     self._books.keep,
                 ):
                     tasks.create_task(work(), name=f"{work.__name__} {name}")
@@ -248,6 +254,8 @@ class Worker:
                     self._hear_accusations(member.signer, member.message.accusations)
                 if self._was_omitted(roll):
                     self._auditor.object_to(roll.convener)
+            case ResultHeard(result):
+                self._receipts.hear(result)
             case _:
                 pass
         if proof := self._witness.hear(event):
@@ -386,6 +394,7 @@ class Worker:
         self._candidate = candidate
         self._exchanged = state, roll, contribution.update, outcome
         self._report(roll, outcome)
+        voters = judges_of(roll, state.ledger, self._set.manifest.trust, self._set.stewards)
         signed = self._channel.sign(
             Result(
                 round=roll.round,
@@ -393,6 +402,9 @@ class Worker:
                 roll=roll.digest,
                 root=candidate.root,
                 missing=len(outcome.missing),
+                receipts=self._receipts.keep(
+                    roll.digest, outcome.receipts, len(state.layout.chunks), voters
+                ),
             )
         )
         self._channel.say(signed, "state")
