@@ -28,6 +28,7 @@ from node.transfer.tree_server import TreeShelf
 from protocol.errors import TalkootError
 from protocol.evidence import FalseAggregate, FalseWork
 from protocol.identity import PeerId
+from protocol.ledger import Ledger
 from protocol.rollcall import Accusation, Roll, Verdict
 from protocol.signing import unseal
 from protocol.transfers import Receipt
@@ -126,11 +127,20 @@ class Auditor:
         await self.kept.keep(kept, [own, *outcome.inputs.values()])
         for reducer in outcome.left_out:
             self.object_to(reducer)
+
+    async def note_exchange(self, roll: Roll, ledger: Ledger, outcome: Outcome) -> None:
+        """Follow up on the lies that an exchange showed, whatever the others agree on after it.
+
+        Args:
+            roll: its roll call.
+            ledger: of the state that the round began with.
+            outcome: of the exchange.
+        """
         for evidence in outcome.evidence:
             await self.evidence.accuse(PeerId(evidence.accused), evidence.proof)
         for refused in outcome.refused:
             receipt = unseal(refused.receipt, self._set.run, Receipt)
-            self._look_into(AggregateCase(roll, before.ledger, receipt, refused.data))
+            self._look_into(AggregateCase(roll, ledger, receipt, refused.data))
 
     def draw(self, state: State) -> None:
         """Take up the audits that fall to us by the state that was agreed on."""

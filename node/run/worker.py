@@ -390,6 +390,7 @@ class Worker:
         exchange = self.exchange_kind(setting, roll, contribution.update)
         self._server.add(exchange)
         outcome = await exchange.run()
+        await self._auditor.note_exchange(roll, state.ledger, outcome)
         candidate = await asyncio.to_thread(self._next.after, state, roll, outcome)
         self._candidate = candidate
         self._exchanged = state, roll, contribution.update, outcome
