@@ -20,6 +20,7 @@ from node.store.tensor_file import HEADER_BYTES
 from protocol.codec import encode
 from protocol.errors import CodecError
 from protocol.layout import CHUNK_FLOATS, Layout, TensorSpec
+from protocol.ledger import MAX_STANDINGS, NO_LEDGER, Ledger, Standing
 from protocol.manifest import NO_RUN
 from protocol.merkle import check_chunk, merkle_root, root_of
 from protocol.state import StateHeader, leaf_count, most_leaves, read_state_header, state_bytes
@@ -35,6 +36,31 @@ LAYOUT = Layout(
         TensorSpec(name="a.bias", shape=(7,)),
     )
 )
+
+
+def standing(number: int) -> Standing:
+    """Return a standing as long as any."""
+    far, most = 1.2345678e29, 1 << 40
+    return Standing(
+        peer=f"{number:052d}",
+        joined=most,
+        seen=most,
+        rounds=most,
+        passes=most,
+        score=1 / 3,
+        distance=far,
+        cosine=-1 / 3,
+        worst=far,
+        noise=far,
+        punctual=1 / 3,
+        copied=1 / 3,
+        suspensions=most,
+        samples=most,
+        banned=b"e" * 32,
+    )
+
+
+FULL_LEDGER = Ledger(tuple(map(standing, range(MAX_STANDINGS))))
 
 
 def vector(seed: int, layout: Layout = LAYOUT) -> Floats:
@@ -125,6 +151,14 @@ class TestState:
     def test_a_chunk_outside_the_tree_is_an_index_error(self, index: int) -> None:
         with pytest.raises(IndexError):
             state_of_round(0).chunk(index)
+
+    def test_the_last_chunk_is_the_ledger_and_the_root_names_it(self) -> None:
+        state = state_of_round(1)
+        assert state.chunk(leaf_count(LAYOUT) - 1) == encode(NO_LEDGER)
+        other = state_of_round(0).next(vector(1), vector(1001), FULL_LEDGER)
+        assert other.chunk(leaf_count(LAYOUT) - 1) == encode(FULL_LEDGER)
+        assert other.root != state.root
+        assert other.next(vector(2), vector(3)).ledger == FULL_LEDGER
 
     def test_the_next_state_names_its_predecessor(self) -> None:
         genesis = state_of_round(0)
@@ -252,6 +286,14 @@ class TestCheckpoints:
             store.save(state)
         assert store.rounds() == [4, 8, 9, 10, 11]
 
+    def test_the_fullest_ledger_comes_back_from_disk(self, tmp_path: Path) -> None:
+        store = CheckpointStore(tmp_path, RUN, Disk())
+        state = state_of_round(0).next(vector(1), vector(2), FULL_LEDGER)
+        store.save(state)
+        loaded = store.load(1)
+        assert same(loaded, state)
+        assert loaded.ledger == FULL_LEDGER
+
     @pytest.mark.parametrize(
         "harm",
         [
@@ -269,6 +311,8 @@ class TestCheckpoints:
             lambda data: data.replace(b'"scale"', b'"SCALE"'),
             lambda data: data.replace(b'"dtype":"F32"', b'"dtype":"S32"'),
             lambda data: data.replace(b'"shape":[7]', b'"shape":[9]'),
+            lambda data: data.replace(b'"ledger":"', b'"ledger":"A'),
+            lambda data: data.replace(b'"ledger":', b'"lodger":'),
             lambda data: data.replace(b"__metadata__", b"__metadat4__"),
             lambda data: (1 << 62).to_bytes(8, "little") + data[8:],
             lambda data: b"\x10" + bytes(7) + b"[" * 16 + data,
@@ -285,7 +329,8 @@ class TestCheckpoints:
                 "no round",
                 "round 0",
             ),
-            *("foreign", "momentum", "renamed", "dtype", "shape", "no metadata", "length", "json"),
+            *("foreign", "momentum", "renamed", "dtype", "shape"),
+            *("ledger", "no ledger", "no metadata", "length", "json"),
         ],
     )
     def test_a_damaged_file_is_set_aside_and_the_one_before_used(

@@ -68,6 +68,13 @@ def tree_with(header: bytes, *chunks: bytes) -> MemoryTree:
 
 _HUGE = TensorSpec(name="huge", shape=(1 << 33,))
 _LAYER = LAYOUT.tensors[0]
+
+
+def with_leaf(index: int, data: bytes) -> MemoryTree:
+    """Return the tree of FIRST with another leaf."""
+    return tree_with(*(data if at == index else FIRST.chunk(at) for at in range(14)))
+
+
 BAD_STATES = {
     "empty": MemoryTree([]),
     "garbage": tree_with(b"garbage"),
@@ -76,10 +83,13 @@ BAD_STATES = {
     "huge": tree_with(header(tensors=(_HUGE,))),
     "twice": tree_with(header(tensors=(_LAYER, _LAYER))),
     "large header": tree_with(header() + bytes(400_000)),
-    "chunk too few": tree_with(*(FIRST.chunk(at) for at in range(12))),
-    "chunk too many": tree_with(*(FIRST.chunk(at % 13) for at in range(14))),
-    "short chunk": tree_with(*(FIRST.chunk(at) for at in range(12)), FIRST.chunk(12)[:-4]),
-    "long chunk": tree_with(*(FIRST.chunk(at) for at in range(12)), FIRST.chunk(12) + bytes(4)),
+    "chunk too few": tree_with(*(FIRST.chunk(at) for at in range(13))),
+    "chunk too many": tree_with(*(FIRST.chunk(at % 13) for at in range(14)), FIRST.chunk(13)),
+    "short chunk": with_leaf(12, FIRST.chunk(12)[:-4]),
+    "long chunk": with_leaf(12, FIRST.chunk(12) + bytes(4)),
+    "no ledger": with_leaf(13, b"garbage"),
+    "chunk as ledger": with_leaf(13, FIRST.chunk(12)),
+    "ledger as chunk": with_leaf(12, FIRST.chunk(13)),
 }
 
 DATA_BYTES = 9 * DATA_CHUNK_BYTES + 17
