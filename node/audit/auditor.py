@@ -10,7 +10,8 @@ what is found goes into our next commitment: a verdict, accusations, objections
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence, Set
+from dataclasses import dataclass
 
 from node.audit.evidence_box import EvidenceBox
 from node.audit.evidence_check import EvidenceChecker
@@ -29,9 +30,11 @@ from protocol.errors import TalkootError
 from protocol.evidence import FalseAggregate, FalseWork
 from protocol.identity import PeerId
 from protocol.ledger import Ledger
+from protocol.manifest import TrustSpec
 from protocol.rollcall import Accusation, Roll, Verdict
 from protocol.signing import unseal
 from protocol.transfers import Receipt
+from trust.admission import established
 from trust.audit import (
     AuditVerdict,
     chunk_probability,
@@ -46,6 +49,33 @@ MAX_CASES = 8
 MAX_OBJECTIONS = 4
 MOST_ROUNDS = 3
 """So many times a round's longest time may the work of others take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Jury:
+    """Whose accusations are looked at, by an agreed state: whose word counts in the next round."""
+
+    root: bytes
+    counted: frozenset[PeerId]
+    banned: frozenset[PeerId]
+    open: bool
+    """Whether anybody counts at once who isn't banned."""
+
+    @classmethod
+    def of(cls, state: State, spec: TrustSpec, stewards: Set[PeerId]) -> "Jury":
+        """Return who is heard: the established, or if none is left all of the last round."""
+        ledger = state.ledger
+        newest = max((each.seen for each in ledger.standings), default=0)
+        last = {PeerId(each.peer) for each in ledger.standings if each.seen == newest}
+        counted = established(ledger, spec, stewards)
+        if last and not last & counted:
+            counted = frozenset(last) - ledger.banned
+        probation = spec.probation_rounds or spec.probation_passes
+        return cls(state.root, counted, ledger.banned, not probation)
+
+    def hears(self, accuser: PeerId) -> bool:
+        """Return whether a peer's accusations are looked at."""
+        return accuser in self.counted or (self.open and accuser not in self.banned)
 
 
 class Auditor:
@@ -85,6 +115,8 @@ class Auditor:
         self._idle = asyncio.Event()
         self._idle.set()
         self._objections: dict[PeerId, None] = {}
+        self._jury: Jury | None = None
+        self._refused = refused
 
     def load(self) -> None:
         """Take up what an earlier life left. Blocks on the disk."""
@@ -105,7 +137,7 @@ class Auditor:
 
     def accusations(self, state: State) -> tuple[Accusation, ...]:
         """Return whom we hold evidence against that the ledger doesn't know of."""
-        return self.evidence.accusations(state.ledger.banned)
+        return self.evidence.accusations(state)
 
     def object_to(self, peer: PeerId) -> None:
         """Note that a peer left out what we had said or delivered in time."""
@@ -117,6 +149,18 @@ class Auditor:
             self._shelf.drop(self._offered)
         self._offered = update.root
         self._shelf.put(update)
+
+    def hear(self, accuser: PeerId, accusations: Sequence[Accusation]) -> None:
+        """Have what a peer accuses others of verified, if its word counts; see `EvidenceBox`."""
+        state = self._keeper.state
+        if not accusations or state is None:
+            return
+        if self._jury is None or self._jury.root != state.root:
+            self._jury = Jury.of(state, self._set.manifest.trust, self._set.stewards)
+        if self._jury.hears(accuser):
+            self.evidence.hear(accuser, accusations, state.ledger)
+        else:
+            self._refused["unknown_accuser"] += 1
 
     # after a round
 
@@ -146,7 +190,7 @@ class Auditor:
         """Take up the audits that fall to us by the state that was agreed on."""
         me, spec = self._set.identity.peer_id, self._set.manifest.trust
         kept = self.kept.find(state.round - 1)
-        if kept is None or not spec.audit_rate:
+        if kept is None or kept.roll.prev_root != state.header.prev_root or not spec.audit_rate:
             return
         sizes = [stop - start for start, stop in state.layout.chunks]
         probability = chunk_probability(len(kept.roll.members), sizes)
@@ -196,34 +240,36 @@ class Auditor:
     async def repeat_work(self) -> None:
         """Repeat the work of others whenever it is to be verified, for ever.
 
-        It goes on while our own rounds do, and whatever becomes of them.
+        It goes on while our own rounds do, and whatever becomes of them. Our own audit comes before
+        our own training; what others ask for takes turns with it.
         """
         while True:
             await self.evidence.work_came.wait()
             self.evidence.work_came.clear()
-            self._idle.clear()
-            try:
-                async with asyncio.timeout(self._most_seconds):
-                    await self.evidence.judge_work()
-                    await self._audit_work()
-            except TimeoutError:
-                log.warning("repeating the work of others took too long")
-            except TalkootError as error:
-                log.info("an audit came to nothing: %s", error)
-            finally:
-                self._duty = None
-                if not self.evidence.has_work:
-                    self._idle.set()
+            if (duty := self._duty) is not None:
+                try:
+                    await self._with_trainer(self._audit_work(duty))
+                finally:
+                    if self._duty is duty:
+                        self._duty = None
+                        self._idle.set()
+            elif self.evidence.has_work:
+                await self._with_trainer(self.evidence.judge_work())
+            if self._duty is not None or self.evidence.has_work:
+                self.evidence.work_came.set()
 
-    @property
-    def _most_seconds(self) -> float:
-        return MOST_ROUNDS * self._set.manifest.round.max_seconds
+    async def _with_trainer(self, work: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(MOST_ROUNDS * self._set.manifest.round.max_seconds):
+                await work
+        except TimeoutError:
+            log.warning("repeating the work of others took too long")
+        except TalkootError as error:
+            log.info("an audit came to nothing: %s", error)
 
-    async def _audit_work(self) -> None:
-        state = self._duty
-        target = self._target(state) if state else None
-        kept = self.kept.find(state.round - 1) if state else None
-        if state is None or target is None or kept is None:
+    async def _audit_work(self, state: State) -> None:
+        target, kept = self._target(state), self.kept.find(state.round - 1)
+        if target is None or kept is None or kept.roll.prev_root != state.header.prev_root:
             return
         signed = kept.roll.commitment(target)
         before = await asyncio.to_thread(self._keeper.find, state.round - 1, kept.roll.prev_root)
@@ -240,12 +286,3 @@ class Auditor:
         me, spec = self._set.identity.peer_id, self._set.manifest.trust
         drawn = draw_work_audits(state.root, state.ledger, spec, self._set.stewards)
         return next((each.target for each in drawn if each.auditor == me), None)
-
-    async def complete_evidence(self, peers: Sequence[PeerId]) -> None:
-        """Fetch the evidence behind bans that were agreed on without us."""
-        state = self._keeper.state
-        if state is not None:
-            banned = {
-                PeerId(each.peer): each.banned for each in state.ledger.standings if each.banned
-            }
-            await self.evidence.complete(banned, peers)

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from node.audit.auditor import Auditor
@@ -11,7 +13,7 @@ from node.exchange.setting import Update
 from node.run.setting import RunSetting
 from node.store.ledger import RoundNote
 from node.store.state import State
-from node.store.storage import StateError
+from protocol.errors import TalkootError
 from protocol.rollcall import Roll
 
 log = logging.getLogger(__name__)
@@ -56,16 +58,20 @@ class Books:
         while True:
             closed = await self._closed.get()
             try:
-                await self._auditor.note_round(
-                    closed.before, closed.roll, closed.update, closed.outcome
-                )
-                self._auditor.draw(closed.after)
-                await self._write(closed)
-                await self._auditor.complete_evidence(closed.roll.peers)
-            except StateError as error:
-                log.error("the history of this round is lost: %s", error)  # noqa: TRY400
+                await self._deal_with(closed)
             finally:
                 self._closed.task_done()
+
+    async def _deal_with(self, closed: ClosedRound) -> None:
+        """Do all that is to be done of a round; where one thing fails the others go on."""
+        auditor = self._auditor
+        with _telling("what it was made of"):
+            await auditor.note_round(closed.before, closed.roll, closed.update, closed.outcome)
+        with _telling("its audits"):
+            auditor.draw(closed.after)
+        with _telling("its history"):
+            await self._write(closed)
+        auditor.evidence.note_bans(closed.after.ledger, closed.roll.peers)
 
     async def _write(self, closed: ClosedRound) -> None:
         if self._set.ledger is None:
@@ -86,3 +92,11 @@ class Books:
             self._set.stewards,
         )
         await asyncio.to_thread(self._set.ledger.note_round, note, credits_)
+
+
+@contextmanager
+def _telling(what: str) -> Iterator[None]:
+    try:
+        yield
+    except TalkootError as error:
+        log.error("of this round %s is lost: %s", what, error)  # noqa: TRY400

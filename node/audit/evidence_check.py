@@ -1,7 +1,9 @@
 """Checking evidence: whether a proof shows what it says, to the best of what can be had here."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 from node.audit.inspection import AggregateCase, Inspector
 from node.run.setting import RunSetting
@@ -69,31 +71,53 @@ class EvidenceChecker:
             TrainerError: the work can't be repeated here and now.
         """
         accused, run = PeerId(signed.message.accused), self._set.run
+        match signed.message.proof:
+            case Equivocation() as proof:
+                return _verdict(holds=check_equivocation(run, accused, proof))
+            case Mismatch() as proof:
+                return _verdict(holds=check_mismatch(run, accused, proof))
+            case FalseAggregate() as proof:
+                return await self._check_aggregate(accused, proof, [signed.signer, *helpers])
+            case FalseWork() as proof:
+                return await self._check_work(signed, proof, helpers)
+            case FalseAccusation() as proof:
+                return await self._check_accusation(accused, proof, helpers)
+
+    def takes_trainer(self, signed: Signed[Evidence]) -> bool:
+        """Return whether work is to be repeated to verify this: only who was drawn may ask."""
+        return isinstance(self._innermost(signed).message.proof, FalseWork)
+
+    def was_drawn(self, signed: Signed[Evidence]) -> bool:
+        """Return whether it was the turn of who signed evidence that takes the trainer."""
+        inner = self._innermost(signed)
+        proof = inner.message.proof
+        if not isinstance(proof, FalseWork):
+            return False
         try:
-            match signed.message.proof:
-                case Equivocation() as proof:
-                    return _verdict(holds=check_equivocation(run, accused, proof))
-                case Mismatch() as proof:
-                    return _verdict(holds=check_mismatch(run, accused, proof))
-                case FalseAggregate() as proof:
-                    return await self._check_aggregate(accused, proof, [signed.signer, *helpers])
-                case FalseWork() as proof:
-                    return await self._check_work(signed, proof, helpers)
-                case FalseAccusation() as proof:
-                    return await self._check_accusation(accused, proof, helpers)
-        except ProtocolError as error:
-            log.info("evidence of %s is malformed: %s", signed.signer, error)
-        return AuditVerdict.FALSE
+            claimed = unseal(proof.commitment, self._set.run, Commitment)
+        except ProtocolError:
+            return True  # nothing will be repeated
+        return self._was_drawn(inner, claimed)
+
+    def _innermost(self, signed: Signed[Evidence]) -> Signed[Evidence]:
+        proof = signed.message.proof
+        if isinstance(proof, FalseAccusation):
+            with suppress(ProtocolError):
+                return open_evidence(proof.evidence, self._set.run)
+        return signed
 
     async def _check_aggregate(
         self, accused: PeerId, proof: FalseAggregate, helpers: Sequence[PeerId]
     ) -> AuditVerdict:
         run = self._set.run
-        roll = open_roll(unseal(proof.roll, run, RollCall), run, self._set.terms)
-        receipt = unseal(proof.receipt, run, Receipt)
+        try:
+            roll = open_roll(unseal(proof.roll, run, RollCall), run, self._set.terms)
+            receipt = unseal(proof.receipt, run, Receipt)
+        except ProtocolError as error:
+            return _malformed(error)
         if receipt.signer != accused:
             return AuditVerdict.FALSE
-        state = self._keeper.find(roll.round, roll.prev_root)
+        state = await asyncio.to_thread(self._keeper.find, roll.round, roll.prev_root)
         if state is None:
             return AuditVerdict.UNKNOWN
         if not self._reduces(receipt, roll, state):
@@ -113,11 +137,17 @@ class EvidenceChecker:
     async def _check_work(
         self, evidence: Signed[Evidence], proof: FalseWork, helpers: Sequence[PeerId]
     ) -> AuditVerdict:
-        signed = unseal(proof.commitment, self._set.run, Commitment)
+        try:
+            signed = unseal(proof.commitment, self._set.run, Commitment)
+        except ProtocolError as error:
+            return _malformed(error)
         if signed.signer != evidence.message.accused:
             return AuditVerdict.FALSE
-        state = self._keeper.find(signed.message.round, signed.message.prev_root)
-        if state is None or not self._was_drawn(evidence, signed):
+        if not self._was_drawn(evidence, signed):
+            return AuditVerdict.UNKNOWN
+        message = signed.message
+        state = await asyncio.to_thread(self._keeper.find, message.round, message.prev_root)
+        if state is None:
             return AuditVerdict.UNKNOWN
         return await self._inspector.inspect_work(state, signed, [evidence.signer, *helpers])
 
@@ -133,7 +163,10 @@ class EvidenceChecker:
     async def _check_accusation(
         self, accused: PeerId, proof: FalseAccusation, helpers: Sequence[PeerId]
     ) -> AuditVerdict:
-        inner = open_evidence(proof.evidence, self._set.run)
+        try:
+            inner = open_evidence(proof.evidence, self._set.run)
+        except ProtocolError as error:
+            return _malformed(error)
         if inner.signer != accused or isinstance(inner.message.proof, FalseAccusation):
             return AuditVerdict.FALSE
         verdict = await self.check(inner, helpers)
@@ -145,6 +178,11 @@ _OPPOSITE = {
     AuditVerdict.FALSE: AuditVerdict.HOLDS,
     AuditVerdict.UNKNOWN: AuditVerdict.UNKNOWN,
 }
+
+
+def _malformed(error: ProtocolError) -> AuditVerdict:
+    log.info("evidence is malformed: %s", error)
+    return AuditVerdict.FALSE
 
 
 def _verdict(*, holds: bool) -> AuditVerdict:

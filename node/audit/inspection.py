@@ -21,7 +21,7 @@ from node.transfer.tree_client import fetch_chunks, fetch_leaves
 from node.transfer.tree_server import TreeSource
 from protocol.errors import CodecError, TalkootError
 from protocol.identity import PeerId
-from protocol.layout import MAX_CHUNKS, Layout
+from protocol.layout import Layout
 from protocol.ledger import Ledger
 from protocol.merkle import leaf_hash
 from protocol.rollcall import Commitment, Roll
@@ -36,6 +36,11 @@ FETCHES_AT_ONCE = 8
 FETCH_SECONDS = 60.0
 RETRY_SECONDS = (1.0, 4.0)
 """Others may still be busy with the round that we ask about."""
+AGGREGATES_AT_ONCE = 2
+"""Each holds the inputs of all members to a chunk: 256 KiB of each, and as float32."""
+AGGREGATE_SECONDS = 120.0
+FETCH_PART = 0.25
+"""Of the longest round: so long may a peer keep its auditor waiting, whose trainer is idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ class Inspector:
         self._set = setting
         self._training = training
         self._shelf = shelf
+        self._aggregates = asyncio.Semaphore(AGGREGATES_AT_ONCE)
 
     async def fetch(
         self, root: bytes, peers: Sequence[PeerId], max_leaves: int, chunk: int | None = None
@@ -145,18 +151,20 @@ class Inspector:
             return AuditVerdict.FALSE
         if not len(receipt.shares) == len(receipt.distances) == len(receipt.norms) == members:
             return AuditVerdict.HOLDS
-        present = [index for index, share in enumerate(receipt.shares) if share is not None]
-        inputs = await self._fetch_inputs(case, present, [case.receipt.signer, *helpers])
-        if inputs is None:
-            return AuditVerdict.UNKNOWN
-        start, stop = layout.chunks[receipt.chunk]
-        return await asyncio.to_thread(_judge, self._set, case, inputs, stop - start)
+        async with self._aggregates:
+            inputs = await self._fetch_inputs(layout, case, [case.receipt.signer, *helpers])
+            if inputs is None:
+                return AuditVerdict.UNKNOWN
+            start, stop = layout.chunks[receipt.chunk]
+            return await asyncio.to_thread(_judge, self._set, case, inputs, stop - start)
 
     async def _fetch_inputs(
-        self, case: AggregateCase, present: Sequence[int], helpers: Sequence[PeerId]
+        self, layout: Layout, case: AggregateCase, helpers: Sequence[PeerId]
     ) -> dict[int, bytes] | None:
         """Return the members' chunks by index, or None where one can't be had."""
-        chunk, inputs = case.receipt.message.chunk, dict[int, bytes]()
+        receipt, inputs = case.receipt.message, dict[int, bytes]()
+        present = [index for index, share in enumerate(receipt.shares) if share is not None]
+        chunk, chunks = receipt.chunk, len(layout.chunks)
         places = asyncio.Semaphore(FETCHES_AT_ONCE)
 
         async def fetch_one(index: int) -> None:
@@ -164,14 +172,17 @@ class Inspector:
             root, peers = member.message.update_root, [member.signer, *helpers]
             try:
                 async with places:
-                    _, found = await self.fetch(root, peers, MAX_CHUNKS, chunk)
+                    _, found = await self.fetch(root, peers, chunks, chunk)
                 inputs[index] = found[chunk]
             except TalkootError as error:
                 log.info("an input of round %d can't be had: %s", case.roll.round, error)
 
-        async with asyncio.TaskGroup() as group:
-            for index in present:
-                group.create_task(fetch_one(index), name=f"fetch input {index}")
+        try:
+            async with asyncio.timeout(AGGREGATE_SECONDS), asyncio.TaskGroup() as group:
+                for index in present:
+                    group.create_task(fetch_one(index), name=f"fetch input {index}")
+        except TimeoutError:
+            log.info("the inputs of round %d did not come in time", case.roll.round)
         return inputs if len(inputs) == len(present) else None
 
     # work
@@ -195,9 +206,11 @@ class Inspector:
             log.warning("%s claims %d steps", signed.signer, signed.message.steps)
             return AuditVerdict.HOLDS
         peers = [signed.signer, *helpers]
+        chunks, seconds = len(state.layout.chunks), self._set.manifest.round.max_seconds
         try:
-            _, parts = await self.fetch(signed.message.update_root, peers, MAX_CHUNKS)
-        except TalkootError as error:
+            async with asyncio.timeout(FETCH_PART * seconds):
+                _, parts = await self.fetch(signed.message.update_root, peers, chunks)
+        except (TalkootError, TimeoutError) as error:
             log.info("the update of %s can't be had: %s", signed.signer, error)
             return AuditVerdict.UNKNOWN
         committed = await asyncio.to_thread(_joined, parts, state.layout)

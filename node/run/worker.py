@@ -13,7 +13,6 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -67,7 +66,6 @@ from protocol.manifest import Manifest
 from protocol.presence import Head
 from protocol.rollcall import (
     MAX_MEMBERS,
-    Accusation,
     Commitment,
     Roll,
     RollCall,
@@ -76,7 +74,7 @@ from protocol.rollcall import (
 )
 from protocol.rounds import Phase, RoundMachine, RoundRules
 from protocol.signing import Signed
-from trust.admission import electorate, established, judges_of
+from trust.admission import established, judges_of
 
 log = logging.getLogger(__name__)
 
@@ -246,12 +244,12 @@ class Worker:
         """See what an event says about the honesty of its sender, before the machine acts on it."""
         match event:
             case AccusationHeard(accusation):
-                self._hear_accusations(accusation.signer, (accusation.message,))
+                self._auditor.hear(accusation.signer, (accusation.message,))
             case CommitmentHeard(commitment):
-                self._hear_accusations(commitment.signer, commitment.message.accusations)
+                self._auditor.hear(commitment.signer, commitment.message.accusations)
             case RollHeard(roll):
                 for member in roll.members:
-                    self._hear_accusations(member.signer, member.message.accusations)
+                    self._auditor.hear(member.signer, member.message.accusations)
                 if self._was_omitted(roll):
                     self._auditor.object_to(roll.convener)
             case ResultHeard(result):
@@ -260,13 +258,6 @@ class Worker:
                 pass
         if proof := self._witness.hear(event):
             await self._auditor.evidence.accuse(*proof)
-
-    def _hear_accusations(self, accuser: PeerId, accusations: Sequence[Accusation]) -> None:
-        state = self.state
-        if accusations and state is not None:
-            spec, stewards = self._set.manifest.trust, self._set.stewards
-            if accuser in electorate([accuser], state.ledger, spec, stewards):
-                self._auditor.evidence.hear(accuser, accusations)
 
     def _was_omitted(self, roll: Roll) -> bool:
         """Return whether a roll of our round leaves out what we had committed to before it came."""

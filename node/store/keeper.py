@@ -82,7 +82,7 @@ class StateKeeper:
 
     def after(self, round_: int, root: bytes) -> State | None:
         """Return the state that we hold of the round after this one, grown from it."""
-        for state in self._states:
+        for state in reversed(self._states):  # of two that a fork left, that which counts
             if (state.round, state.header.prev_root) == (round_ + 1, root):
                 return state
         return None
