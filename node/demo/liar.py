@@ -13,7 +13,7 @@ import numpy as np
 
 from dht.swarm import Stream
 from node.exchange.exchange import Exchange
-from node.exchange.reduction import Reduced, Reducer
+from node.exchange.reduction import Combined, Reduced, Reducer
 from node.exchange.setting import Update
 from node.exchange.wire import Floats, pack_update
 from node.run.worker import Worker
@@ -157,11 +157,11 @@ class LyingReducer(Reducer):
     behaviour: ClassVar[Behaviour | None] = None
     _told = 0
 
-    def _combine(self, rows: Floats, present: list[int]) -> tuple[Floats, Sequence[float]]:
-        values, coefficients = super()._combine(rows, present)
+    def _combine(self, rows: Floats, present: list[int]) -> Combined:
+        honest = super()._combine(rows, present)
         if self.behaviour is Behaviour.LYING_REDUCER:
-            values = false_aggregate(values)
-        return values, coefficients
+            return honest._replace(values=false_aggregate(honest.values))
+        return honest
 
     def _aggregate(self, chunk: int, inputs: dict[int, bytes]) -> Reduced:
         if self.behaviour is Behaviour.COLLUDING_REDUCER:

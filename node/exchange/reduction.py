@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,16 @@ class Reduced:
 
     data: bytes
     receipt: Signed[Receipt]
+
+
+class Combined(NamedTuple):
+    """What the run's rule makes of n rows."""
+
+    values: Floats
+    coefficients: Sequence[float]
+    """Of each row, (n,)."""
+    norms: Sequence[float]
+    """Of each row, (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +188,9 @@ class Reducer:
         rows = np.empty((len(present), stop - start), np.float32)
         for row, member in enumerate(present):
             rows[row] = unpack_update(inputs[member], stop - start)
-        values, coefficients = self._combine(rows, present)
+        values, coefficients, norms = self._combine(rows, present)
         data = pack_aggregate(values)
         packed = unpack_update(data, stop - start)
-        norms = [length_of(row) for row in rows]
         receipt = Receipt(
             round=self._roll.round,
             roll=self._roll.digest,
@@ -193,11 +203,11 @@ class Reducer:
         )
         return Reduced(data, seal(self._set.identity, self._set.run, receipt))
 
-    def _combine(self, rows: Floats, present: list[int]) -> tuple[Floats, Sequence[float]]:
+    def _combine(self, rows: Floats, present: list[int]) -> Combined:
         if not present:
-            return np.zeros(rows.shape[1], np.float32), ()
+            return Combined(np.zeros(rows.shape[1], np.float32), (), ())
         values, report = RULES[self._set.spec.rule](rows, self.weights(present))
-        return values, report.coefficients
+        return Combined(values, report.coefficients, report.norms)
 
     def _by_member(self, present: list[int], figures: Sequence[float]) -> tuple[float | None, ...]:
         found = dict(zip(present, figures, strict=True))
