@@ -8,13 +8,14 @@ machine only adds to them; that of the medians is beside it, and so are the medi
 talkoot: serializing and hashing the update (pack), then Exchange.run() with rule clip, over
 commitments and a roll call that are really signed; the roll call itself is left out. In the end all
 hold the same bits, and this is checked.
-trust_fraction: what it costs not to believe each other. The seconds that a peer spends in clipping,
-in hashing its update and checking others' leaves (commit), in making and checking receipts, and in
-signing and checking parts, over those from pack to the end; mean of the peers, median of the
-repetitions. Measured around those functions, on the wall: while one waits for the processor or for
-another thread, of these functions too, its time runs on, so on a busy machine this is too much.
-trust_processor_fraction is the same of the processor's time, that of p2pd included: what those
-functions add to a machine that has nothing else to do, and fewer cores than peers.
+trust_fraction: what it costs not to believe each other, of the time from pack to the end. Beside
+each exchange there is one among friends: no clipping but a plain mean, and no leaf, receipt,
+signature or figure is made or checked (peers/friends.py), with the same frames on the wire. The
+fraction is 1 - best/best of the two; that of the medians is beside it.
+trust_processor_fraction is what the functions that friends leave out take of the processor's time,
+p2pd's included, mean of the peers and median of the repetitions; the parts of it are clip, commit
+(hashing and measuring the update, checking others' leaves), receipts, and parts (signing and
+checking them). Unlike the times it hardly depends on what else the machine does.
 """
 
 import os
@@ -51,10 +52,10 @@ class _Times:
     pack: list[float] = field(default_factory=list)
     exchange: list[float] = field(default_factory=list)
     hivemind: list[float] = field(default_factory=list)
+    friends: list[float] = field(default_factory=list)
+    """Ours, from pack to the end, without trust."""
     trust: dict[str, list[float]] = field(default_factory=dict)
-    """By its kind, as parts of pack and exchange together."""
-    trust_processor: list[float] = field(default_factory=list)
-    """As part of the processor's time."""
+    """By its kind, as part of the processor's time."""
 
 
 def run(*, small: bool = False) -> dict[str, float]:
@@ -94,6 +95,7 @@ def _repeat(ours: PeerGroup, theirs: PeerGroup, repetitions: int) -> tuple[_Time
         if first_is_ours:
             sent = _exchange(ours, times)
         _average(theirs, times)
+        _exchange_among_friends(ours, times)
         if not first_is_ours:
             sent = _exchange(ours, times)
     return times, sent
@@ -101,20 +103,30 @@ def _repeat(ours: PeerGroup, theirs: PeerGroup, repetitions: int) -> tuple[_Time
 
 def _exchange(ours: PeerGroup, times: _Times) -> int:
     """Exchange once and return the bytes that all peers sent together."""
+    pack_seconds, seconds, sent = _one_exchange(ours)
+    times.pack.append(pack_seconds)
+    times.exchange.append(seconds)
+    spent: list[dict[str, float]] = ours.ask_all("trust")
+    for kind in spent[0]:
+        times.trust.setdefault(kind, []).append(fmean(by_kind[kind] for by_kind in spent))
+    return sent
+
+
+def _exchange_among_friends(ours: PeerGroup, times: _Times) -> None:
+    ours.ask_all("believe", argument=True)
+    pack_seconds, seconds, _ = _one_exchange(ours)
+    ours.ask_all("believe", argument=False)
+    times.friends.append(pack_seconds + seconds)
+
+
+def _one_exchange(ours: PeerGroup) -> tuple[float, float, int]:
     pack_seconds, commitments = ours.time_all("commit")
     ours.ask_all("prepare", ours.ask(0, "call_roll", commitments))
     seconds, results = ours.time_all("exchange")
     digests, sent, faults = zip(*results, strict=True)
     if len(set(digests)) > 1 or any(faults):
         raise RuntimeError(f"the exchange was not complete: {faults}")
-    times.pack.append(pack_seconds)
-    times.exchange.append(seconds)
-    spent: list[tuple[dict[str, float], float]] = ours.ask_all("trust")
-    times.trust_processor.append(fmean(part for _, part in spent))
-    for kind in spent[0][0]:
-        part = fmean(by_kind[kind] for by_kind, _ in spent) / (pack_seconds + seconds)
-        times.trust.setdefault(kind, []).append(part)
-    return sum(sent)
+    return pack_seconds, seconds, sum(sent)
 
 
 def _average(theirs: PeerGroup, times: _Times) -> None:
@@ -128,6 +140,7 @@ def _average(theirs: PeerGroup, times: _Times) -> None:
 def _figures(times: _Times, sent: int) -> dict[str, float]:
     pack, exchange, hivemind = map(_warm, (times.pack, times.exchange, times.hivemind))
     trust = {kind: _warm(parts) for kind, parts in times.trust.items()}
+    friends = _warm(times.friends)
     total = [before + after for before, after in zip(pack, exchange, strict=True)]
     return {
         "ratio_to_hivemind": min(total) / min(hivemind),
@@ -139,8 +152,10 @@ def _figures(times: _Times, sent: int) -> dict[str, float]:
         "best_seconds": min(total),
         "best_hivemind_seconds": min(hivemind),
         "megabytes": sent / 1e6,
-        "trust_fraction": median(map(sum, zip(*trust.values(), strict=True))),
-        "trust_processor_fraction": median(_warm(times.trust_processor)),
+        "friends_seconds": median(friends),
+        "trust_fraction": 1 - min(friends) / min(total),
+        "trust_fraction_of_medians": 1 - median(friends) / median(total),
+        "trust_processor_fraction": median(map(sum, zip(*trust.values(), strict=True))),
         **{f"{kind}_fraction": median(parts) for kind, parts in trust.items()},
     }
 

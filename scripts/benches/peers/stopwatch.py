@@ -1,7 +1,4 @@
-"""How long a process spends in some of its functions, on the wall and on the processor.
-
-On the wall it counts too what a function waits for: the processor, or another thread.
-"""
+"""How much of its processor time a process spends in some of its functions."""
 
 import functools
 import importlib
@@ -37,54 +34,52 @@ TRUST: Mapping[str, Sequence[str]] = {
 
 
 class Stopwatch:
-    """Adds up the seconds spent in functions, by the name of their kind; none contains another."""
+    """Adds up the processor's seconds spent in functions, by their kind; none contains another."""
 
     def __init__(self, functions: Mapping[str, Sequence[str]] = TRUST) -> None:
         self._functions = functions
         self._lock = threading.Lock()
-        self._wall: Counter[str] = Counter()
-        self._processor = 0.0
+        self._spent: Counter[str] = Counter()
         self._total_at_start = 0.0
 
     def attach(self) -> None:
         """Measure these functions from now on, as long as the process lives."""
         for kind, names in self._functions.items():
             for name in names:
-                module, _, path = name.partition(":")
-                *owners, last = path.split(".")
-                owner = functools.reduce(getattr, owners, importlib.import_module(module))
+                owner, last = place_of(name)
                 setattr(owner, last, self._measured(kind, getattr(owner, last)))
 
     def start(self) -> None:
         """Begin anew."""
         with self._lock:
-            self._wall.clear()
-            self._processor = 0.0
+            self._spent.clear()
         self._total_at_start = _processor_seconds()
 
-    def read(self) -> tuple[dict[str, float], float]:
-        """Return the seconds of each kind on the wall, and their part of the processor's time.
-
-        The whole of the latter is what this process and its children (p2pd) took.
-        """
-        total = _processor_seconds() - self._total_at_start
+    def read(self) -> dict[str, float]:
+        """Return each kind's part of the seconds that this process and its children (p2pd) took."""
+        total = max(_processor_seconds() - self._total_at_start, 1e-9)
         with self._lock:
-            found = {kind: self._wall[kind] for kind in self._functions}
-            return found, self._processor / max(total, 1e-9)
+            return {kind: self._spent[kind] / total for kind in self._functions}
 
     def _measured(self, kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def measured(*arguments: object, **named: object) -> object:
-            began, processor = time.perf_counter(), time.thread_time()
+            began = time.thread_time()
             try:
                 return function(*arguments, **named)
             finally:
-                seconds, used = time.perf_counter() - began, time.thread_time() - processor
+                used = time.thread_time() - began
                 with self._lock:
-                    self._wall[kind] += seconds
-                    self._processor += used
+                    self._spent[kind] += used
 
         return measured
+
+
+def place_of(name: str) -> tuple[Any, str]:
+    """Return the module or class that has a function, and the function's own name there."""
+    module, _, path = name.partition(":")
+    *owners, last = path.split(".")
+    return functools.reduce(getattr, owners, importlib.import_module(module)), last
 
 
 def _processor_seconds() -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from benches.peers.friends import Friends
 from benches.peers.group import Timed
 from benches.peers.stopwatch import Stopwatch
 from dht.hivemind_swarm import HivemindSwarm
@@ -55,6 +56,7 @@ async def _answer_calls(pipe: Connection, peer: "Peer") -> None:
         "prepare": peer.prepare,
         "exchange": peer.exchange,
         "trust": peer.trust,
+        "believe": peer.believe,
     }
     while True:
         try:
@@ -78,6 +80,7 @@ class Peer:
         self._exchange: Exchange | None = None
         self._stopwatch = Stopwatch()
         self._stopwatch.attach()
+        self._friends = Friends()
 
     async def addresses(self, _: None) -> list[str]:
         """Return where others reach this peer."""
@@ -139,9 +142,13 @@ class Peer:
         digest = sha256(outcome.aggregate.data).hexdigest()
         return began, ended, (digest, outcome.bytes_sent, {**outcome.faults})
 
-    async def trust(self, _: None) -> tuple[dict[str, float], float]:
+    async def trust(self, _: None) -> dict[str, float]:
         """Return what trust took since the commitment was begun (`Stopwatch.read`)."""
         return self._stopwatch.read()
+
+    async def believe(self, everybody: bool) -> None:
+        """Exchange as among friends from now on, or as among strangers."""
+        self._friends.believe(everybody=everybody)
 
 
 def _update(size: int, seed: int) -> Floats:
