@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from protocol.errors import TalkootError
 from protocol.manifest import MethodSpec, RoundSpec, Settings, Text, TrustSpec
+from protocol.signing import PeerIdField
 
 API_PREFIX = "/v1"
 API_HOST, API_PORT = "127.0.0.1", 7717
@@ -127,6 +128,8 @@ class HostSpec(Request, frozen=True, kw_only=True):
     method: MethodSpec
     round: RoundSpec
     trust: TrustSpec
+    stewards: Annotated[tuple[PeerIdField, ...], Meta(max_length=63)] = ()
+    """PeerIDs that are trusted from the start like the host, which always is."""
 
 
 class PeerShare(Reply, frozen=True, kw_only=True):

@@ -109,15 +109,21 @@ def test_a_spec_in_no_folder_is_told(capsys: Shown) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ('kind = "text"', 'kind = "txt"', "line 9: the task kind 'txt' is not installed here"),
-        ("# data =", "data =", "line 10: there is no "),
-        ("# warmup_steps = 50", "warmup_step = 50", "line 25: method local has no setting"),
-        ("# warmup_steps = 50", "warmup_steps = -1", "line 25: a setting of method local is wrong"),
-        ("min_peers = 1", "min_peers = 0", "line 31: round.min_peers: expected a whole number"),
-        ('rule = "clip"', 'rule = "trust"', "line 36: trust.rule: 'trust' is not a valid choice"),
-        ("audit_rate = 0.0625", "audit_rate = 2", "line 37: trust.audit_rate: "),
-        ("probation_passes = 0", "probation_pass = 0", "line 40: unknown key 'probation_pass'"),
-        ("# warmup_steps = 50", "worker_momentum = 0.9", "line 34: with worker_momentum nobody"),
+        ('kind = "text"', 'kind = "txt"', "line 10: the task kind 'txt' is not installed here"),
+        ("# data =", "data =", "line 11: there is no "),
+        ("# warmup_steps = 50", "warmup_step = 50", "line 26: method local has no setting"),
+        ("# warmup_steps = 50", "warmup_steps = -1", "line 26: a setting of method local is wrong"),
+        ("min_peers = 1", "min_peers = 0", "line 32: round.min_peers: expected a whole number"),
+        ('rule = "clip"', 'rule = "trust"', "line 37: trust.rule: 'trust' is not a valid choice"),
+        ("audit_rate = 0.0625", "audit_rate = 2", "line 38: trust.audit_rate: "),
+        ("probation_passes = 0", "probation_pass = 0", "line 41: unknown key 'probation_pass'"),
+        ("# warmup_steps = 50", "worker_momentum = 0.9", "line 35: with worker_momentum nobody"),
+        ('# stewards = ["12D3Koo…"]', 'stewards = ["12D3Koo"]', "line 7: stewards"),
+        (
+            '# stewards = ["12D3Koo…"]',
+            f'stewards = ["{"x" * 52}"]',
+            f"line 7: '{'x' * 52}' is not the PeerID",
+        ),
     ],
 )
 def test_a_mistake_in_a_spec_stops_the_start_with_its_line(

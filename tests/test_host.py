@@ -15,7 +15,7 @@ from node.store.storage import Disk, DiskFullError
 from node.tasks import TaskDataError, UnknownTaskError
 from node.training.trainer import Resources, TrainerError
 from protocol.control import HostSpec, TaskSource
-from protocol.errors import TalkootError
+from protocol.errors import SignatureError, TalkootError
 from protocol.manifest import MethodSpec, Scalar, TrustSpec, open_manifest
 from protocol.state import GENESIS_PREVIOUS
 from tests.node_scene import FakeTraining, fake_training, identity, spec_of
@@ -68,6 +68,20 @@ def test_a_run_begins_with_manifest_data_and_genesis(tmp_path: Path) -> None:
     assert genesis.header.prev_root == GENESIS_PREVIOUS
     assert genesis.layout.size == manifest.task.parameters
     assert left_behind(tmp_path) == [path.name]
+
+
+def test_a_host_can_name_stewards_beside_itself(tmp_path: Path) -> None:
+    me, friend = identity(0).peer_id, identity(1).peer_id
+    path = found(tmp_path, replace(spec_of(tmp_path), stewards=(friend, me)))
+    envelope = RunFolder(path, bytes.fromhex(path.name), Disk()).manifest()
+    assert envelope is not None
+    assert open_manifest(envelope)[1].stewards == (me, friend)
+
+
+def test_a_steward_that_is_no_peer_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(SignatureError, match="not the PeerID"):
+        found(tmp_path, replace(spec_of(tmp_path), stewards=("x" * 52,)))
+    assert left_behind(tmp_path) == []
 
 
 def test_the_same_wish_at_another_time_is_another_run(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from node.home.strict_toml import ConfigError, KeyPath, line_of, parse_toml, rea
 from node.methods.local import LocalSettings
 from node.tasks import task_kinds
 from protocol.control import HostSpec
+from protocol.errors import SignatureError
+from protocol.identity import public_key_of
 from protocol.manifest import Rule
 
 TEMPLATE = """\
@@ -24,6 +26,7 @@ TEMPLATE = """\
 name = "my-run"
 description = "A small language model that writes Python."
 licence = "PSF-2.0"            # of the data and the model, for those who join
+# stewards = ["12D3Koo…"]      # PeerIDs of nodes that you trust like your own, from the start
 
 [task]
 kind = "text"                  # what is installed: {kinds}
@@ -129,6 +132,12 @@ def read_spec(path: Path) -> HostSpec:
         check_trust(spec.trust, spec.method)
     except SettingsError as error:
         raise _mistake(path, text, ("trust",), error.message, error.hint) from error
+    for steward in spec.stewards:
+        try:
+            public_key_of(steward)
+        except SignatureError as error:
+            hint = "A node's PeerID is shown by: talkoot status --json"
+            raise _mistake(path, text, ("stewards",), error.message, hint) from error
     return _with_data(path, text, spec)
 
 

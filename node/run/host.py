@@ -14,7 +14,7 @@ from node.store.storage import Disk, move, telling
 from node.tasks import task_class
 from node.training.trainer import Resources, TrainerProcess, TrainerTask
 from protocol.control import HostSpec
-from protocol.identity import Identity
+from protocol.identity import Identity, public_key_of
 from protocol.manifest import NO_RUN, Manifest, TaskSpec, run_id_of, sign_manifest
 
 _DRAFT = ".draft-"
@@ -40,6 +40,8 @@ async def found_run(
         TalkootError: the task, its data or the settings can't be used, or the disk is full.
     """
     check_trust(spec.trust, spec.method)
+    for steward in spec.stewards:
+        public_key_of(steward)
     kind = await asyncio.to_thread(task_class, spec.task.kind)  # may import torch
     path = Path(spec.task.data) if spec.task.data else None
     data = await asyncio.to_thread(kind.prepare, spec.task.config, path)
@@ -96,7 +98,7 @@ def _manifest(
         round=spec.round,
         trust=spec.trust,
         admission="open",
-        stewards=(identity.peer_id,),
+        stewards=tuple(dict.fromkeys((identity.peer_id, *spec.stewards))),
         genesis_root=genesis_root,
     )
 
