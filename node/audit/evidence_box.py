@@ -155,7 +155,10 @@ class EvidenceBox:
             return
         signed = seal(self._set.identity, self._set.run, Evidence(accused, proof))
         log.warning("%s is accused: %s", accused, type(proof).__name__)
-        await self._keep(signed, MADE)
+        try:
+            await self._keep(signed, MADE)
+        except RecordError as error:
+            log.info("it can't be accused: %s", error)
 
     # what is heard
 
