@@ -8,6 +8,9 @@ from trust.aggregate import Mask, Rows, Vector, blocks
 TINY_SQUARE = 1e-20
 """A row of a smaller squared norm may have lost its float32 products to underflow."""
 
+FEW_ROWS = 8
+"""BLAS multiplies matrices of no more rows slower than it multiplies them by vectors."""
+
 Gram = NDArray[np.float64]
 """Inner products, (m, m), of the n rows and, last, of the start if there is one; 0 for a row that
 isn't finite."""
@@ -65,9 +68,21 @@ def _float32_gram(rows: Rows, start: Vector | None) -> Gram:
     with np.errstate(over="ignore", invalid="ignore"):
         for block in blocks(rows.shape[1]):
             values = rows[:, block]
-            products += values @ values.T
+            products += _products(values)
             if start is not None:
                 gram[count, :count] += values @ start[block]
                 gram[count, count] += start[block] @ start[block]
     gram[:count, count:] = gram[count:, :count].T
     return gram
+
+
+def _products(values: Rows) -> NDArray[np.float32]:
+    """Return all inner products; of few rows one against the rest takes a half to a seventh."""
+    count = len(values)
+    if count > FEW_ROWS:
+        return values @ values.T
+    products = np.empty((count, count), np.float32)
+    for index in range(count):
+        found = values[: index + 1] @ values[index]
+        products[index, : index + 1] = products[: index + 1, index] = found
+    return products
