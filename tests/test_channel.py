@@ -49,6 +49,7 @@ from tests.messages import (
 
 TOPIC = f"talkoot/1/{RUN.hex()}"
 ME, OTHER, STRANGER = 1, 2, 3
+WORD = committed(OTHER)
 
 
 @dataclass
@@ -361,6 +362,23 @@ def test_garbage_counts_like_words() -> None:
         await flood(scene, 10 * MESSAGES_PER_SECOND, b"garbage")
         await flood(scene, 10 * MESSAGES_PER_SECOND, committed(OTHER).envelope)
         assert len(scene.heard) < 10
+
+    play(story)
+
+
+def test_10_000_records_of_one_peer_are_refused_but_for_a_few() -> None:
+    async def story(scene: Scene) -> None:
+        key = RecordKey(RUN, "roll", HEAD.round)
+        junk = [
+            seal(identity(STRANGER), RUN, Record(RUN, "roll", HEAD.round, 60.0 + number, b"junk"))
+            for number in range(10_000)
+        ]
+        word = seal(identity(OTHER), RUN, Record(RUN, "roll", HEAD.round, 60.0, WORD.envelope))
+        scene.swarms[ME].shelf.lie(key, [each.envelope for each in (*junk, word)])
+        await scene.channel.look_up("roll", HEAD.round)
+        assert scene.heard == [CommitmentHeard(WORD)]
+        assert sum(scene.refused.values()) == 10_000
+        assert scene.refused["malformed_message"] <= 3 * MESSAGES_PER_SECOND
 
     play(story)
 
