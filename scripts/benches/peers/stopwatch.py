@@ -4,7 +4,7 @@ import functools
 import importlib
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -39,7 +39,7 @@ class Stopwatch:
     def __init__(self, functions: Mapping[str, Sequence[str]] = TRUST) -> None:
         self._functions = functions
         self._lock = threading.Lock()
-        self._spent: Counter[str] = Counter()
+        self._spent: defaultdict[str, float] = defaultdict(float)
         self._total_at_start = 0.0
 
     def attach(self) -> None:
@@ -86,4 +86,4 @@ def _processor_seconds() -> float:
     """Return the processor's time of this process and the children that it has."""
     children = psutil.Process().children(recursive=True)
     times = [each.cpu_times() for each in (psutil.Process(), *children)]
-    return sum(each.user + each.system for each in times)
+    return float(sum(each.user + each.system for each in times))
