@@ -374,7 +374,12 @@ def test_10_000_records_of_one_peer_are_refused_but_for_a_few() -> None:
             for number in range(10_000)
         ]
         word = seal(identity(OTHER), RUN, Record(RUN, "roll", HEAD.round, 60.0, WORD.envelope))
-        scene.swarms[ME].shelf.lie(key, [each.envelope for each in (*junk, word)])
+        envelopes = [each.envelope for each in (*junk, word)]
+
+        async def fetch(asked: RecordKey) -> list[bytes]:
+            return envelopes if asked == key else []
+
+        scene.swarms[ME].fetch = fetch  # type: ignore[method-assign,assignment]
         await scene.channel.look_up("roll", HEAD.round)
         assert scene.heard == [CommitmentHeard(WORD)]
         assert sum(scene.refused.values()) == 10_000
