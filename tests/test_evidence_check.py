@@ -1,0 +1,106 @@
+"""Checking proofs: what is about another round, from no reducer or nobody drawn shows nothing."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from dht.virtual_time import run
+from node.audit.evidence_check import EvidenceChecker
+from node.store.state import State
+from protocol.evidence import Evidence, FalseAccusation, FalseAggregate, FalseWork, Proof
+from protocol.layout import Layout, TensorSpec
+from protocol.merkle import leaf_hash
+from protocol.presence import Head
+from protocol.rollcall import NO_TERMS
+from protocol.signing import Signed, seal
+from protocol.transfers import Receipt
+from tests.messages import RUN, among_friends, committed, identity, manifest, peer, roll
+from trust.audit import AuditVerdict
+
+LAYOUT = Layout((TensorSpec(name="a", shape=(4,)),))
+STATE = State.genesis(RUN, LAYOUT, np.zeros(4, np.float32))
+NOW, LATER = Head(0, STATE.root, bytes(32)), Head(7, b"z" * 32, bytes(32))
+ACCUSER, LIAR, SENDER = 1, 2, 3
+
+
+class Keeper:
+    """Holds the genesis state and nothing after it."""
+
+    def find(self, round_: int, root: bytes) -> State | None:
+        return STATE if (round_, root) == (0, STATE.root) else None
+
+    def after(self, round_: int, root: bytes) -> State | None:
+        return None
+
+
+class Nobody:
+    """An inspector that must not be asked."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(name)
+
+
+def verdict(proof: Proof, accused: int = LIAR) -> AuditVerdict:
+    setting = SimpleNamespace(
+        run=RUN,
+        manifest=manifest(trust=among_friends()),
+        stewards=frozenset({peer(ACCUSER)}),
+        terms=NO_TERMS,
+    )
+    checker = EvidenceChecker(cast("Any", setting), cast("Any", Nobody()), cast("Any", Keeper()))
+    return run(checker.check(sealed(proof, accused), []))
+
+
+def sealed(proof: Proof, accused: int) -> Signed[Evidence]:
+    return seal(identity(ACCUSER), RUN, Evidence(peer(accused), proof))
+
+
+def false_aggregate(head: Head, signer: int = LIAR, **changes: int) -> FalseAggregate:
+    members = [committed(LIAR, head, capacity=100), committed(SENDER, head, capacity=0)]
+    called = roll(LIAR, sorted(members, key=lambda each: each.signer))
+    receipt = Receipt(called.round, called.digest, changes.get("chunk", 0), leaf_hash(b""), (), ())
+    return FalseAggregate(called.envelope, seal(identity(signer), RUN, receipt).envelope, b"")
+
+
+def test_a_commitment_to_a_round_that_is_not_known_is_left_open() -> None:
+    assert verdict(FalseWork(committed(LIAR, LATER).envelope)) is AuditVerdict.UNKNOWN
+
+
+def test_work_is_not_repeated_for_who_was_not_drawn() -> None:
+    assert verdict(FalseWork(committed(LIAR, NOW).envelope)) is AuditVerdict.UNKNOWN
+
+
+def test_the_work_of_somebody_else_proves_nothing() -> None:
+    assert verdict(FalseWork(committed(SENDER, NOW).envelope)) is AuditVerdict.FALSE
+
+
+def test_an_aggregate_of_a_round_that_is_not_known_is_left_open() -> None:
+    assert verdict(false_aggregate(LATER)) is AuditVerdict.UNKNOWN
+
+
+def test_a_receipt_of_another_signer_proves_nothing() -> None:
+    assert verdict(false_aggregate(NOW, signer=SENDER)) is AuditVerdict.FALSE
+
+
+def test_a_receipt_for_no_chunk_proves_nothing() -> None:
+    assert verdict(false_aggregate(NOW, chunk=5)) is AuditVerdict.FALSE
+
+
+def test_a_receipt_of_who_was_no_reducer_proves_nothing() -> None:
+    proof = false_aggregate(NOW, signer=SENDER)
+    assert verdict(proof, accused=SENDER) is AuditVerdict.FALSE
+
+
+@pytest.mark.parametrize(
+    "proof",
+    [
+        FalseWork(b"\xc1" * 100),
+        FalseAccusation(b"\xc1" * 100),
+        FalseAggregate(b"\xc1" * 100, b"", b""),
+        FalseAggregate(roll(LIAR, [committed(LIAR, NOW)]).envelope, b"\xc1" * 100, b""),
+    ],
+)
+def test_what_is_malformed_proves_nothing(proof: Proof) -> None:
+    assert verdict(proof) is AuditVerdict.FALSE
