@@ -130,6 +130,23 @@ def test_the_only_established_peer_is_banned_by_nobody() -> None:
     assert not bans_of(roll(*members), known, SPEC, NO_STEWARDS)
 
 
+def test_one_accuser_alone_bans_only_if_it_is_a_steward() -> None:
+    accused = roll(member(0, accusations=(accuse(1),)), member(1))
+    assert not bans_of(accused, established(2), SPEC, NO_STEWARDS)
+    assert bans_of(accused, established(2), SPEC, peers(0)).keys() == peers(1)
+    assert not bans_of(accused, established(2), SPEC, peers(1))
+
+
+def test_a_low_score_counts_against_a_peer_after_ten_rounds_or_a_suspension() -> None:
+    known = ledger(
+        newcomer(0, rounds=4, passes=1, score=0.3),
+        newcomer(1, rounds=10, passes=1, score=0.3),
+        newcomer(2, rounds=4, passes=1, score=0.3, suspensions=1),
+        newcomer(3, rounds=10, passes=1, score=0.4),
+    )
+    assert admission.established(known, SPEC, NO_STEWARDS) == peers(0, 3)
+
+
 def test_nobody_is_banned_again() -> None:
     known = ledger(*map(standing, range(4)), standing(4, banned=b"e" * 32))
     assert not bans_of(accusers(4, 5, accuse(4)), known, SPEC, NO_STEWARDS)

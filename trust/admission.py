@@ -16,20 +16,23 @@ from protocol.manifest import TrustSpec
 from protocol.rollcall import Accusation, Roll
 from trust.aggregate import Weights
 from trust.rules import cap_weights
-from trust.score import LEAST_SCORE
+from trust.score import FALL_ROUNDS, LEAST_SCORE
 
 LEAST_PUNCTUAL = 0.5
 """A peer less punctual neither reduces nor convenes."""
 
 
 def is_past_probation(standing: Standing, spec: TrustSpec) -> bool:
-    """Return whether a peer that is no steward has shown enough to count."""
-    return (
-        standing.banned is None
-        and standing.rounds >= spec.probation_rounds
-        and standing.passes >= spec.probation_passes
-        and standing.score >= LEAST_SCORE
-    )
+    """Return whether a peer that is no steward has shown enough to count.
+
+    Everybody begins just above the least score, so a low one means something only after
+    `FALL_ROUNDS` rounds, or to who was suspended before.
+    """
+    if standing.banned is not None or standing.rounds < spec.probation_rounds:
+        return False
+    low = standing.score < LEAST_SCORE
+    judged = standing.rounds >= FALL_ROUNDS or standing.suspensions > 0
+    return standing.passes >= spec.probation_passes and not (low and judged)
 
 
 def established(ledger: Ledger, spec: TrustSpec, stewards: Set[PeerId]) -> frozenset[PeerId]:
@@ -57,8 +60,8 @@ def bans_of(
     """Return whom a roll call newly bans, in order of PeerID, and by which accusation.
 
     More than half of its electorate, the accused aside, must accuse it: each of them has verified
-    some evidence itself. The evidence that most of them name counts, of equals that with the lower
-    root.
+    some evidence itself. One alone is enough only if it is a steward. The evidence that most of them
+    name counts, of equals that with the lower root.
     """
     voters = electorate(roll.peers, ledger, spec, stewards)
     votes: dict[PeerId, dict[PeerId, Accusation]] = {}
@@ -68,9 +71,10 @@ def bans_of(
             if accused not in ledger.banned | {member.signer}:
                 votes.setdefault(accused, {}).setdefault(member.signer, accusation)
     return {
-        accused: _most_named(votes[accused].values())
-        for accused in sorted(votes)
-        if 2 * len(votes[accused]) > len(voters - {accused})
+        accused: _most_named(accusers.values())
+        for accused, accusers in sorted(votes.items())
+        if 2 * len(accusers) > len(voters - {accused})
+        and (len(accusers) > 1 or not stewards.isdisjoint(accusers))
     }
 
 
