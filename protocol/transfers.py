@@ -19,6 +19,7 @@ TRANSFER_FRAME_BYTES = 1 << 20
 
 ChunkField = Annotated[int, Meta(ge=0, lt=MAX_CHUNKS)]
 DataField = Annotated[bytes, Meta(max_length=4 * CHUNK_FLOATS + 64)]
+MemberField = Annotated[int, Meta(ge=0, lt=MAX_MEMBERS)]
 Share = Annotated[float, Meta(ge=0, le=1.001)]
 """A part of 1, as it comes out of a sum."""
 Distance = Annotated[float, Meta(ge=0)]
@@ -58,6 +59,8 @@ class Receipt(Message, frozen=True):
     """The Euclidean norm of each member's input."""
     norm: Distance = 0.0
     """The aggregate's own."""
+    twins: Annotated[tuple[MemberField, ...], Meta(max_length=MAX_MEMBERS)] = ()
+    """Members whose input points just where another one's does: copies, perhaps."""
 
 
 class Aggregate(Message, frozen=True):

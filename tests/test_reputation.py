@@ -398,6 +398,16 @@ def test_delivered_copies_are_noted() -> None:
     assert copied == pytest.approx([0.0, 0.1, 0.1, 0.0])
 
 
+def test_who_is_nearly_the_same_in_most_of_the_vector_is_noted_as_a_copy() -> None:
+    members = [member(index) for index in range(4)]
+    message = even_receipt(0, EVEN).message
+    large = Signed(PEERS[0], replace(message, twins=(1, 2, 200)), b"")
+    small = Signed(PEERS[1], replace(message, twins=(0, 2, 3)), b"")
+    facts = exchanged(roll(*members), {0: large, 1: small}, [5000, 4000])
+    copied = [each.copied for each in after(established(4), facts)]
+    assert copied == pytest.approx([0.0, 0.1, 0.1, 0.0])
+
+
 def test_a_ban_is_noted_with_its_evidence_and_is_for_good() -> None:
     accusation = accuse(3)
     members = [member(index, accusations=(accusation,)) for index in range(3)]

@@ -60,8 +60,8 @@ def bans_of(
     """Return whom a roll call newly bans, in order of PeerID, and by which accusation.
 
     More than half of its electorate, the accused aside, must accuse it: each of them has verified
-    some evidence itself. One alone is enough only if it is a steward. The evidence that most of them
-    name counts, of equals that with the lower root.
+    some evidence itself. One alone is enough only if it is a steward. The evidence that most of
+    them name counts, of equals that with the lower root.
     """
     voters = electorate(roll.peers, ledger, spec, stewards)
     votes: dict[PeerId, dict[PeerId, Accusation]] = {}

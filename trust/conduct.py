@@ -43,14 +43,26 @@ def accepted_samples(exchanged: Exchanged, judges: Set[PeerId]) -> dict[PeerId, 
     }
 
 
-def copying(roll: Roll, delivered: Mapping[PeerId, float]) -> frozenset[PeerId]:
-    """Return the members that delivered the very update of another one that did, too.
+def copying(exchanged: Exchanged, delivered: Mapping[PeerId, float]) -> frozenset[PeerId]:
+    """Return the members that delivered the update of another one that did, too, or nearly.
 
     Who only commits to another's root has nothing to deliver, and can't make it look like a copy.
+    Near copies are what the reducers of more than half of the elements call twins.
     """
-    here = [member for member in roll.members if delivered[member.signer] > 0]
+    here = [member for member in exchanged.roll.members if delivered[member.signer] > 0]
     roots = Counter(member.message.update_root for member in here)
-    return frozenset(each.signer for each in here if roots[each.message.update_root] > 1)
+    alike: Counter[int] = Counter()
+    for chunk, size in enumerate(exchanged.sizes):
+        if chunk in exchanged.receipts:
+            alike.update(dict.fromkeys(exchanged.receipts[chunk].message.twins, size))
+    most = {
+        peer
+        for index, peer in enumerate(exchanged.roll.peers)
+        if 2 * alike[index] > _received(exchanged)
+    }
+    return frozenset(
+        each.signer for each in here if roots[each.message.update_root] > 1 or each.signer in most
+    )
 
 
 def agreed_verdicts(

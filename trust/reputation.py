@@ -105,7 +105,7 @@ def _gather(ledger: Ledger, exchanged: Exchanged, spec: TrustSpec, stewards: Set
         usual_cosine=_usual_cosine(measured, ledger.by_peer(), judges),
         bans={peer: accusation.evidence for peer, accusation in bans.items()},
         passes=Counter(PeerId(verdict.target) for verdict in verdicts if verdict.passed),
-        copies=copying(roll, delivered),
+        copies=copying(exchanged, delivered),
         delivered=delivered,
         accepted=accepted_samples(exchanged, judges),
         punctual=punctuality(exchanged, delivered, judges, verdicts),

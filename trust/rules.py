@@ -120,7 +120,11 @@ def cap_weights(samples: Sequence[int], gates: Sequence[float] | None = None) ->
         raise ValueError("samples must not be negative, and gates must lie within 0 and 1")
     counted = np.where(gate > 0, claimed, 0.0)
     if np.count_nonzero(counted) > 1:
-        np.minimum(counted, CAP_OVER_MEDIAN * np.quantile(counted[counted > 0], 0.5, method="lower"), out=counted)
+        np.minimum(
+            counted,
+            CAP_OVER_MEDIAN * np.quantile(counted[counted > 0], 0.5, method="lower"),
+            out=counted,
+        )
         largest = counted.argmax()
         counted[largest] = min(counted[largest], counted.sum() - counted[largest])
     return counted * gate

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +51,8 @@ class Combined(NamedTuple):
     """Of each row, (n,)."""
     norms: Sequence[float]
     """Of each row, (n,)."""
+    twins: Sequence[bool]
+    """Whether each row is nearly another one, (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +191,7 @@ class Reducer:
         rows = np.empty((len(present), stop - start), np.float32)
         for row, member in enumerate(present):
             rows[row] = unpack_update(inputs[member], stop - start)
-        values, coefficients, norms = self._combine(rows, present)
+        values, coefficients, norms, twins = self._combine(rows, present)
         data = pack_aggregate(values)
         packed = unpack_update(data, stop - start)
         receipt = Receipt(
@@ -200,14 +203,15 @@ class Reducer:
             distances=self._by_member(present, distances_to(rows, packed, norms)),
             norms=self._by_member(present, norms),
             norm=length_of(packed),
+            twins=tuple(compress(present, twins)),
         )
         return Reduced(data, seal(self._set.identity, self._set.run, receipt))
 
     def _combine(self, rows: Floats, present: list[int]) -> Combined:
         if not present:
-            return Combined(np.zeros(rows.shape[1], np.float32), (), ())
+            return Combined(np.zeros(rows.shape[1], np.float32), (), (), ())
         values, report = RULES[self._set.spec.rule](rows, self.weights(present))
-        return Combined(values, report.coefficients, report.norms)
+        return Combined(values, report.coefficients, report.norms, report.twins)
 
     def _by_member(self, present: list[int], figures: Sequence[float]) -> tuple[float | None, ...]:
         found = dict(zip(present, figures, strict=True))

@@ -25,7 +25,7 @@ NO_DIGEST, NO_SIGNATURE = bytes(32), bytes(64)
 def _combine(_: Reducer, rows: Floats, present: list[int]) -> Combined:
     count = len(present)
     mean = np.full(count, 1 / count, np.float32) @ rows
-    return Combined(mean, (1 / count,) * count, (0.0,) * count)
+    return Combined(mean, (1 / count,) * count, (0.0,) * count, (False,) * count)
 
 
 def _seal(identity: Identity, _: bytes, message: MessageT) -> Signed[MessageT]:
