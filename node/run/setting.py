@@ -3,13 +3,19 @@
 from dataclasses import dataclass, field
 
 from dht.swarm import Swarm
-from node.exchange.outcome import MemberReport
+from node.exchange.outcome import MemberReport, Outcome
+from node.exchange.setting import ExchangeTiming
+from node.exchange.wire import UPDATE_BYTES
 from node.home.address_book import AddressBook
 from node.store.ledger import RunLedger
 from node.store.run_folder import RunFolder
 from protocol.identity import Identity, PeerId
 from protocol.manifest import Manifest
-from protocol.rollcall import Terms
+from protocol.rollcall import MAX_MEMBERS, Roll, Terms
+from protocol.rounds import RoundRules
+
+MOST_CAPACITY = 10_000_000_000
+"""Buffers of the system take what is sent as fast as memory is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,18 @@ class RunSetting:
             manifest.trust.work_bits, manifest.round.local_steps, manifest.task.samples_per_step
         )
 
+    @property
+    def round_rules(self) -> RoundRules:
+        """When a round ends; who is left out of an exchange waits until it is over."""
+        rules, parameters = self.manifest.round, self.manifest.task.parameters
+        exchange = ExchangeTiming.for_bytes(UPDATE_BYTES * parameters, MAX_MEMBERS)
+        return RoundRules(
+            rules.max_seconds,
+            rules.min_peers,
+            rules.target_samples,
+            watch_seconds=max(60.0, exchange.total),
+        )
+
     def is_finished(self, round_: int) -> bool:
         """Return whether the state after `round_` rounds is the last one planned."""
         total = self.manifest.round.total
@@ -70,3 +88,14 @@ class Tally:
     missing: int = 0
     capacity: int = 0
     """Bytes per second that we offer as a reducer."""
+
+    def note_exchange(self, roll: Roll, outcome: Outcome, *, reduces: bool) -> None:
+        """Note what came of an exchange."""
+        losses = [member.message.loss for member in roll.members]
+        known = sorted(loss for loss in losses if loss is not None)
+        self.loss = known[len(known) // 2] if known else None
+        self.reports, self.reported_round = outcome.reports, roll.round
+        self.missing = len(outcome.missing)
+        if reduces and outcome.send_rate:
+            rate = min(outcome.send_rate, MOST_CAPACITY)
+            self.capacity = int(0.7 * self.capacity + 0.3 * rate)

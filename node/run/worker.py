@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from node.audit.auditor import Auditor
 from node.audit.books import Books, ClosedRound
+from node.audit.listener import Listener
 from node.audit.witness import Witness
 from node.exchange.exchange import Exchange
 from node.exchange.outcome import Outcome
@@ -40,20 +41,17 @@ from node.transfer.catch_up import fetch_head
 from node.transfer.tree_server import TreeShelf
 from protocol.errors import TalkootError
 from protocol.events import (
-    AccusationHeard,
     Adopt,
     Audited,
     CatchUp,
     CatchUpFailed,
     CaughtUp,
     CloseRoll,
-    CommitmentHeard,
     Committed,
     Effect,
     Event,
     Exchanged,
     Result,
-    ResultHeard,
     RollHeard,
     StartExchange,
     StartTraining,
@@ -62,17 +60,15 @@ from protocol.events import (
     Trained,
 )
 from protocol.identity import PeerId
-from protocol.manifest import Manifest
 from protocol.presence import Head
 from protocol.rollcall import (
-    MAX_MEMBERS,
     Commitment,
     Roll,
     RollCall,
     call_roll,
     open_roll,
 )
-from protocol.rounds import Phase, RoundMachine, RoundRules
+from protocol.rounds import Phase, RoundMachine
 from protocol.signing import Signed
 from trust.admission import established, judges_of
 
@@ -86,8 +82,6 @@ MAX_EVENTS = 1024
 """Above this many that wait, what others say is lost, as a broadcast may be."""
 FIRST_CAPACITY = 10_000_000
 """Bytes per second that a peer offers before it has measured anything."""
-MOST_CAPACITY = 10_000_000_000
-"""Buffers of the system take what is sent as fast as memory is."""
 
 
 @dataclass(slots=True)
@@ -130,7 +124,7 @@ class Worker:
         self._fresh = fresh
         self.machine = RoundMachine(
             setting.identity.peer_id,
-            round_rules(setting.manifest),
+            setting.round_rules,
             state.head if state else None,
             setting.stewards,
         )
@@ -151,7 +145,6 @@ class Worker:
             setting.terms,
         )
         self._jobs = Jobs()
-        self._witness = Witness(setting.run)
         self._slots = SignedSlots(setting.folder.path / "convened.json", setting.folder.disk)
         self._contribution: _Contribution | None = None
         self._candidate: State | None = None
@@ -170,6 +163,8 @@ class Worker:
         self._receipts = ReceiptComparer(
             setting.swarm, setting.run, shelf, self._auditor.evidence.accuse
         )
+        me, witness = setting.identity.peer_id, Witness(setting.run)
+        self._listener = Listener(me, self._auditor, witness, self._receipts)
         self._books = Books(setting, self._auditor)
         step = OuterStep.of(self._training.settings, setting.manifest.round.total)
         self._next = NextStates(setting, step, self._keeper, self._auditor.kept)
@@ -234,37 +229,12 @@ class Worker:
             for effect in effects:
                 self._perform(effect)
             event = await self._events.get()
-            await self._look_at(event)
+            contribution = self._contribution
+            await self._listener.hear(event, contribution.commitment if contribution else None)
             effects = self.machine.handle(event, now())
 
     def _is_banned(self, state: State) -> bool:
         return self._set.identity.peer_id in state.ledger.banned
-
-    async def _look_at(self, event: Event) -> None:
-        """See what an event says about the honesty of its sender, before the machine acts on it."""
-        match event:
-            case AccusationHeard(accusation):
-                self._auditor.hear(accusation.signer, (accusation.message,))
-            case CommitmentHeard(commitment):
-                self._auditor.hear(commitment.signer, commitment.message.accusations)
-            case RollHeard(roll):
-                for member in roll.members:
-                    self._auditor.hear(member.signer, member.message.accusations)
-                if self._was_omitted(roll):
-                    self._auditor.object_to(roll.convener)
-            case ResultHeard(result):
-                self._receipts.hear(result)
-            case _:
-                pass
-        if proof := self._witness.hear(event):
-            await self._auditor.evidence.accuse(*proof)
-
-    def _was_omitted(self, roll: Roll) -> bool:
-        """Return whether a roll of our round leaves out what we had committed to before it came."""
-        contribution, state = self._contribution, self.state
-        if contribution is None or state is None or roll.convener == self._set.identity.peer_id:
-            return False
-        return roll.prev_root == state.root and contribution.commitment not in roll.members
 
     def _believe(self, state: State) -> None:
         """Let the machine know whose word counts by the ledger of the state that we hold."""
@@ -385,7 +355,7 @@ class Worker:
         candidate = await asyncio.to_thread(self._next.after, state, roll, outcome)
         self._candidate = candidate
         self._exchanged = state, roll, contribution.update, outcome
-        self._report(roll, outcome)
+        self.tally.note_exchange(roll, outcome, reduces=self._set.reduces)
         voters = judges_of(roll, state.ledger, self._set.manifest.trust, self._set.stewards)
         signed = self._channel.sign(
             Result(
@@ -401,18 +371,6 @@ class Worker:
         )
         self._channel.say(signed, "state")
         self._post(Exchanged(signed))
-
-    def _report(self, roll: Roll, outcome: Outcome) -> None:
-        tally = self.tally
-        losses = sorted(
-            member.message.loss for member in roll.members if member.message.loss is not None
-        )
-        tally.loss = losses[len(losses) // 2] if losses else None
-        tally.reports, tally.reported_round = outcome.reports, roll.round
-        tally.missing = len(outcome.missing)
-        if self._set.reduces and outcome.send_rate:
-            rate = min(outcome.send_rate, MOST_CAPACITY)
-            tally.capacity = int(0.7 * tally.capacity + 0.3 * rate)
 
     # states
 
@@ -459,15 +417,3 @@ class Worker:
         while True:
             self._post(Tick())
             await asyncio.sleep(TICK_SECONDS)
-
-
-def round_rules(manifest: Manifest) -> RoundRules:
-    """Return the rules of a run's rounds; who is left out of an exchange waits until it is over."""
-    rules = manifest.round
-    update_bytes = UPDATE_BYTES * manifest.task.parameters
-    return RoundRules(
-        rules.max_seconds,
-        rules.min_peers,
-        rules.target_samples,
-        watch_seconds=max(60.0, ExchangeTiming.for_bytes(update_bytes, MAX_MEMBERS).total),
-    )
