@@ -1,11 +1,14 @@
 """A file system of a few MiB, to be filled in earnest."""
 
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+BUSY_TRIES, BUSY_SECONDS = 100, 0.2
 
 
 @contextmanager
@@ -22,4 +25,14 @@ def mounted(folder: Path, size: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=True)  # noqa: S607
+        _unmount(folder)
+
+
+def _unmount(folder: Path) -> None:
+    """Unmount; a process that is just ending may keep the disk busy for a moment."""
+    command = ["umount", str(folder)]
+    for _ in range(BUSY_TRIES):
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            return
+        time.sleep(BUSY_SECONDS)
+    subprocess.run(command, check=True)

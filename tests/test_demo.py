@@ -87,13 +87,13 @@ def wait_for_no_one(temporary: Path, seconds: float) -> None:
 def test_a_demo_ends_on_one_root_with_its_attacker_dropped(
     environment: dict[str, str], data: Path, temporary: Path, tmp_path: Path
 ) -> None:
-    options = ["--peers", "3", "--attackers", "1", "--rounds", "2", "--data", str(data), "--json"]
+    options = ["--peers", "4", "--attackers", "1", "--rounds", "2", "--data", str(data), "--json"]
     done = subprocess.run([*DEMO, *options], env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     summary = json.loads(done.stdout)
     assert set(summary) == set(msgspec.to_builtins(Summary()))
     assert summary["rounds"] == 2
-    assert len(summary["state_roots"]) == 2
+    assert len(summary["state_roots"]) == 3
     assert len(set(summary["state_roots"].values())) == 1
     assert re.fullmatch(r"[0-9a-f]{64}", next(iter(summary["state_roots"].values())))
     assert len(summary["attackers"]) == 1

@@ -319,9 +319,7 @@ def test_a_reducer_whose_backup_had_to_help_is_less_punctual() -> None:
 
 
 @pytest.mark.parametrize(("objectors", "late"), [(1, False), (2, True), (3, True)])
-def test_a_quarter_of_the_judges_objecting_is_believed(
-    objectors: int, late: bool
-) -> None:
+def test_a_quarter_of_the_judges_objecting_is_believed(objectors: int, late: bool) -> None:
     members = [
         member(index, objections=(PEERS[7],) if index < objectors else ()) for index in range(8)
     ]
