@@ -38,7 +38,6 @@ POLL_SECONDS = 0.5
 SAMPLE_BYTES = 300
 AUDIT_RATE = 0.34
 """High, so that liars are found out within a few rounds; a run of days needs far less."""
-PROBATION_ROUNDS = 1
 
 
 @dataclass(slots=True)
@@ -158,7 +157,7 @@ def trust_of(options: DemoOptions) -> TrustSpec:
     return TrustSpec(
         rule=options.aggregator,
         audit_rate=AUDIT_RATE,
-        probation_rounds=PROBATION_ROUNDS,
+        probation_rounds=0,
         probation_passes=0,
         newcomer_share=1,
         work_bits=10,
