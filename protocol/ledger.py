@@ -40,7 +40,7 @@ class Standing(Message, frozen=True, kw_only=True):
     passes: Count = 0
     """Work audits passed in that time."""
     score: Fraction = FIRST_SCORE
-    """Its reputation R; below 1/3 it counts for nothing."""
+    """Its reputation R; below 1/3 for long it counts for nothing (trust.score)."""
     distance: Measure | None = None
     """Average of u: its distance from the others' aggregate over what is usual; 1 is usual."""
     cosine: Annotated[float, Meta(ge=-1, le=1)] | None = None
@@ -80,6 +80,11 @@ class Ledger(Message, frozen=True):
     def banned(self) -> frozenset[PeerId]:
         """Who was proved a liar."""
         return frozenset(PeerId(each.peer) for each in self.standings if each.banned)
+
+    def newest(self) -> list[Standing]:
+        """Return the standings of the last round's members, in order of PeerID."""
+        last = max((each.seen for each in self.standings), default=0)
+        return [each for each in self.standings if each.seen == last]
 
 
 NO_LEDGER = Ledger()

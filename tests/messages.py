@@ -194,7 +194,7 @@ def _structs(info: inspect.StructType) -> st.SearchStrategy[Any]:
 
 
 def among_friends(rule: Rule = "clip") -> TrustSpec:
-    """Return rules by which everybody counts at once, and nobody is audited."""
+    """Return rules by which everybody counts at once, and nobody repeats work."""
     return TrustSpec(
         rule=rule,
         audit_rate=0.0,

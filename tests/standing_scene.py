@@ -11,7 +11,7 @@ from protocol.rollcall import Accusation, Commitment, Roll
 from protocol.signing import Signed
 from protocol.transfers import Receipt
 from tests.messages import ROOT, commitment, peer
-from trust.reputation import Exchanged
+from trust.measures import Exchanged
 
 SPEC = TrustSpec("clip", audit_rate=0.0, probation_rounds=4, probation_passes=1)
 ROUND = 7

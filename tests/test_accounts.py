@@ -302,6 +302,12 @@ def test_evidence_that_cannot_be_read_is_one_line(data: bytes) -> None:
     assert fact.value.startswith("can't be read: ")
 
 
+def test_the_largest_evidence_can_be_read() -> None:
+    half = bytes(1 << 19)
+    found = facts(sealed(FalseAccusation(sealed(FalseAggregate(half, receipt(), half)))))
+    assert found["false evidence: aggregate"] == "524,288 bytes"
+
+
 def test_accusations_of_accusations_end_somewhere() -> None:
     data = sealed(FalseWork(b""))
     for _ in range(8):

@@ -278,6 +278,6 @@ def test_where_nobody_offers_to_all_of_the_electorate_reduce() -> None:
     assert offers(reluctant, known, SPEC, NO_STEWARDS) == [1, 1, 0]
 
 
-def test_where_all_are_banned_nobody_reduces() -> None:
-    known = ledger(standing(0, banned=b"e" * 32))
-    assert offers(roll_of(1), known, SPEC, NO_STEWARDS) == [0]
+def test_where_all_are_banned_all_reduce_for_each_other() -> None:
+    known = ledger(standing(0, banned=b"e" * 32), standing(1, banned=b"f" * 32))
+    assert offers(roll_of(2), known, SPEC, NO_STEWARDS) == [1, 1]

@@ -14,7 +14,7 @@ import pytest
 import node.audit.evidence_box as box_module
 from dht.virtual_time import run
 from node.audit.docket import MAX_WAITING_PER_PEER
-from node.audit.evidence_box import MADE, VERIFIED, EvidenceBox, EvidenceTree
+from node.audit.evidence_box import MADE, VERIFIED, EvidenceBox
 from node.audit.evidence_check import EvidenceChecker, open_evidence
 from node.audit.inspection import Inspector
 from node.run.channel import RunChannel
@@ -24,7 +24,7 @@ from node.store.state import State
 from node.store.storage import Disk, DiskFullError
 from node.training.trainer import TrainerError
 from node.transfer.sources import FetchError
-from node.transfer.tree_server import TreeShelf
+from node.transfer.tree_server import HeldTree, TreeShelf
 from protocol.evidence import Equivocation, Evidence, FalseAccusation, FalseWork, Proof
 from protocol.identity import PeerId
 from protocol.layout import Layout, TensorSpec
@@ -33,7 +33,7 @@ from protocol.rollcall import Accusation
 from protocol.signing import Signed, seal
 from tests.messages import OTHER_RUN, RUN, committed, identity, manifest, peer, result, roll
 from trust.audit import AuditVerdict
-from trust.evidence import lie_of
+from trust.evidence import evidence_chunks, lie_of
 
 ME, ACCUSER, FALSE_ACCUSER, LIAR = 0, 1, 2, 3
 ROLL = roll(1, [committed(1), committed(3)])
@@ -67,7 +67,7 @@ UNTRUE = sealed_by(FALSE_ACCUSER, SAME_TWICE)
 
 def naming(signed: Signed[Evidence], accused: int | None = None) -> Accusation:
     named = signed.message.accused if accused is None else peer(accused)
-    return Accusation(named, EvidenceTree.of(signed.envelope).root, 0)
+    return Accusation(named, HeldTree.of(evidence_chunks(signed.envelope)).root, 0)
 
 
 class World:
@@ -79,7 +79,7 @@ class World:
         self.asked: list[tuple[bytes, PeerId]] = []
 
     def serve(self, number: int, signed: Signed[Evidence]) -> Accusation:
-        tree = EvidenceTree.of(signed.envelope)
+        tree = HeldTree.of(evidence_chunks(signed.envelope))
         self.served[tree.root, peer(number)] = tree.chunks
         return naming(signed)
 

@@ -9,15 +9,33 @@ import pytest
 from dht.virtual_time import run
 from node.audit.evidence_check import EvidenceChecker
 from node.store.state import State
-from protocol.evidence import Evidence, FalseAccusation, FalseAggregate, FalseWork, Proof
+from protocol.evidence import (
+    Equivocation,
+    Evidence,
+    FalseAccusation,
+    FalseAggregate,
+    FalseWork,
+    Proof,
+)
 from protocol.layout import Layout, TensorSpec
 from protocol.merkle import leaf_hash
 from protocol.presence import Head
 from protocol.rollcall import NO_TERMS
 from protocol.signing import Signed, seal
 from protocol.transfers import Receipt
-from tests.messages import RUN, among_friends, committed, identity, manifest, peer, roll
+from tests.messages import (
+    OTHER_RUN,
+    RUN,
+    among_friends,
+    committed,
+    identity,
+    manifest,
+    peer,
+    result,
+    roll,
+)
 from trust.audit import AuditVerdict
+from trust.evidence import lie_of
 
 LAYOUT = Layout((TensorSpec(name="a", shape=(4,)),))
 STATE = State.genesis(RUN, LAYOUT, np.zeros(4, np.float32))
@@ -104,3 +122,52 @@ def test_a_receipt_of_who_was_no_reducer_proves_nothing() -> None:
 )
 def test_what_is_malformed_proves_nothing(proof: Proof) -> None:
     assert verdict(proof) is AuditVerdict.FALSE
+
+
+# --- evidence about evidence
+
+CALLED = roll(SENDER, [committed(SENDER, NOW)])
+SAID, SAID_TOO = (result(SENDER, CALLED, root * 32).envelope for root in (b"a", b"b"))
+TRUE, UNTRUE = Equivocation(SAID, SAID_TOO), Equivocation(SAID, SAID)
+
+
+def accusation(proof: Proof, accuser: int = LIAR, run_: bytes = RUN) -> FalseAccusation:
+    """Return the proof that `accuser` lies, by what it says of SENDER."""
+    evidence = Evidence(peer(SENDER), proof)
+    return FalseAccusation(seal(identity(accuser), run_, evidence).envelope)
+
+
+def test_evidence_that_does_not_hold_proves_its_accuser_a_liar() -> None:
+    assert verdict(accusation(UNTRUE)) is AuditVerdict.HOLDS
+    assert verdict(accusation(FalseWork(b"\xc1" * 100))) is AuditVerdict.HOLDS
+
+
+def test_evidence_that_holds_proves_nothing_against_its_accuser() -> None:
+    assert verdict(accusation(TRUE)) is AuditVerdict.FALSE
+
+
+def test_what_cannot_be_decided_proves_nothing_against_its_accuser() -> None:
+    undrawn = accusation(FalseWork(committed(SENDER, NOW).envelope))
+    assert verdict(undrawn) is AuditVerdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "proof",
+    [
+        accusation(UNTRUE, accuser=SENDER),
+        accusation(UNTRUE, run_=OTHER_RUN),
+        FalseAccusation(SAID),
+        FalseAccusation(accusation(UNTRUE).evidence[:-1]),
+    ],
+    ids=["another accuser", "another run", "no evidence", "cut short"],
+)
+def test_what_the_accuser_did_not_sign_as_evidence_proves_nothing(proof: Proof) -> None:
+    assert verdict(proof) is AuditVerdict.FALSE
+
+
+def test_accusations_about_accusations_about_accusations_are_not_followed() -> None:
+    nested = accusation(UNTRUE)
+    for _ in range(5):
+        nested = accusation(nested)
+        assert verdict(nested) is AuditVerdict.FALSE
+        assert lie_of(RUN, nested) is None

@@ -33,8 +33,9 @@ from tests.standing_scene import (
     standing,
 )
 from trust.audit import draw_work_audits
-from trust.measures import measure
-from trust.reputation import Exchanged, advance, describe
+from trust.explanation import describe
+from trust.measures import Exchanged, measure
+from trust.reputation import advance
 from trust.score import effect
 
 EVEN = [1.0] * 4
@@ -564,7 +565,7 @@ def test_a_newcomer_reads_what_it_still_has_to_show() -> None:
     ("build", "word"),
     [
         (lambda: standing(0), "established"),
-        (lambda: standing(0, score=0.2), "distrusted"),
+        (lambda: standing(0, score=0.2), "suspended"),
         (lambda: standing(0, banned=b"\xab" * 32), "ab" * 32),
     ],
 )
@@ -574,8 +575,21 @@ def test_the_first_line_says_where_a_peer_stands(build: Callable[[], Standing], 
     assert word in f"{value} {sentence}"
 
 
-def test_a_steward_is_called_one() -> None:
-    assert words(newcomer(0), stewards=STEWARD)["standing"].startswith("steward")
+def test_a_steward_counts_because_the_manifest_names_it() -> None:
+    told = words(newcomer(0), stewards=STEWARD)["standing"]
+    assert told == "established: named by the manifest; only proof can ban it"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (standing(0, score=0.2, rounds=9), "low; it must be 0.33 when 10 rounds have been"),
+        (standing(0, score=0.2, rounds=10), "too low to count"),
+        (standing(0, score=0.2, rounds=1, suspensions=1), "too low to count"),
+    ],
+)
+def test_a_low_reputation_counts_only_once_it_means_something(value: Standing, told: str) -> None:
+    assert told in words(value)["reputation"]
 
 
 def test_every_part_that_moves_the_score_is_told() -> None:

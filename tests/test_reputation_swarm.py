@@ -16,7 +16,8 @@ from protocol.rollcall import assign_reducers
 from tests.standing_scene import NO_STEWARDS, PEERS, established, member, receipt, roll
 from trust.admission import offers, weigh
 from trust.aggregate import Rows
-from trust.reputation import Exchanged, advance
+from trust.measures import Exchanged
+from trust.reputation import advance
 from trust.rules import RULES
 
 SPEC = TrustSpec("clip", audit_rate=0.0, probation_rounds=50, probation_passes=0)

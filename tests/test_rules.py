@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -84,7 +84,8 @@ def test_equal_rows_of_the_largest_float_stay_what_they_are(name: str, count: in
     assert np.allclose(aggregate, LARGEST, rtol=1e-6)
 
 
-@given(NAMES, SEEDS, st.integers(1, 12), st.booleans())
+@given(name=NAMES, seed=SEEDS, count=st.integers(1, 12), attacked=st.booleans())
+@example(name="clip", seed=0, count=3, attacked=True)
 @unhurried
 def test_the_order_of_the_rows_does_not_matter(
     name: str, seed: int, count: int, attacked: bool

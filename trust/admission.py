@@ -31,8 +31,12 @@ def is_past_probation(standing: Standing, spec: TrustSpec) -> bool:
     if standing.banned is not None or standing.rounds < spec.probation_rounds:
         return False
     low = standing.score < LEAST_SCORE
-    judged = standing.rounds >= FALL_ROUNDS or standing.suspensions > 0
-    return standing.passes >= spec.probation_passes and not (low and judged)
+    return standing.passes >= spec.probation_passes and not (low and is_judged(standing))
+
+
+def is_judged(standing: Standing) -> bool:
+    """Return whether a low score of a peer means something."""
+    return standing.rounds >= FALL_ROUNDS or standing.suspensions > 0
 
 
 def established(ledger: Ledger, spec: TrustSpec, stewards: Set[PeerId]) -> frozenset[PeerId]:
@@ -64,11 +68,12 @@ def bans_of(
     them name counts, of equals that with the lower root.
     """
     voters = electorate(roll.peers, ledger, spec, stewards)
+    banned = ledger.banned
     votes: dict[PeerId, dict[PeerId, Accusation]] = {}
     for member in roll.members:
         for accusation in member.message.accusations if member.signer in voters else ():
             accused = PeerId(accusation.accused)
-            if accused not in ledger.banned | {member.signer}:
+            if accused not in banned and accused != member.signer:
                 votes.setdefault(accused, {}).setdefault(member.signer, accusation)
     return {
         accused: _most_named(accusers.values())
@@ -123,7 +128,7 @@ def offers(roll: Roll, ledger: Ledger, spec: TrustSpec, stewards: Set[PeerId]) -
     """Return the capacity of each member as a reducer, in roll order; 0 = it doesn't reduce.
 
     Only the electorate reduces, and of it the punctual. If none of those offers to, each of the
-    electorate has capacity 1; only where every member is banned are all 0.
+    electorate has capacity 1, and every member where all of them are banned.
     """
     judges = judges_of(roll, ledger, spec, stewards)
     known = ledger.by_peer()
@@ -133,7 +138,9 @@ def offers(roll: Roll, ledger: Ledger, spec: TrustSpec, stewards: Set[PeerId]) -
         else 0
         for member in roll.members
     ]
-    return capacities if any(capacities) else [int(peer in judges) for peer in roll.peers]
+    if any(capacities):
+        return capacities
+    return [int(peer in judges or not judges) for peer in roll.peers]
 
 
 def is_punctual(standing: Standing | None) -> bool:

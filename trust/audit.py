@@ -81,8 +81,7 @@ def draw_work_audits(
     Every established member audits with probability `spec.audit_rate`; half of the draws are among
     the suspects, if there are any.
     """
-    newest = max((standing.seen for standing in ledger.standings), default=0)
-    present = [each for each in ledger.standings if each.seen == newest and not each.banned]
+    present = [each for each in ledger.newest() if not each.banned]
     peers = [PeerId(each.peer) for each in present]
     trusted = electorate(peers, ledger, spec, stewards)
     usual = median([each.score for each in present] or [1.0])

@@ -201,8 +201,11 @@ def _solve_precisely(
 
 
 def _find_central(gram: Gram, share: Weights) -> tuple[int, float]:
-    """Return the row with the least median distance to all rows, and that distance."""
+    """Return the row with the least median distance to all rows, and that distance.
+
+    Each of two rows may be the other's median: of equals it is the shortest, in whatever order.
+    """
     count = len(share)
     medians = median_distances(distances_between(gram[:count, :count]), share)
-    central = int(medians.argmin())
+    central = int(np.lexsort((gram.diagonal()[:count], medians))[0])
     return central, float(medians[central])

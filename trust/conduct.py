@@ -11,7 +11,7 @@ from trust.audit import WorkAudit, draw_work_audits
 from trust.measures import Exchanged, counted_samples
 
 OBJECTORS = 4
-"""More objectors than the judges divided by this are believed."""
+"""So many as the judges divided by this are believed."""
 FAILED_AUDIT = 0.5
 """How punctual a peer is in a round in which it didn't give what its audit takes."""
 
@@ -86,8 +86,8 @@ def punctuality(
 ) -> dict[PeerId, float]:
     """Return how much of what it had to send and reduce each member did in time, within 0 and 1.
 
-    Without any receipt nothing is known of the senders. A member that more than a quarter of the
-    judges object to did nothing; one that an auditor got too little from did half.
+    Without any receipt nothing is known of the senders. A member that a quarter of the judges or
+    more object to did nothing; one that an auditor got too little from did half.
     """
     objected = _objected(exchanged.roll, judges)
     failed = {verdict.target for verdict in verdicts if not verdict.passed}

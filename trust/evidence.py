@@ -1,7 +1,7 @@
 """What evidence proves by itself: two signatures that exclude each other, or one and a Merkle path.
 
 The proofs of `protocol.evidence` that only arithmetic decides (FalseAggregate, FalseWork) are for
-whoever can fetch the inputs; so is a FalseAccusation about one of these.
+whoever can fetch the inputs; a FalseAccusation is the opposite of what it is about.
 
 Nothing here raises for what a peer made up: what doesn't hold is no proof. The work is bounded by
 the messages' own bounds and one level of accusations about accusations.
@@ -23,7 +23,7 @@ from protocol.evidence import (
     Sent,
 )
 from protocol.identity import PeerId
-from protocol.merkle import path_of, root_by_path, root_of
+from protocol.merkle import path_of, root_by_path
 from protocol.rollcall import Commitment, Roll, RollCall, open_roll
 from protocol.signing import Envelope, Signed, unseal
 from protocol.transfers import Receipt
@@ -35,13 +35,12 @@ _SaidOnce = Result | Receipt | RollCall
 """Of these an honest peer signs one at most in each place."""
 
 
-def evidence_root(sealed: bytes) -> tuple[bytes, list[bytes]]:
-    """Return the Merkle root that names sealed evidence, and the chunks it is served in."""
-    chunks = [
+def evidence_chunks(sealed: bytes) -> list[bytes]:
+    """Return the pieces in which sealed evidence is served; their Merkle root is its name."""
+    return [
         sealed[start : start + EVIDENCE_CHUNK_BYTES]
         for start in range(0, len(sealed), EVIDENCE_CHUNK_BYTES)
     ]
-    return root_of(chunks)[0], chunks
 
 
 def prove_mismatch(roll: Roll, sent: Signed[Sent], leaves: tuple[bytes, ...]) -> Mismatch:
@@ -106,35 +105,6 @@ def check_mismatch(run: bytes, accused: PeerId, proof: Mismatch) -> bool:
         and root == commitment.message.update_root
         and told.leaf != proof.leaf
     )
-
-
-def check_false_accusation(run: bytes, accused: PeerId, proof: FalseAccusation) -> bool | None:
-    """Return whether `accused` signed evidence that doesn't hold; None = arithmetic decides.
-
-    To sign for what isn't evidence at all proves nothing: nobody would have believed it.
-    """
-    try:
-        inner = unseal(proof.evidence, run, Evidence, MAX_EVIDENCE_PAYLOAD)
-    except ProtocolError:
-        return False
-    if inner.signer != accused:
-        return False
-    holds = check_pure(run, inner.message)
-    return None if holds is None else not holds
-
-
-def check_pure(run: bytes, evidence: Evidence) -> bool | None:
-    """Return whether evidence other than about false accusations holds; None = not decided here."""
-    accused = PeerId(evidence.accused)
-    match evidence.proof:
-        case Equivocation() as proof:
-            return check_equivocation(run, accused, proof)
-        case Mismatch() as proof:
-            return check_mismatch(run, accused, proof)
-        case FalseAccusation():
-            return True  # no accusation about accusations about accusations
-        case FalseAggregate() | FalseWork():
-            return None
 
 
 def lie_of(run: bytes, proof: Proof) -> Place | None:

@@ -3,11 +3,12 @@
 from collections.abc import Set
 from typing import NamedTuple
 
+from protocol.control import PeerStanding
 from protocol.identity import PeerId
 from protocol.ledger import Standing
 from protocol.manifest import TrustSpec
-from trust.admission import LEAST_PUNCTUAL, is_past_probation
-from trust.score import LEAST_SCORE, SUSPECT_NOISE
+from trust.admission import LEAST_PUNCTUAL, is_judged, is_past_probation
+from trust.score import FALL_ROUNDS, LEAST_SCORE, SUSPECT_NOISE
 
 
 class Component(NamedTuple):
@@ -18,13 +19,36 @@ class Component(NamedTuple):
     sentence: str
 
 
+def standing_word(
+    peer: PeerId, standing: Standing | None, spec: TrustSpec, stewards: Set[PeerId]
+) -> PeerStanding:
+    """Return where a peer stands, in one word.
+
+    Args:
+        peer: its name.
+        standing: its own in the agreed ledger; None = no roll call has listed it yet.
+        spec: the run's rules.
+        stewards: keys that the manifest names.
+    """
+    if standing is not None and standing.banned is not None:
+        return "banned"
+    if peer in stewards:
+        return "established"
+    if standing is None:
+        return "new"
+    if is_past_probation(standing, spec):
+        return "established"
+    fell = standing.suspensions > 0 or _has_shown_enough(standing, spec)
+    return "suspended" if fell else "probation"
+
+
 def describe(
     standing: Standing, spec: TrustSpec, stewards: Set[PeerId] = frozenset()
 ) -> list[Component]:
     """Return the parts of a standing, the most important first."""
     parts = [
         _word(standing, spec, stewards),
-        Component("reputation", f"{standing.score:.2f}", _reputation(standing.score)),
+        Component("reputation", f"{standing.score:.2f}", _reputation(standing)),
         *_measures(standing),
         Component("punctual", f"{standing.punctual:.2f}", _punctuality(standing.punctual)),
         _credit(standing),
@@ -35,27 +59,35 @@ def describe(
 
 
 def _word(standing: Standing, spec: TrustSpec, stewards: Set[PeerId]) -> Component:
-    if standing.banned:
-        proof = (
-            f"proved a liar by evidence {standing.banned.hex()}; it counts for nothing, for good"
-        )
-        return Component("standing", "banned", proof)
-    if standing.peer in stewards:
-        return Component("standing", "steward", "named by the manifest; only proof can ban it")
-    if is_past_probation(standing, spec):
-        return Component("standing", "established", "past probation: it counts in full")
-    if standing.rounds >= spec.probation_rounds and standing.passes >= spec.probation_passes:
-        return Component("standing", "distrusted", "its reputation is too low to count")
+    peer = PeerId(standing.peer)
+    word = standing_word(peer, standing, spec, stewards)
+    if standing.banned is not None:
+        proof = f"proved a liar by evidence {standing.banned.hex()}"
+        return Component("standing", word, f"{proof}; it counts for nothing, for good")
+    if peer in stewards:
+        return Component("standing", word, "named by the manifest; only proof can ban it")
+    if word == "established":
+        return Component("standing", word, "past probation: it counts in full")
+    if _has_shown_enough(standing, spec):
+        return Component("standing", word, "its reputation is too low to count")
     shown = (
         f"{min(standing.rounds, spec.probation_rounds)} of {spec.probation_rounds} rounds, "
         f"{min(standing.passes, spec.probation_passes)} of {spec.probation_passes} audits"
     )
-    return Component("standing", "probation", f"{shown}; until then it counts for nothing")
+    return Component("standing", word, f"{shown}; until then it counts for nothing")
 
 
-def _reputation(score: float) -> str:
-    word = "good" if score >= 0.75 else "fair" if score >= LEAST_SCORE else "too low to count"
-    return f"{word}; below {LEAST_SCORE:.2f} it would not count" if score >= LEAST_SCORE else word
+def _has_shown_enough(standing: Standing, spec: TrustSpec) -> bool:
+    return standing.rounds >= spec.probation_rounds and standing.passes >= spec.probation_passes
+
+
+def _reputation(standing: Standing) -> str:
+    if standing.score >= LEAST_SCORE:
+        word = "good" if standing.score >= 0.75 else "fair"
+        return f"{word}; below {LEAST_SCORE:.2f} it would not count"
+    if is_judged(standing):
+        return "too low to count"
+    return f"low; it must be {LEAST_SCORE:.2f} when {FALL_ROUNDS} rounds have been measured"
 
 
 def _measures(standing: Standing) -> list[Component]:

@@ -21,11 +21,8 @@ from protocol.ledger import FIRST_SCORE, MAX_STANDINGS, Ledger, Standing
 from protocol.manifest import TrustSpec
 from trust.admission import bans_of, electorate, is_past_probation
 from trust.conduct import accepted_samples, agreed_verdicts, copying, delivered_parts, punctuality
-from trust.explanation import Component, describe
 from trust.measures import Exchanged, Measured, measure, median
 from trust.score import average, counted, falls, scored, suspended
-
-__all__ = ["Component", "Exchanged", "advance", "describe"]
 
 
 def advance(ledger: Ledger, exchanged: Exchanged, spec: TrustSpec, stewards: Set[PeerId]) -> Ledger:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from node.api.evidence_words import facts_of, lie_of
-from node.audit.round_credit import is_suspended
 from node.store.ledger import CreditTotals, EvidenceNote, RunLedger
 from protocol.accounts import (
     CreditCount,
@@ -22,8 +21,7 @@ from protocol.control import NoSuchEvidenceError, Peer, PeerStanding, find_peer,
 from protocol.identity import PeerId
 from protocol.ledger import Ledger, Standing
 from protocol.manifest import Manifest
-from trust.admission import established
-from trust.reputation import describe
+from trust.explanation import describe, standing_word
 
 
 class Standings:
@@ -33,7 +31,6 @@ class Standings:
         self._spec = manifest.trust
         self._ledger, self._known = ledger, ledger.by_peer()
         self._stewards = frozenset(PeerId(peer) for peer in manifest.stewards)
-        self._established = established(ledger, self._spec, self._stewards)
 
     def peers(self) -> frozenset[PeerId]:
         """Return everybody in the ledger."""
@@ -49,14 +46,7 @@ class Standings:
 
     def word(self, peer: PeerId) -> PeerStanding:
         """Return a peer's standing in one word."""
-        standing = self._known.get(peer)
-        if standing is not None and standing.banned:
-            return "banned"
-        if peer in self._established:
-            return "established"
-        if standing is None:
-            return "new"
-        return "suspended" if is_suspended(standing, self._spec) else "probation"
+        return standing_word(peer, self._known.get(peer), self._spec, self._stewards)
 
     def filled(self, peer: Peer) -> Peer:
         """Return `peer` with its standing."""

@@ -5,13 +5,13 @@ from typing import TypeAlias
 
 import msgspec
 
+from node.audit.evidence_check import open_evidence
 from protocol.accounts import Fact
 from protocol.codec import Message
 from protocol.errors import ProtocolError
 from protocol.events import Result
 from protocol.evidence import (
     Equivocation,
-    Evidence,
     FalseAccusation,
     FalseAggregate,
     FalseWork,
@@ -50,7 +50,7 @@ def facts_of(sealed: bytes, run: bytes) -> list[Fact]:
 
 def _facts(sealed: bytes, run: bytes, *, inner: bool = False) -> Iterator[Fact]:
     try:
-        opened = unseal(sealed, run, Evidence)
+        opened = open_evidence(sealed, run)
     except ProtocolError as error:
         yield Fact(name="evidence", value=f"can't be read: {error.message}")
         return

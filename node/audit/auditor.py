@@ -65,11 +65,10 @@ class Jury:
     def of(cls, state: State, spec: TrustSpec, stewards: Set[PeerId]) -> "Jury":
         """Return who is heard: the established, or if none is left all of the last round."""
         ledger = state.ledger
-        newest = max((each.seen for each in ledger.standings), default=0)
-        last = {PeerId(each.peer) for each in ledger.standings if each.seen == newest}
+        last = frozenset(PeerId(each.peer) for each in ledger.newest())
         counted = established(ledger, spec, stewards)
         if last and not last & counted:
-            counted = frozenset(last) - ledger.banned
+            counted = last - ledger.banned
         probation = spec.probation_rounds or spec.probation_passes
         return cls(state.root, counted, ledger.banned, not probation)
 
@@ -188,9 +187,9 @@ class Auditor:
 
     def draw(self, state: State) -> None:
         """Take up the audits that fall to us by the state that was agreed on."""
-        me, spec = self._set.identity.peer_id, self._set.manifest.trust
+        me = self._set.identity.peer_id
         kept = self.kept.find(state.round - 1)
-        if kept is None or kept.roll.prev_root != state.header.prev_root or not spec.audit_rate:
+        if kept is None or kept.roll.prev_root != state.header.prev_root:
             return
         sizes = [stop - start for start, stop in state.layout.chunks]
         probability = chunk_probability(len(kept.roll.members), sizes)

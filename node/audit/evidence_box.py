@@ -21,7 +21,7 @@ from node.run.setting import RunSetting
 from node.store.ledger import EvidenceNote
 from node.store.state import State
 from node.store.storage import StateError
-from node.transfer.tree_server import TreeShelf
+from node.transfer.tree_server import HeldTree, TreeShelf
 from protocol.errors import ProtocolError, RecordError, TalkootError
 from protocol.evidence import (
     EVIDENCE_CHUNK_BYTES,
@@ -32,12 +32,11 @@ from protocol.evidence import (
 )
 from protocol.identity import PeerId
 from protocol.ledger import Ledger
-from protocol.merkle import leaf_hash
 from protocol.rollcall import Accusation
 from protocol.signing import Signed, seal
 from trust.admission import established
 from trust.audit import AuditVerdict
-from trust.evidence import evidence_root, lie_of
+from trust.evidence import evidence_chunks, lie_of
 
 log = logging.getLogger(__name__)
 
@@ -58,25 +57,6 @@ FIRST_WAIT, LONGEST_WAIT = 10.0, 3600.0
 """Seconds until evidence behind a ban is asked for again, when nobody had it."""
 MAX_LEAVES = -(-MAX_EVIDENCE_BYTES // EVIDENCE_CHUNK_BYTES)
 MADE, VERIFIED, AGREED = "made here", "verified here", "agreed before it could be verified here"
-
-
-@dataclass(frozen=True, slots=True)
-class EvidenceTree:
-    """Sealed evidence as others fetch it."""
-
-    root: bytes
-    leaves: tuple[bytes, ...]
-    chunks: tuple[bytes, ...]
-
-    @classmethod
-    def of(cls, sealed: bytes) -> "EvidenceTree":
-        """Return the tree over these bytes."""
-        root, chunks = evidence_root(sealed)
-        return cls(root, tuple(leaf_hash(chunk) for chunk in chunks), tuple(chunks))
-
-    def chunk(self, index: int) -> bytes:
-        """Return one piece."""
-        return self.chunks[index]
 
 
 @dataclass(slots=True)
@@ -239,7 +219,7 @@ class EvidenceBox:
         signed = open_evidence(sealed, self._set.run)
         if signed.message.accused != accused:
             raise RecordError("the evidence is against somebody else")
-        if EvidenceTree.of(sealed).root != root:
+        if HeldTree.of(evidence_chunks(sealed)).root != root:
             raise RecordError("the evidence is cut into other pieces than it should be")
         return signed
 
@@ -345,7 +325,8 @@ class EvidenceBox:
             log.error("evidence is only held until the end: %s", error)  # noqa: TRY400
 
     def _take_up(self, signed: Signed[Evidence], verdict: str) -> Accusation:
-        accused, tree = PeerId(signed.message.accused), EvidenceTree.of(signed.envelope)
+        accused = PeerId(signed.message.accused)
+        tree = HeldTree.of(evidence_chunks(signed.envelope))
         lie = lie_of(self._set.run, signed.message.proof)
         if lie is None:
             raise RecordError("the evidence doesn't say what it is about")
@@ -358,7 +339,7 @@ class EvidenceBox:
         self._serve(tree, len(signed.envelope))
         return accusation
 
-    def _serve(self, tree: EvidenceTree, size: int) -> None:
+    def _serve(self, tree: HeldTree, size: int) -> None:
         self._shelf.put(tree)
         self._served[tree.root] = size
         while len(self._served) > 1 and sum(self._served.values()) > MAX_SERVED_BYTES:

@@ -6,18 +6,11 @@ from node.exchange.outcome import MemberReport
 from node.store.ledger import Credit
 from protocol.accounts import CreditReason
 from protocol.identity import PeerId
-from protocol.ledger import Ledger, Standing
+from protocol.ledger import Ledger
 from protocol.manifest import TrustSpec
 from protocol.rollcall import Roll
 from trust.admission import bans_of, judges_of
-
-
-def is_suspended(standing: Standing | None, spec: TrustSpec) -> bool:
-    """Whether a peer that doesn't count did once, or lacks nothing but reputation."""
-    if standing is None:
-        return False
-    shown = standing.rounds >= spec.probation_rounds and standing.passes >= spec.probation_passes
-    return standing.suspensions > 0 or (shown and standing.rounds > 0)
+from trust.explanation import standing_word
 
 
 def credit_of_round(
@@ -47,7 +40,8 @@ def credit_of_round(
         if report is not None and report.share > 0:
             return "accepted"
         if peer not in judges:
-            return "suspended" if is_suspended(known.get(peer), spec) else "on probation"
+            word = standing_word(peer, known.get(peer), spec, stewards)
+            return "suspended" if word == "suspended" else "on probation"
         if report is None or report.missing > 0.5:
             return "nothing usable arrived"
         return "too far from the others"

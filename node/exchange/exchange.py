@@ -61,7 +61,7 @@ class Exchange:
         self._update = update
         self._members = roll.peers
         self._me = self._members.index(setting.identity.peer_id)
-        self._capacities = _offers(setting, roll)
+        self._capacities = offers(roll, setting.ledger, setting.spec, setting.stewards)
         self._sizes = [stop - start for start, stop in setting.layout.chunks]
         self._primary = assign_reducers(self._capacities, self._sizes)
         self._reducer = self.reducer_kind(setting, roll)
@@ -392,9 +392,3 @@ class Exchange:
             root = self.roll.members[member].message.update_root
             found[self._members[member]] = KeptUpdate(root, self._leaves[member], parts)
         return found
-
-
-def _offers(setting: ExchangeSetting, roll: Roll) -> list[int]:
-    """Return what each member offers as a reducer; the banned among themselves offer the same."""
-    capacities = offers(roll, setting.ledger, setting.spec, setting.stewards)
-    return capacities if any(capacities) else [1] * len(capacities)

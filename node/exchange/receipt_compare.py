@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from dht.swarm import Swarm
 from node.transfer.sources import Sources
 from node.transfer.tree_client import fetch_chunks, fetch_leaves
-from node.transfer.tree_server import TreeShelf
+from node.transfer.tree_server import HeldTree, TreeShelf
 from protocol.errors import ChunkError, TalkootError
 from protocol.events import NO_RECEIPTS, Result
 from protocol.evidence import Equivocation
 from protocol.identity import PeerId
-from protocol.merkle import root_of
 from protocol.signing import Signed, unseal
 from protocol.transfers import Receipt
 from trust.evidence import check_equivocation
@@ -41,31 +40,9 @@ FETCH_SECONDS = 20.0
 Accuse = Callable[[PeerId, Equivocation], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiptTree:
-    """The envelopes of a round's receipts in the order of their chunks; empty where missing."""
-
-    root: bytes
-    leaves: tuple[bytes, ...]
-    envelopes: tuple[bytes, ...]
-
-    @classmethod
-    def of(cls, receipts: Mapping[int, Signed[Receipt]], chunks: int) -> "ReceiptTree":
-        """Return the tree over the receipts of this many chunks."""
-        found = tuple(
-            receipts[chunk].envelope if chunk in receipts else b"" for chunk in range(chunks)
-        )
-        root, leaves = root_of(found)
-        return cls(root, tuple(leaves), found)
-
-    def chunk(self, index: int) -> bytes:
-        """Return one envelope."""
-        return self.envelopes[index]
-
-
 @dataclass(slots=True)
 class _Round:
-    tree: ReceiptTree
+    tree: HeldTree
     voters: Set[PeerId]
     looked_at: set[bytes]
     """Roots of others' receipts."""
@@ -101,7 +78,9 @@ class ReceiptComparer:
             chunks: how many there are.
             voters: the members whose votes count.
         """
-        tree = ReceiptTree.of(receipts, chunks)
+        tree = HeldTree.of(
+            [receipts[chunk].envelope if chunk in receipts else b"" for chunk in range(chunks)]
+        )
         self._rounds.pop(roll, None)
         self._rounds[roll] = _Round(tree, voters, {tree.root})
         self._shelf.put(tree)
@@ -142,9 +121,9 @@ class ReceiptComparer:
                 log.info("the receipts of %s can't be had: %s", result.signer, error)
                 continue
             for chunk, envelope in theirs.items():
-                await self._compare(known.tree.envelopes[chunk], envelope)
+                await self._compare(known.tree.chunks[chunk], envelope)
 
-    async def _fetch(self, result: Signed[Result], ours: ReceiptTree) -> dict[int, bytes]:
+    async def _fetch(self, result: Signed[Result], ours: HeldTree) -> dict[int, bytes]:
         root, count = result.message.receipts, len(ours.leaves)
         sources = Sources(self._swarm, self._run, [result.signer])
         leaves = await fetch_leaves(sources, root, count)

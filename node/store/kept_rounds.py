@@ -130,17 +130,13 @@ class KeptRounds:
         self._kept: dict[int, KeptRound] = {}
         self._written: dict[int, _Written] = {}
 
-    def __getitem__(self, round_: int) -> KeptRound:
-        return self._kept[round_]
-
     def has(self, root: bytes) -> bool:
         """Return whether the update with this root is kept."""
         return self._tree(root) is not None
 
-    def find(self, round_: int, roll: bytes | None = None) -> KeptRound | None:
-        """Return what is kept of a round, if it went by this roll call."""
-        kept = self._kept.get(round_)
-        return kept if kept and roll in {None, kept.roll.digest} else None
+    def find(self, round_: int) -> KeptRound | None:
+        """Return what is kept of a round."""
+        return self._kept.get(round_)
 
     async def keep(self, round_: KeptRound, updates: Sequence[KeptUpdate]) -> None:
         """Keep a round and these updates, and forget what is too old. A full disk keeps nothing.

@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -16,6 +17,7 @@ from dht.swarm import NetworkError, Stream, Swarm
 from protocol.codec import Message, encode
 from protocol.errors import ProtocolError
 from protocol.identity import PeerId
+from protocol.merkle import root_of
 from protocol.trees import (
     LEAVES_A_PAGE,
     TREE_FRAME_BYTES,
@@ -57,6 +59,25 @@ class Tree(Protocol):
     def chunk(self, index: int) -> bytes | None:
         """Return the bytes of leaf `index` < len(leaves), or None where they are lost."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTree:
+    """A tree in memory."""
+
+    root: bytes
+    leaves: tuple[bytes, ...]
+    chunks: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, chunks: Sequence[bytes]) -> Self:
+        """Return the tree over these chunks."""
+        root, leaves = root_of(chunks)
+        return cls(root, tuple(leaves), tuple(chunks))
+
+    def chunk(self, index: int) -> bytes:
+        """Return one chunk."""
+        return self.chunks[index]
 
 
 class TreeSource(Protocol):
