@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dht.memory import MemoryNetwork, MemorySwarm
 from dht.memory_links import Conditions
@@ -405,6 +406,11 @@ class SwarmRun:
 
 
 Scenario = Callable[[SwarmRun], Awaitable[None]]
+
+
+def without_chunk_audits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no peer audit an aggregate by lot."""
+    monkeypatch.setattr("node.audit.auditor.draw_chunk", lambda *_: None)
 
 
 def play(

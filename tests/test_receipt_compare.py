@@ -15,7 +15,7 @@ from protocol.identity import PeerId
 from protocol.signing import seal
 from protocol.transfers import Aggregate
 from tests.messages import among_friends
-from tests.swarm_run import PeerOptions, RunOptions, SwarmRun, play
+from tests.swarm_run import PeerOptions, RunOptions, SwarmRun, play, without_chunk_audits
 
 UNAUDITED = replace(among_friends(), audit_rate=0.0)
 
@@ -23,7 +23,7 @@ UNAUDITED = replace(among_friends(), audit_rate=0.0)
 @pytest.fixture(autouse=True)
 def no_chunk_audits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the lies to those that they are about."""
-    monkeypatch.setattr("node.audit.auditor.draw_chunk", lambda *_: None)
+    without_chunk_audits(monkeypatch)
 
 
 class TwoFacedExchange(Exchange):

@@ -18,7 +18,15 @@ from protocol.layout import Layout, TensorSpec
 from protocol.records import RecordKey
 from protocol.rounds import Phase
 from tests.memory_peers import now
-from tests.swarm_run import LAYOUT, PeerOptions, QuickDisk, RunOptions, SwarmRun, play
+from tests.swarm_run import (
+    LAYOUT,
+    PeerOptions,
+    QuickDisk,
+    RunOptions,
+    SwarmRun,
+    play,
+    without_chunk_audits,
+)
 
 
 def test_four_peers_hold_the_same_bits_after_each_round(tmp_path: Path) -> None:
@@ -121,8 +129,9 @@ def test_a_latecomer_takes_part_soon_whenever_it_comes(tmp_path: Path, phase: Ph
 
 
 def test_a_peer_whose_task_builds_another_model_says_so_and_disturbs_nobody(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    without_chunk_audits(monkeypatch)
     other = Layout((TensorSpec(name="a", shape=(LAYOUT.size,)),))
 
     async def scenario(swarm: SwarmRun) -> None:
