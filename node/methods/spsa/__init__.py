@@ -1,0 +1,1 @@
+"""Method `spsa`: shared-seed simultaneous perturbation, at one byte per gradient, exactly."""
