@@ -3,8 +3,8 @@
 Leaf 0 is the canonical `StateHeader`; then one leaf for each chunk of the parameters θ, then one
 for each chunk of a second vector, all little-endian float32 cut by the layout; the last leaf is the
 canonical `Ledger`. The second vector is the outer momentum m, and with method `spsa` what float32
-rounds off of its fixed-point weights. The root names everything: run, round, predecessor, tensors, both vectors
-and every peer's standing.
+rounds off of its fixed-point weights. The root names everything: run, round, predecessor, tensors,
+both vectors and every peer's standing.
 
 Round 0 is outside of any run: the manifest names its root, and the run id is the manifest's hash.
 """

@@ -1,1 +1,1 @@
-"""Method `spsa`: peers send one byte per gradient and regenerate each other's noise."""
+"""Method `spsa`: shared-seed simultaneous perturbation, at one byte per gradient, exactly."""
