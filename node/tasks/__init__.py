@@ -110,7 +110,7 @@ class Task(Protocol):
         ...
 
     def accuracy(self, model: "nn.Module") -> float | None:
-        """Return how much of the held-out data is told right, 0..1; None where that says nothing."""
+        """Return the part of the held-out data that is told right; None for what has no right."""
         ...
 
     def sample(self, model: "nn.Module", prompt: str, length: int, seed: int) -> str | None:

@@ -51,7 +51,7 @@ class _Layer(nn.Module):
 
     def _attend(self, x: Tensor, real: Tensor, places: Tensor) -> Tensor:
         q, k, v = (
-            _padded(part(x), real, places).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            _padded(part(x), real, places).view(*real.shape, self.heads, -1).transpose(1, 2)
             for part in (self.query, self.key, self.value)
         )
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None, :])
@@ -63,9 +63,9 @@ class EncoderClassifier(nn.Module):
 
     def __init__(self, shape: EncoderShape, labels: int, rank: int) -> None:
         super().__init__()
+        self.type_embed = nn.Parameter(torch.empty(shape.width))
         self.word_embed = nn.Embedding(shape.vocabulary, shape.width)
         self.position_embed = nn.Embedding(shape.positions, shape.width)
-        self.type_embed = nn.Parameter(torch.empty(shape.width))
         self.embed_norm = nn.LayerNorm(shape.width, shape.norm_epsilon)
         self.layers = nn.ModuleList(_Layer(shape, rank) for _ in range(shape.layers))
         self.head = nn.Linear(shape.width, labels)

@@ -51,9 +51,9 @@ class EncoderShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Name and shape of each weight, in the order of the model's parameters."""
         wide, hidden = self.width, self.hidden
         shapes: dict[str, tuple[int, ...]] = {
+            "type_embed": (wide,),
             "word_embed.weight": (self.vocabulary, wide),
             "position_embed.weight": (self.positions, wide),
-            "type_embed": (wide,),
             "embed_norm.weight": (wide,),
             "embed_norm.bias": (wide,),
         }
@@ -146,11 +146,11 @@ def _check_layout(tensors: dict[str, Array], shape: EncoderShape) -> tuple[Ints,
         raise TaskDataError(f"the data set's tensors are not those of its encoder: {what}")
     for name, dimensions in expected.items():
         _check_kind(name, tensors[name], np.dtype("<f4"), dimensions)
-    texts = tensors[_LENGTHS].shape[:1]
-    for name, dimensions in ((_LENGTHS, texts), (_LABELS, texts), (_TOKENS, None)):
-        values = tensors[name]
-        _check_kind(name, values, np.dtype("<i4"), dimensions or (values.size,))
-    return tensors[_LENGTHS], tensors[_LABELS], tensors[_TOKENS]
+    lengths, labels, tokens = (tensors[name] for name in (_LENGTHS, _LABELS, _TOKENS))
+    _check_kind(_LENGTHS, lengths, np.dtype("<i4"), (lengths.size,))
+    _check_kind(_LABELS, labels, np.dtype("<i4"), (lengths.size,))
+    _check_kind(_TOKENS, tokens, np.dtype("<i4"), (tokens.size,))
+    return lengths, labels, tokens
 
 
 def _check_kind(name: str, values: Array, kind: np.dtype[Any], shape: tuple[int, ...]) -> None:

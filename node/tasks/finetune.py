@@ -27,6 +27,8 @@ from protocol.manifest import Scalar
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from node.tasks.encoder import EncoderClassifier
+
 HELD_OUT_PART = 5
 MOST_HELD_OUT = 512
 PADDING = -1
@@ -89,7 +91,7 @@ class FinetuneTask:
         self._held_out = texts[::HELD_OUT_PART][:MOST_HELD_OUT]
         self._train = np.setdiff1d(texts, self._held_out)
 
-    def build_model(self) -> "nn.Module":
+    def build_model(self) -> "EncoderClassifier":
         """Return the pretrained encoder with a new head, and without effect yet, LoRA."""
         from node.tasks.encoder import build_encoder
 

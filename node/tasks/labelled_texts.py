@@ -66,8 +66,8 @@ def _parse(content: str) -> dict[str, str]:
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
-        label, tab, text = (part.strip() for part in line.partition("\t"))
-        if "\t" not in line or not label or not text or len(label) > MAX_LABEL_CHARACTERS:
+        label, _, text = (part.strip() for part in line.partition("\t"))
+        if not label or not text or len(label) > MAX_LABEL_CHARACTERS:
             raise TaskDataError(f"line {number} is not a label, a tab and a text", hint=_HINT)
         if found.setdefault(text, label) != label:
             raise TaskDataError(f"line {number} gives a text a second label: {text[:60]!r}")

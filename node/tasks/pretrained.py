@@ -78,15 +78,16 @@ def read_shape(folder: Path) -> EncoderShape:
     """
     try:
         config = msgspec.json.decode((folder / "config.json").read_bytes(), type=_ModelConfig)
-        shape = EncoderShape(
-            layers=config.num_hidden_layers,
-            heads=config.num_attention_heads,
-            width=config.hidden_size,
-            hidden=config.intermediate_size,
-            vocabulary=config.vocab_size,
-            positions=config.max_position_embeddings,
-            norm_epsilon=config.layer_norm_eps,
-        )
+        sizes = {
+            "layers": config.num_hidden_layers,
+            "heads": config.num_attention_heads,
+            "width": config.hidden_size,
+            "hidden": config.intermediate_size,
+            "vocabulary": config.vocab_size,
+            "positions": config.max_position_embeddings,
+            "norm_epsilon": config.layer_norm_eps,
+        }
+        return msgspec.convert(sizes, EncoderShape)
     except OSError as error:
         raise TaskDataError(
             f"the model can't be read: {error}",
@@ -97,7 +98,14 @@ def read_shape(folder: Path) -> EncoderShape:
             f"the model in {folder} is not one that can be used: {error}",
             hint="Use an encoder of the BERT family with absolute positions and GELU.",
         ) from error
-    return shape
+
+
+def stored_name(name: str) -> str:
+    """Return what Hugging Face calls the weight `name` of `EncoderShape.weights`."""
+    if name in _EMBEDDING_NAMES:
+        return _EMBEDDING_NAMES[name]
+    _, layer, part, kind = name.split(".")
+    return f"encoder.layer.{layer}.{_PART_NAMES[part]}.{kind}"
 
 
 def read_weights(folder: Path, shape: EncoderShape) -> dict[str, Array]:
@@ -113,7 +121,7 @@ def read_weights(folder: Path, shape: EncoderShape) -> dict[str, Array]:
             prefix = "bert." if any(name.startswith("bert.") for name in held) else ""
             weights: dict[str, Array] = {}
             for name in shape.weights:
-                values = file.get_tensor(prefix + _stored_name(name)).astype(np.float32)
+                values = file.get_tensor(prefix + stored_name(name)).astype(np.float32)
                 weights[name] = values[0] if name == "type_embed" else values
     except (OSError, SafetensorError, TypeError, KeyError) as error:
         raise TaskDataError(
@@ -143,11 +151,4 @@ def tokenize(folder: Path, texts: Sequence[str], max_length: int) -> list[list[i
         raise TaskDataError(f"the tokenizer {path} can't be read: {error}") from error
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
-    return [found.ids for found in tokenizer.encode_batch(list(texts))]
-
-
-def _stored_name(name: str) -> str:
-    if name in _EMBEDDING_NAMES:
-        return _EMBEDDING_NAMES[name]
-    _, layer, part, kind = name.split(".")
-    return f"encoder.layer.{layer}.{_PART_NAMES[part]}.{kind}"
+    return [tokenizer.encode(text).ids for text in texts]

@@ -21,13 +21,15 @@ HEADER_BYTES = 8 << 20
 _LENGTH_BYTES = 8
 _ALIGNMENT = 8
 _METADATA = "__metadata__"
-_TYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4")}
 
 Array: TypeAlias = NDArray[Any]
+TypeName: TypeAlias = Literal["F32", "I32"]
+
+_TYPES: dict[TypeName, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4")}
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    dtype: Literal["F32", "I32"]
+    dtype: TypeName
     shape: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=8)]
     data_offsets: tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]
 
@@ -45,7 +47,7 @@ def pack(tensors: Sequence[tuple[str, Array]], metadata: Mapping[str, str]) -> b
     header: dict[str, object] = {_METADATA: dict(metadata)}
     position = 0
     for name, values in tensors:
-        kind = "F32" if values.dtype == np.float32 else "I32"
+        kind: TypeName = "F32" if values.dtype == np.float32 else "I32"
         header[name] = _Entry(kind, values.shape, (position, position + values.nbytes))
         position += values.nbytes
     text = msgspec.json.encode(header)
