@@ -22,7 +22,14 @@ from node.store.ledger import RunLedger
 from node.store.run_folder import DataFile, RunFolder
 from node.store.state import State
 from node.store.storage import Buffer, Disk
-from node.training.trainer import LoadedTask, Progress, TrainerError, TrainerTask, TrainResult
+from node.training.trainer import (
+    Evaluation,
+    LoadedTask,
+    Progress,
+    TrainerError,
+    TrainerTask,
+    TrainResult,
+)
 from node.transfer.tree_server import TreeServer, TreeShelf
 from protocol.errors import TalkootError
 from protocol.identity import Identity, PeerId
@@ -129,8 +136,8 @@ class FakeTrainer:
             update, steps, steps * self.samples_per_step, loss, steps * self.step_seconds
         )
 
-    async def evaluate(self, params: Floats) -> float:
-        return float(np.square(params - TARGET).mean())
+    async def evaluate(self, params: Floats) -> Evaluation:
+        return Evaluation(float(np.square(params - TARGET).mean()))
 
     async def sample(
         self, params: Floats, length: int, prompt: str = "\n", seed: int = 0

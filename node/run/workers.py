@@ -8,7 +8,7 @@ from node.run.local import LocalWorker
 from node.run.setting import RunSetting
 from node.run.worker import Worker
 from node.store.state import State
-from node.training.trainer import Trainer
+from node.training.trainer import AnyTrainer
 from node.transfer.tree_server import TreeShelf
 
 
@@ -18,7 +18,7 @@ class WorkerKind(Protocol):
     def __call__(
         self,
         setting: RunSetting,
-        trainer: Trainer,
+        trainer: AnyTrainer,
         shelf: TreeShelf,
         state: State | None,
         *,

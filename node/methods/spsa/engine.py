@@ -7,7 +7,8 @@ perturbs in place and restores, drifts).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -26,15 +27,6 @@ from node.tasks import Batch, Task
 from protocol.identity import PeerId
 from protocol.layout import Layout
 from protocol.noise import batch_key, noise_key
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeOrder:
-    """Which probes to evaluate: those of one ticket."""
-
-    peer: PeerId
-    seq: int
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +118,11 @@ class Engine:
         unpack(self._spans, self._master, self._theta, self._rest)
 
     @property
+    def vectors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The two vectors of the state; what they are when, the class says."""
+        return self._theta, self._rest
+
+    @property
     def spans(self) -> tuple[Span, ...]:
         """How the tensors lie in the master, since `begin`."""
         return self._spans
@@ -143,19 +140,19 @@ class Engine:
                         weights.append(weight)
             apply(self._master, keys, weights, move.application.multipliers(self._spans))
 
-    def probe(self, order: ProbeOrder, undo: Sequence[Move] = ()) -> Probes:
-        """Evaluate the probes of a ticket on the master without the moves in `undo`."""
+    def probe(self, peer: PeerId, seq: int, count: int, undo: Sequence[Move] = ()) -> Probes:
+        """Evaluate the first probes of a ticket, on the master without the moves in `undo`."""
         self.apply([move.inverse() for move in undo])
         try:
-            return self._probe(order)
+            return self._probe(peer, seq, count)
         finally:
             self.apply(undo)
 
-    def _probe(self, order: ProbeOrder) -> Probes:
-        seed = batch_key(self._run, self._root, order.peer, order.seq)
+    def _probe(self, peer: PeerId, seq: int, count: int) -> Probes:
+        seed = batch_key(self._run, self._root, peer, seq)
         found, losses = [], []
-        for number, batch in enumerate(islice(self._task.batches(seed), order.count)):
-            key = noise_key(self._run, self._root, order.peer, order.seq, number)
+        for number, batch in enumerate(islice(self._task.batches(seed), count)):
+            key = noise_key(self._run, self._root, peer, seq, number)
             plus, minus = (self._loss(key, sign, batch) for sign in (1, -1))
             found.append(projection(plus, minus, self._settings.epsilon))
             losses += [loss for loss in (plus, minus) if math.isfinite(loss)]
@@ -171,8 +168,18 @@ class Engine:
 
     def evaluate(self) -> tuple[float, float | None]:
         """Return the held-out loss and accuracy of the agreed θ that is in the first vector."""
+        with self._agreed_model() as model:
+            return self._task.evaluate(model), self._task.accuracy(model)
+
+    def sample(self, prompt: str, length: int, seed: int) -> str | None:
+        """Generate from the agreed θ that is in the first vector."""
+        with self._agreed_model() as model:
+            return self._task.sample(model, prompt, length, seed)
+
+    @contextmanager
+    def _agreed_model(self) -> Iterator[nn.Module]:
         np.copyto(self._rest, self._theta)
         with torch.no_grad():
             for parameter, view in self._views:
                 parameter.copy_(view)
-            return self._task.evaluate(self._model), self._task.accuracy(self._model)
+            yield self._model
