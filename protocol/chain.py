@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import groupby
 
-from protocol.blocks import MAX_TICKETS, TICKETS_PER_PEER, OpenBlock
+from protocol.blocks import MAX_HEIGHT, MAX_TICKETS, TICKETS_PER_PEER, OpenBlock
 from protocol.errors import RoundError
 from protocol.identity import PeerId
 from protocol.rollcall import convener_rank
@@ -176,7 +176,7 @@ class Chain:
         """Return for how long the tip has been the same."""
         return now - self._tip_since
 
-    def after(self, marks: Sequence[bytes], limit: int) -> list[OpenBlock]:
+    def after(self, marks: Sequence[bytes], limit: int = MAX_HEIGHT) -> list[OpenBlock]:
         """Return the first `limit` blocks of the chain after the last that `marks` name.
 
         Args:
