@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -92,6 +93,7 @@ def test_tensors_are_views_of_the_data() -> None:
         (DATA + bytes(4), "4 bytes after"),
         (DATA.replace(b'"I32"', b'"I64"', 1), "not valid"),
         (DATA.replace(b"[12,8]", b"[12,9]", 1), "gap"),
+        (DATA.replace(b"[12,8]", b"[12,0]", 1), "not valid"),
         (DATA.replace(b"[0,32]", b"[4,36]", 1), "gap"),
         (DATA.replace(b'"talkoot"', b'"talkout"', 1), "describe its encoder"),
         (DATA.replace(b'\\"heads\\":2', b'\\"heads\\":3', 1), "multiple of 3 heads"),
@@ -429,6 +431,23 @@ def test_without_the_tokenizers_package_preparing_says_what_to_install(
     assert "talkoot[finetune]" in caught.value.hint
 
 
+def test_weights_of_another_type_are_refused(tmp_path: Path) -> None:
+    path = folder_of(tmp_path) / "model" / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"I32"'))
+    with pytest.raises(TaskDataError, match="int32"):
+        FinetuneTask.prepare(SETTINGS, tmp_path)
+
+
+def test_preparing_imports_no_torch(tmp_path: Path) -> None:
+    prepare = (
+        "import sys; from pathlib import Path; from node.tasks.finetune import FinetuneTask;"
+        "assert FinetuneTask.prepare({'max_length': 8}, Path(sys.argv[1]));"
+        "sys.exit('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", prepare, str(folder_of(tmp_path))]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
 def test_without_the_default_model_preparing_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -446,7 +465,7 @@ def test_sentences_that_mean_the_same_lie_close_in_the_default_model(tmp_path: P
     path.write_text("".join(f"a{place}\t{text}\n" for place, text in enumerate(said)) + others)
     data = FinetuneTask.prepare({}, path)
     model, found = FinetuneTask({}, data).build_model(), EncoderSet.unpack(data, 64)
-    assert layout_of(model).size == 22_565_376 + 4 * 385
+    assert layout_of(model).size == 22_564_992 + 4 * 385
     ends = found.lengths.cumsum()
     texts = {
         int(label): torch.from_numpy(found.tokens[end - length : end].astype(np.int64))

@@ -121,7 +121,7 @@ def read_weights(folder: Path, shape: EncoderShape) -> dict[str, Array]:
             prefix = "bert." if any(name.startswith("bert.") for name in held) else ""
             weights: dict[str, Array] = {}
             for name in shape.weights:
-                values = file.get_tensor(prefix + stored_name(name)).astype(np.float32)
+                values = _floats(file.get_tensor(prefix + stored_name(name)))
                 weights[name] = values[0] if name == "type_embed" else values
     except (OSError, SafetensorError, TypeError, KeyError) as error:
         raise TaskDataError(
@@ -152,3 +152,9 @@ def tokenize(folder: Path, texts: Sequence[str], max_length: int) -> list[list[i
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     return [tokenizer.encode(text).ids for text in texts]
+
+
+def _floats(values: Array) -> Array:
+    if values.dtype not in (np.float32, np.float16):
+        raise TypeError(f"they are {values.dtype}")
+    return values.astype(np.float32)

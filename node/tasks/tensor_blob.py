@@ -30,7 +30,7 @@ _TYPES: dict[TypeName, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I32": np.dtype
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: TypeName
-    shape: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=8)]
+    shape: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(max_length=8)]
     data_offsets: tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]
 
 
