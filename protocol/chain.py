@@ -168,9 +168,20 @@ class Chain:
         """Return whether a block is in the tree, or waits to be."""
         return digest in self._links or digest in self._orphans or digest in self._early
 
-    def ticket(self, key: tuple[PeerId, int]) -> Ticket | None:
-        """Return a ticket that waits for a block."""
-        return self._pool.get(key)
+    def pending(self, peer: PeerId) -> list[Ticket]:
+        """Return a peer's tickets that wait for a block."""
+        return [ticket for ticket in self._pool.values() if ticket.peer == peer]
+
+    def place_of(self, digest: bytes) -> Link | None:
+        """Return the place of a block, if it is in the tree."""
+        return self._links.get(digest)
+
+    def place(self, height: int, mark: bytes) -> Link | None:
+        """Return the place that tickets name so, if it is in the tree."""
+        for link in self._links.values():
+            if link.height == height and link.mark == mark:
+                return link
+        return None
 
     def idle_seconds(self, now: float) -> float:
         """Return for how long the tip has been the same."""

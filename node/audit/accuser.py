@@ -80,6 +80,10 @@ class Accuser:
         verdict, self._verdict = self._verdict, None
         return verdict
 
+    def note_verdict(self, verdict: Verdict) -> None:
+        """Tell of an audit in the next commitment; the first one that was not told yet counts."""
+        self._verdict = self._verdict or verdict
+
     def take_objections(self) -> tuple[PeerId, ...]:
         """Return who left out in the last round what we had delivered, once."""
         found, self._objections = tuple(self._objections)[:MAX_OBJECTIONS], {}

@@ -24,6 +24,12 @@ class Allowances:
     def __init__(self) -> None:
         self._by_author: dict[PeerId, _Allowance] = {}
 
+    def __len__(self) -> int:
+        return len(self._by_author)
+
+    def __contains__(self, author: PeerId) -> bool:
+        return author in self._by_author
+
     def spend(self, author: PeerId, cost: int = 1) -> None:
         """Let an author say something that costs as much as so many messages.
 

@@ -190,10 +190,8 @@ class Worker(ABC):
 
     def _believe(self, state: State) -> None:
         """Let the machine know whose word counts by the ledger of the state that we hold."""
-        spec = self._set.manifest.trust
-        counted = established(state.ledger, spec, self._set.stewards)
-        probation = spec.probation_rounds or spec.probation_passes
-        self.machine.believe(counted if probation else None, state.ledger.banned)
+        who = electorate_after(self._set, state)
+        self.machine.believe(who.established, who.banned)
 
     def _perform(self, effect: Effect) -> None:
         match effect:

@@ -6,6 +6,7 @@ from typing import Protocol, TypeAlias
 
 from node.run.local import LocalWorker
 from node.run.setting import RunSetting
+from node.run.spsa import SpsaWorker
 from node.run.worker import Worker
 from node.store.state import State
 from node.training.trainer import AnyTrainer
@@ -35,4 +36,4 @@ WorkerOf: TypeAlias = Callable[[str], WorkerKind]
 
 def worker_of(method: str) -> WorkerKind:
     """Return the honest worker of a method that a manifest names."""
-    return {"local": LocalWorker}[method]
+    return SpsaWorker if method == "spsa" else LocalWorker
