@@ -100,7 +100,6 @@ class TicketChecks:
 
     async def inspect_ticket(self, accused: PeerId, proof: FalseTicket) -> AuditVerdict:
         """Return whether what somebody accuses a peer of is true (see TicketInspector)."""
-        round_ = self.round
         try:
             ticket = open_ticket(proof.ticket, self._run, proof.root)
         except ProtocolError as error:
@@ -108,15 +107,13 @@ class TicketChecks:
             return AuditVerdict.FALSE
         if ticket.peer != accused:
             return AuditVerdict.FALSE
-        if round_ is not None and round_.state.root == proof.root:
-            if round_.state.round != proof.round:
-                return AuditVerdict.FALSE
-            return await self.check(round_, ticket)
+        now = self.round
+        if now is not None and now.state.root == proof.root:
+            false = now.state.round != proof.round
+            return AuditVerdict.FALSE if false else await self.check(now, ticket)
         past = await self.past(proof.round, proof.root)
-        if past is None or ticket.said.base > past.tip.height:
-            return AuditVerdict.UNKNOWN
-        base = past.tip.back(ticket.said.base)
-        if base.mark != ticket.said.view:
+        base = past and past.place(ticket.said.base, ticket.said.view)
+        if past is None or base is None:
             return AuditVerdict.UNKNOWN
         return await self._check(past, base, ticket)
 

@@ -61,6 +61,11 @@ class Past:
             link = grow(link, block, rules, branches.rules.counts)
         return cls(state, branches, link)
 
+    def place(self, height: int, mark: bytes) -> Link | None:
+        """Return the place that tickets name so, if it is in the chain."""
+        link = self.tip.back(height)
+        return link if (link.height, link.mark) == (height, mark) else None
+
     def tickets_of(self, peers: Set[PeerId]) -> list[Move]:
         """Return what these peers' tickets did."""
         moves = self.branches.path(self.tip.back(0), self.tip)

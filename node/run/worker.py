@@ -21,7 +21,7 @@ from node.audit.listener import Listener
 from node.run.channel import ChannelRules, RunChannel
 from node.run.heartbeat import Heartbeat
 from node.run.jobs import Jobs
-from node.run.setting import RunSetting, Tally
+from node.run.setting import RunSetting, Tally, electorate_after
 from node.store.keeper import StateKeeper
 from node.store.signed_slots import SignedSlots
 from node.store.state import State
@@ -54,7 +54,6 @@ from protocol.rollcall import (
 )
 from protocol.rounds import RoundMachine
 from protocol.signing import Signed
-from trust.admission import established
 
 log = logging.getLogger(__name__)
 
