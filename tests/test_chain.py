@@ -3,6 +3,7 @@ from time import process_time
 import pytest
 
 from protocol.block_tree import Link
+from protocol.blocks import OpenBlock
 from protocol.chain import MAX_PROOFS, MAX_SIBLINGS, Chain, ChainRules, Fork, Heard, is_better
 from protocol.errors import RoundError
 from protocol.tickets import Ticket, first_seq
@@ -262,9 +263,9 @@ def test_a_block_of_another_round_is_refused() -> None:
 def test_an_early_block_that_may_not_be_is_refused_when_it_comes() -> None:
     scene = Scene()
     scene.decide()
+    wrong = block(SECOND, scene.tip, [ticket(1, 0, Link(0, b"w" * 32))])
     with pytest.raises(RoundError, match="another chain"):
-        wrong = [ticket(1, 0, Link(0, b"w" * 32))]
-        scene.chain.hear_block(block(SECOND, scene.tip, wrong), scene.now)
+        scene.chain.hear_block(wrong, scene.now)
     assert scene.wait(60) is None
 
 
@@ -298,9 +299,8 @@ def test_blocks_that_come_backwards_are_all_taken() -> None:
 def test_nobody_waits_for_ever_for_a_block_that_there_is_not() -> None:
     scene = Scene()
     nowhere = Link(4, b"n" * 32)
-    assert scene.chain.hear_block(block(FIRST, nowhere, [ticket(1, 0, scene.tip)]), scene.now) is (
-        Heard.ORPHAN
-    )
+    lost = block(FIRST, nowhere, [ticket(1, 0, scene.tip)])
+    assert scene.chain.hear_block(lost, scene.now) is Heard.ORPHAN
     assert scene.chain.missing == nowhere.digest
     scene.wait(60)
     assert scene.chain.missing is None
@@ -426,14 +426,14 @@ def test_of_two_blocks_with_equal_votes_the_lower_rank_counts() -> None:
 def test_strangers_do_not_vote() -> None:
     scene = Scene()
     scene.take(block(SECOND, scene.tip, scene.make_all(1, 7, 8, 9)))
-    best = scene.take(block(FIRST, scene.chain.genesis, scene.make_all(2)))
+    best = scene.take(block(FIRST, scene.chain.genesis, scene.make_all(2, on=scene.chain.genesis)))
     assert scene.tip is best
 
 
 def test_the_branch_that_more_peers_measured_on_counts() -> None:
     scene = Scene()
     many = scene.take(block(SECOND, scene.tip, scene.make_all(1, 2, 3, 4)))
-    few = scene.take(block(FIRST, scene.chain.genesis, scene.make_all(5)))
+    few = scene.take(block(FIRST, scene.chain.genesis, scene.make_all(5, on=scene.chain.genesis)))
     assert scene.tip is many
     few = scene.extend(few, 0, 5)
     assert scene.tip is few
@@ -541,7 +541,7 @@ def test_two_blocks_of_one_convener_after_one_block_are_proof() -> None:
 def test_a_convener_that_came_back_to_life_is_no_liar() -> None:
     scene = Scene()
     scene.take(block(FIRST, scene.tip, scene.make_all(1, 2), life=0))
-    scene.take(block(FIRST, scene.chain.genesis, scene.make_all(3), life=1))
+    scene.take(block(FIRST, scene.chain.genesis, scene.make_all(3, on=scene.chain.genesis), life=1))
     assert scene.chain.forks == []
 
 
@@ -626,7 +626,7 @@ def test_a_convener_has_only_so_many_orphans_waiting() -> None:
     good = block(2, Link(4, b"g" * 32), [ticket(1, 0, scene.tip)])
     scene.chain.hear_block(good, scene.now)
     for number in range(200):
-        nowhere = Link(4, bytes([number]) * 32)
+        nowhere = Link(4, number.to_bytes(32, "big"))
         scene.chain.hear_block(block(1, nowhere, [ticket(1, 0, scene.tip)]), scene.now)
     assert len(scene.chain._orphans) == MAX_WAITING_PER_CONVENER + 1
     assert scene.chain.has(good.digest)
@@ -636,7 +636,7 @@ def test_orphans_of_many_conveners_are_bounded() -> None:
     crowd = range(MAX_WAITING + 20)
     scene = Scene(counted=crowd)
     for number in crowd:
-        nowhere = Link(4, bytes([number]) * 32)
+        nowhere = Link(4, number.to_bytes(32, "big"))
         scene.chain.hear_block(block(number, nowhere, [ticket(1, 0, scene.tip)]), scene.now)
     assert len(scene.chain._orphans) == MAX_WAITING
 
@@ -653,48 +653,37 @@ def test_a_convener_has_only_so_many_early_blocks_waiting() -> None:
     assert len(scene.chain._early) == MAX_WAITING_PER_CONVENER + 1
 
 
-def many_lives(scene: Scene) -> list[Link]:
+def many_lives(scene: Scene) -> list[OpenBlock]:
     """Let one convener close a height in one life after another."""
-    made = []
-    for life in range(MAX_SIBLINGS + 1):
-        found = block(FIRST, scene.tip.back(0), [ticket(1, 0, scene.tip.back(0))], life=life)
-        made.append(Link(1, found.digest, block=found))
-    return made
+    found = [ticket(1, 0, scene.tip)]
+    return [block(FIRST, scene.tip, found, life=life) for life in range(MAX_SIBLINGS + 1)]
 
 
 def test_a_convener_that_closes_one_height_in_many_lives_is_refused() -> None:
     scene = Scene()
     *some, last = many_lives(scene)
-    for link in some:
-        assert link.block is not None
-        scene.chain.hear_block(link.block, scene.now)
-    assert last.block is not None
+    for found in some:
+        scene.chain.hear_block(found, scene.now)
     with pytest.raises(RoundError, match="again and again"):
-        scene.chain.hear_block(last.block, scene.now)
+        scene.chain.hear_block(last, scene.now)
 
 
 def test_a_block_above_that_bound_is_taken_where_others_build_on_it() -> None:
     scene = Scene()
-    for link in many_lives(scene):
-        assert link.block is not None
-        scene.chain.hear_block(link.block, scene.now, asked=True)
-    last = scene.link(link.block)
-    assert scene.extend(last, 2, 3) is scene.tip
+    links = [scene.take(found) for found in many_lives(scene)]
+    assert scene.extend(links[-1], 2, 3) is scene.tip
 
 
 def test_a_convener_has_only_so_many_blocks_in_the_tree() -> None:
     scene = Scene(rules=ChainRules(blocks=2))
-    first = scene.extend(scene.tip, 1, by=FIRST)
-    liar = by_rank(2)[0]
-    start, made = first.parent, 0
-    assert start is not None
+    start, liar = scene.tip, by_rank(2)[0]
+    for number in range(2 * 2 + MAX_SIBLINGS + 1):
+        after = scene.take(block(SECOND, start, [ticket(2, number << 16, start)]))
+        last = block(liar, after, [ticket(1, 0, after)])
+        if number < 2 * 2 + MAX_SIBLINGS:
+            assert scene.chain.hear_block(last, scene.now) is Heard.TAKEN
     with pytest.raises(RoundError, match="again and again"):
-        for number in range(100):
-            after = scene.take(block(SECOND, start, [ticket(2, number << 16, start)]))
-            found = block(liar, after, [ticket(1, 0, after)])
-            scene.chain.hear_block(found, scene.now)
-            made += 1
-    assert made == 2 * 2 + MAX_SIBLINGS
+        scene.chain.hear_block(last, scene.now)
 
 
 # the chains of others
