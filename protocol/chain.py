@@ -5,46 +5,46 @@
     the best branch of the tree is the chain; its end is the tip, on which peers measure
 
 Who closes a height is the first by rank of those whose word counts; a silent one is followed by the
-next. Two blocks after one make a fork: the branch with the votes of more peers counts (each block
-has one vote of every peer with a ticket in it, whose word counts), of equals the one of lower rank
-where they part. A convener can omit a ticket, which then goes into the next block, but not forge
-one, and what it omits costs its own block votes.
-
-All that a chain holds follows from its last block, so peers with one tip agree on everything. They
-may disagree on the tip for a while; the roll call at the round's end settles that.
+next, whose block waits at each peer for its turn, unless another convener built on it. A convener
+can omit a ticket, which then goes into the next block, but not forge one. Which branch is the best
+follows from the tree (protocol.block_tree), and all that a chain holds from its last block, so
+peers with one tip agree on everything. They may disagree on the tip for a while; the roll call at
+the round's end settles that.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from itertools import groupby
+from itertools import islice
 
-from protocol.blocks import MAX_HEIGHT, MAX_TICKETS, TICKETS_PER_PEER, OpenBlock
+from protocol.block_tree import (
+    ChainRules,
+    Link,
+    Used,
+    add_support,
+    check_base,
+    common,
+    grow,
+    is_better,
+    order,
+)
+from protocol.blocks import MAX_HEIGHT, MAX_TICKETS, TICKETS_PER_PEER, Block, OpenBlock
 from protocol.errors import RoundError
 from protocol.identity import PeerId
 from protocol.rollcall import convener_rank
-from protocol.tickets import VIEW_BYTES, Ticket, check_successor
+from protocol.tickets import Ticket
+from protocol.waiting import TicketPool, WaitingBlocks
 
-MAX_POOL_PER_PEER = 2 * TICKETS_PER_PEER
-MAX_POOL = 2048
-MAX_WAITING = 64
-MAX_FORKS = 4
-"""Blocks of one convener after one block: two are proof of its lie, more are only noise."""
+__all__ = ["Chain", "ChainRules", "CloseBlock", "Fork", "Heard", "Link", "grow", "is_better"]
 
-
-@dataclass(frozen=True, slots=True)
-class ChainRules:
-    """How a round's chain grows; times in seconds."""
-
-    blocks: int
-    """Blocks in a round."""
-    depth: int = 4
-    """Blocks after which a ticket is too old: so deep is the pipeline."""
-    block_seconds: float = 2.0
-    """Longest time for a block, unless nobody has a ticket."""
-    turn_seconds: float = 2.0
-    """A silent convener is replaced after this."""
+MAX_SIBLINGS = 4
+"""Blocks of one convener after one block: more than two are noise."""
+MAX_PROOFS = 256
+"""Liars of each kind that are told of; of those whose word counts, all."""
+ORPHAN_BLOCKS = 8
+"""For the time of so many blocks, one waits for the block before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,42 +54,6 @@ class CloseBlock:
     height: int
     prev: bytes
     tickets: tuple[Ticket, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Link:
-    """A place in the tree of blocks."""
-
-    height: int
-    digest: bytes
-    """Of its block; at height 0 the root of the state that the round grows from."""
-    parent: "Link | None" = None
-    block: OpenBlock | None = None
-    rank: bytes = b""
-    votes: int = 0
-    """Of all blocks up to here."""
-    last: Mapping[PeerId, Ticket] = field(default_factory=dict)
-    """Each peer's latest ticket up to here."""
-
-    @property
-    def mark(self) -> bytes:
-        """How tickets name this place."""
-        return self.digest[:VIEW_BYTES]
-
-    def back(self, height: int) -> "Link":
-        """Return the place at a height of at most its own on the same branch."""
-        link = self
-        while link.height > height and link.parent is not None:
-            link = link.parent
-        return link
-
-    def blocks(self) -> list[OpenBlock]:
-        """Return the blocks up to here, the first one first."""
-        found, link = [], self
-        while link.block is not None and link.parent is not None:
-            found.append(link.block)
-            link = link.parent
-        return found[::-1]
 
 
 class Heard(Enum):
@@ -120,6 +84,7 @@ class Chain:
         rules: how it grows.
         counts: tells whether a peer's word counts, by that state.
         now: the time, of any origin.
+        round_: the round's number, which every block must name (the root implies it).
     """
 
     def __init__(
@@ -129,6 +94,8 @@ class Chain:
         rules: ChainRules,
         counts: Callable[[PeerId], bool],
         now: float,
+        *,
+        round_: int | None = None,
     ) -> None:
         self.me = me
         self.root = root
@@ -136,17 +103,23 @@ class Chain:
         self.genesis = Link(0, root)
         self.tip = self.genesis
         self.forks: list[Fork] = []
-        """Proofs of lies; the caller takes them away."""
+        """Proofs of lies, one of each kind a liar; the caller takes them away."""
+        self._round = round_
         self._counts = counts
         self._tip_since = now
         self._ready_since: float | None = None
         self._closed: set[bytes] = set()
         self._links: dict[bytes, Link] = {root: self.genesis}
+        self._children: dict[bytes, list[Link]] = {}
         self._seen_at: dict[bytes, float] = {root: now}
-        self._signed: dict[tuple[bytes, PeerId, int], list[OpenBlock]] = {}
-        self._orphans: dict[bytes, OpenBlock] = {}
-        self._early: dict[bytes, tuple[float, OpenBlock]] = {}
-        self._pool: dict[tuple[PeerId, int], Ticket] = {}
+        self._blocks_of: Counter[PeerId] = Counter()
+        self._tickets: dict[tuple[PeerId, int], Ticket] = {}
+        self._accused: set[tuple[type, PeerId]] = set()
+        self._orphans = WaitingBlocks()
+        self._early = WaitingBlocks()
+        self._pool = TicketPool(counts)
+        self._used = Used(self.tip, rules, root)
+        self._eligible: tuple[Ticket, ...] | None = ()
         self._conveners: list[PeerId] = []
 
     # what the caller may look at
@@ -159,18 +132,20 @@ class Chain:
     @property
     def missing(self) -> bytes | None:
         """The digest of a block that others build on and we don't have."""
-        for block in self._orphans.values():
-            if block.message.prev not in self._orphans:
-                return block.message.prev
-        return None
+        wanted = (block.message.prev for block in self._orphans)
+        return next((digest for digest in wanted if not self.has(digest)), None)
 
     def has(self, digest: bytes) -> bool:
         """Return whether a block is in the tree, or waits to be."""
         return digest in self._links or digest in self._orphans or digest in self._early
 
+    def ticket(self, key: tuple[PeerId, int]) -> Ticket | None:
+        """Return a ticket that waits for a block."""
+        return self._pool.get(key)
+
     def pending(self, peer: PeerId) -> list[Ticket]:
         """Return a peer's tickets that wait for a block."""
-        return [ticket for ticket in self._pool.values() if ticket.peer == peer]
+        return self._pool.of(peer)
 
     def place_of(self, digest: bytes) -> Link | None:
         """Return the place of a block, if it is in the tree."""
@@ -178,10 +153,8 @@ class Chain:
 
     def place(self, height: int, mark: bytes) -> Link | None:
         """Return the place that tickets name so, if it is in the tree."""
-        for link in self._links.values():
-            if link.height == height and link.mark == mark:
-                return link
-        return None
+        links = self._links.values()
+        return next((each for each in links if (each.height, each.mark) == (height, mark)), None)
 
     def idle_seconds(self, now: float) -> float:
         """Return for how long the tip has been the same."""
@@ -195,10 +168,10 @@ class Chain:
             limit: blocks at most.
         """
         path, link = [], self.tip
-        while link.parent is not None and marks[link.height : link.height + 1] != [link.mark]:
-            path.append(link)
+        while link.block and link.parent and marks[link.height : link.height + 1] != [link.mark]:
+            path.append(link.block)
             link = link.parent
-        return [link.block for link in reversed(path[-limit:]) if link.block is not None]
+        return list(islice(reversed(path), limit))
 
     def marks(self) -> list[bytes]:
         """Return how tickets name the blocks of our chain, from height 0 on."""
@@ -212,23 +185,32 @@ class Chain:
 
     def hear_ticket(self, ticket: Ticket) -> bool:
         """Take a ticket into the pool; return whether it is new and there is room for it."""
-        known = self._pool.get(ticket.key)
-        if known is not None:
-            if known.digest != ticket.digest:
-                self.forks.append(Fork(known, ticket))
+        for known in (self._pool.get(ticket.key), self._tickets.get(ticket.key)):
+            if known is not None and known.digest != ticket.digest:
+                self._accuse(ticket.peer, Fork(known, ticket))
+                return False
+        if not self._is_open(ticket) or not self._pool.add(ticket):
             return False
-        last = self.tip.last.get(ticket.peer)
-        if last is not None and last.said.seq == ticket.said.seq:
-            if last.digest != ticket.digest:
-                self.forks.append(Fork(last, ticket))
-            return False
-        if last is not None and ticket.said.seq < last.said.seq:
-            return False
-        mine = sum(peer == ticket.peer for peer, _ in self._pool)
-        if mine >= MAX_POOL_PER_PEER or len(self._pool) >= MAX_POOL:
-            return False
-        self._pool[ticket.key] = ticket
+        self._eligible = None
         return True
+
+    def _is_open(self, ticket: Ticket) -> bool:
+        """Return whether a ticket may go into a block soon, on this branch or on another one."""
+        height, depth = self.tip.height, self.rules.depth
+        if not height - depth < ticket.said.base <= height + depth:
+            return False
+        with suppress(RoundError):
+            self._used.check(ticket)
+            return True
+        return False
+
+    def _accuse(self, peer: PeerId, proof: Fork) -> None:
+        """Keep the first proof of each kind against a peer; of made-up peers only so many."""
+        liar = type(proof.first), peer
+        if liar in self._accused or (len(self._accused) >= MAX_PROOFS and not self._counts(peer)):
+            return
+        self._accused.add(liar)
+        self.forks.append(proof)
 
     # blocks
 
@@ -242,76 +224,122 @@ class Chain:
                 passed.
 
         Raises:
-            RoundError: no honest convener signs such a block.
+            RoundError: no honest convener signs such a block, or this one signs too many.
         """
-        self._check_convener(block)
-        message = block.message
+        self.check_convener(block.convener, block.message)
         if block.digest in self._links:
             return Heard.TAKEN
-        if message.prev not in self._links:
-            self._orphans[block.digest] = block
-            if len(self._orphans) > MAX_WAITING:
-                del self._orphans[next(iter(self._orphans))]
-            return Heard.ORPHAN
-        due = self._seen_at[message.prev] + self._place(block.convener) * self._turn
-        if not asked and now < due and block.convener != self.me:
-            if len(self._early) < MAX_WAITING:
-                self._early[block.digest] = due, block
+        parent = self._links.get(block.message.prev)
+        if parent is None:
+            return self._hear_orphan(block, now)
+        grow(parent, block, self.rules, self._counts)
+        due = self._due(block)
+        if not asked and now < due:
+            self._early.add(block, due)
             return Heard.EARLY
-        self._take(block, now)
-        self._take_children(block.digest, now)
+        self._take_all(block, now, asked=asked)
         return Heard.TAKEN
 
-    @property
-    def _turn(self) -> float:
-        """A later convener's block is believed from half of its wait on: clocks run differently."""
-        return 0.5 * self.rules.turn_seconds
+    def check_convener(self, convener: PeerId, block: Block) -> None:
+        """Check who closed a block, and for which round, before its tickets' signatures.
 
-    def _check_convener(self, block: OpenBlock) -> None:
-        if block.message.root != self.root:
+        Raises:
+            RoundError: it is not for this chain.
+        """
+        if block.root != self.root or self._round not in (None, block.round):
             raise RoundError("a block belongs to another round")
-        if not self._counts(block.convener):
-            raise RoundError(f"{block.convener} may not close blocks")
-        if block.message.height > self.rules.blocks:
-            raise RoundError(f"a round has no block {block.message.height}")
+        if not self._counts(convener):
+            raise RoundError(f"{convener} may not close blocks")
+        if block.height > self.rules.blocks:
+            raise RoundError(f"a round has no block {block.height}")
 
-    def _take(self, block: OpenBlock, now: float) -> None:
-        parent = self._links[block.message.prev]
-        place = parent.digest, block.convener, block.message.life
-        same = self._signed.setdefault(place, [])
-        if len(same) == 1:
-            self.forks.append(Fork(same[0], block))
-        if len(same) >= MAX_FORKS:
-            raise RoundError(f"{block.convener} closes one height again and again")
-        link = grow(parent, block, self.rules, self._counts)
-        same.append(block)
-        self._links[block.digest] = link
-        self._seen_at[block.digest] = now
-        if is_better(link, self.tip):
-            self._move(link, now)
+    def _hear_orphan(self, block: OpenBlock, now: float) -> Heard:
+        self._orphans.add(block, now + ORPHAN_BLOCKS * self.rules.block_seconds)
+        before = self._early.get(block.message.prev)
+        if before is not None and self._is_built_on(before):
+            with suppress(RoundError):
+                self._take_all(before, now)
+        return Heard.TAKEN if block.digest in self._links else Heard.ORPHAN
 
-    def _take_children(self, digest: bytes, now: float) -> None:
-        waiting = [digest]
-        while waiting:
-            prev = waiting.pop()
-            for child in [each for each in self._orphans.values() if each.message.prev == prev]:
-                del self._orphans[child.digest]
-                with suppress(RoundError):  # it is not this block's convener who is to blame
+    def _is_built_on(self, block: OpenBlock) -> bool:
+        """Return whether another convener believes in a block, so that its time has passed."""
+        after = self._orphans.after(block.digest)
+        return any(child.convener != block.convener for child in after)
+
+    def _due(self, block: OpenBlock) -> float:
+        """Return from when on a block is believed: half of its wait, as clocks run differently."""
+        if block.convener == self.me:
+            return 0.0
+        place = self._place(block.convener, block.message.height)
+        return self._seen_at[block.message.prev] + place * 0.5 * self.rules.turn_seconds
+
+    def _take_all(self, block: OpenBlock, now: float, *, asked: bool = False) -> None:
+        """Take in a block and those that waited for it."""
+        self._take(block, now, asked=asked)
+        taken = [block.digest]
+        while taken:
+            for child in self._orphans.after(taken.pop()):
+                self._orphans.discard(child.digest)
+                due = self._due(child)
+                if now < due and not self._is_built_on(child):
+                    self._early.add(child, due)
+                    continue
+                with suppress(RoundError):  # it is not the first block's convener who is to blame
                     self._take(child, now)
-                    waiting.append(child.digest)
+                    taken.append(child.digest)
+
+    def _take(self, block: OpenBlock, now: float, *, asked: bool = False) -> None:
+        self._early.discard(block.digest)
+        self._orphans.discard(block.digest)
+        parent = self._links[block.message.prev]
+        link = grow(parent, block, self.rules, self._counts)
+        self._check_convener_s_others(block, asked=asked)
+        self._note_tickets(block)
+        self._links[block.digest] = link
+        self._children.setdefault(parent.digest, []).append(link)
+        self._blocks_of[block.convener] += 1
+        self._seen_at[block.digest] = now
+        if block.convener == self.me:
+            self._closed.add(parent.digest)
+        add_support(link, self._counts)
+        best = self._best_after(common(link, self.tip))
+        if best is not self.tip:
+            self._move(best, now)
+
+    def _check_convener_s_others(self, block: OpenBlock, *, asked: bool) -> None:
+        siblings = self._children.get(block.message.prev, ())
+        others = [link.block for link in siblings if link.block is not None]
+        same = [other for other in others if other.convener == block.convener]
+        for other in same:
+            if other.message.life == block.message.life:
+                self._accuse(block.convener, Fork(other, block))
+        many = self._blocks_of[block.convener] >= 2 * self.rules.blocks + MAX_SIBLINGS
+        if not asked and (many or len(same) >= MAX_SIBLINGS):
+            raise RoundError(f"{block.convener} closes blocks again and again")
+
+    def _note_tickets(self, block: OpenBlock) -> None:
+        for ticket in block.tickets:
+            for known in (self._pool.get(ticket.key), self._tickets.get(ticket.key)):
+                if known is not None and known.digest != ticket.digest:
+                    self._accuse(ticket.peer, Fork(known, ticket))
+            self._tickets.setdefault(ticket.key, ticket)
+
+    def _best_after(self, link: Link) -> Link:
+        while children := self._children.get(link.digest):
+            link = min(children, key=order)
+        return link
 
     def _move(self, link: Link, now: float) -> None:
         old, self.tip = self.tip, link
-        self._tip_since, self._ready_since = now, None
-        for block in old.blocks()[_common(old, link).height :]:
-            for ticket in block.tickets:
-                self._pool.setdefault(ticket.key, ticket)
-        oldest = link.height + 1 - self.rules.depth
-        self._pool = {
-            key: ticket
-            for key, ticket in self._pool.items()
-            if ticket.said.base >= oldest and not _is_past(ticket, link)
-        }
+        self._tip_since, self._ready_since, self._eligible = now, None, None
+        self._used = Used(link, self.rules, self.root)
+        self._pool.keep(self._is_open)
+        fork = common(old, link)
+        while old is not fork and old.block and old.parent:
+            for ticket in old.block.tickets:
+                if ticket.said.base <= fork.height and self._is_open(ticket):
+                    self._pool.add(ticket)
+            old = old.parent
 
     # decisions
 
@@ -327,30 +355,32 @@ class Chain:
             conveners: who may close blocks and is live, ourselves included.
         """
         self._conveners = list(conveners)
-        for digest, (due, block) in list(self._early.items()):
-            if now >= due:
-                del self._early[digest]
-                self.hear_block(block, now, asked=True)
-        return None if self.complete else self._close(now, expected)
+        self._orphans.take_due(now)
+        for block in self._early.take_due(now):
+            with suppress(RoundError):  # of one that signs too many
+                self._take_all(block, now)
+        if self.complete or self.tip.digest in self._closed or not self._counts(self.me):
+            return None
+        return self._close(now, expected)
 
     def _close(self, now: float, expected: Set[PeerId]) -> CloseBlock | None:
-        tickets = self._eligible()
-        peers = {ticket.peer for ticket in tickets}
-        if not any(map(self._counts, peers)) or self.tip.digest in self._closed:
+        if self._eligible is None:
+            self._eligible = self._choose()
+        peers = {ticket.peer for ticket in self._eligible}
+        if not any(map(self._counts, peers)):
             return None
         if not expected <= peers and now < self._tip_since + self.rules.block_seconds:
             return None
         if self._ready_since is None:
             self._ready_since = now
-        turn = self._place(self.me) * self.rules.turn_seconds
-        if not self._counts(self.me) or now < self._ready_since + turn:
+        place = self._place(self.me, self.tip.height + 1)
+        if now < self._ready_since + place * self.rules.turn_seconds:
             return None
         self._closed.add(self.tip.digest)
-        return CloseBlock(self.tip.height + 1, self.tip.digest, tickets)
+        return CloseBlock(self.tip.height + 1, self.tip.digest, self._eligible)
 
-    def _place(self, convener: PeerId) -> int:
-        """Return how many of the conveners come before this one at the next height."""
-        height = self.tip.height + 1
+    def _place(self, convener: PeerId, height: int) -> int:
+        """Return how many of the conveners come before this one at a height."""
         rank = convener_rank(self.root, height, convener)
         return sum(
             convener_rank(self.root, height, other) < rank
@@ -358,85 +388,26 @@ class Chain:
             if other != convener
         )
 
-    def _eligible(self) -> tuple[Ticket, ...]:
-        """Return the tickets that the next block may hold, in order; who counts comes first."""
-        chosen: list[Ticket] = []
-        ordered = sorted(self._pool.values(), key=lambda each: each.key)
-        by_peer = [list(each) for _, each in groupby(ordered, key=lambda ticket: ticket.peer)]
-        for tickets in sorted(by_peer, key=lambda each: not self._counts(each[0].peer)):
-            last = self.tip.last.get(tickets[0].peer)
-            taken = 0
-            for ticket in tickets:
-                full = taken == TICKETS_PER_PEER or len(chosen) == MAX_TICKETS
-                if full or not self._fits(ticket, last):
-                    continue
-                chosen.append(ticket)
-                last, taken = ticket, taken + 1
-        return tuple(sorted(chosen, key=lambda each: each.key))
+    def _choose(self) -> tuple[Ticket, ...]:
+        """Return the tickets that the next block may hold, in order.
 
-    def _fits(self, ticket: Ticket, last: Ticket | None) -> bool:
-        try:
+        Where they are too many, who counts comes first, then the first ticket of each peer, then
+        peers in an order that differs by height.
+        """
+        height = self.tip.height + 1
+        used = Used(self.tip, self.rules, self.root)
+        found: list[tuple[tuple[bool, int, bytes], Ticket]] = []
+        for peer, tickets in self._pool.by_peer():
+            rank = convener_rank(self.root, height, peer)
+            fitting = (ticket for ticket in tickets if self._fits(ticket, used))
+            for place, ticket in enumerate(islice(fitting, TICKETS_PER_PEER)):
+                found.append(((not self._counts(peer), place, rank), ticket))
+        found.sort(key=lambda each: each[0])
+        return tuple(sorted((ticket for _, ticket in found[:MAX_TICKETS]), key=lambda t: t.key))
+
+    def _fits(self, ticket: Ticket, used: Used) -> bool:
+        with suppress(RoundError):
             check_base(ticket, self.tip, self.rules)
-            check_successor(ticket, last, self.root)
-        except RoundError:
-            return False
-        return True
-
-
-def grow(
-    parent: Link, block: OpenBlock, rules: ChainRules, counts: Callable[[PeerId], bool]
-) -> Link:
-    """Return the place of a block after `parent`.
-
-    Raises:
-        RoundError: it doesn't follow, or holds a ticket that may not be there.
-    """
-    message = block.message
-    if (message.height, message.prev) != (parent.height + 1, parent.digest):
-        raise RoundError(f"block {message.height} doesn't follow the block before it")
-    last = dict(parent.last)
-    for ticket in block.tickets:
-        check_base(ticket, parent, rules)
-        check_successor(ticket, last.get(ticket.peer), message.root)
-        last[ticket.peer] = ticket
-    votes = len({ticket.peer for ticket in block.tickets if counts(ticket.peer)})
-    rank = convener_rank(message.root, message.height, block.convener)
-    return Link(message.height, block.digest, parent, block, rank, parent.votes + votes, last)
-
-
-def check_base(ticket: Ticket, tip: Link, rules: ChainRules) -> None:
-    """Check that a ticket was measured on one of the last blocks before the one after `tip`.
-
-    Raises:
-        RoundError: on a later, an older or another one.
-    """
-    base = ticket.said.base
-    if not tip.height - rules.depth < base <= tip.height:
-        raise RoundError(f"a ticket on block {base} is not for block {tip.height + 1}")
-    if tip.back(base).mark != ticket.said.view:
-        raise RoundError(f"a ticket of {ticket.peer} was measured on another chain")
-
-
-def is_better(link: Link, than: Link) -> bool:
-    """Return whether one place in the tree is a better tip than another."""
-    if link.votes != than.votes:
-        return link.votes > than.votes
-    fork = _common(link, than).height
-    if fork in (link.height, than.height):
-        return link.height > than.height
-    mine, other = link.back(fork + 1), than.back(fork + 1)
-    return (mine.rank, mine.digest) < (other.rank, other.digest)
-
-
-def _common(first: Link, second: Link) -> Link:
-    while first is not second:
-        if first.height >= second.height and first.parent is not None:
-            first = first.parent
-        elif second.parent is not None:
-            second = second.parent
-    return first
-
-
-def _is_past(ticket: Ticket, tip: Link) -> bool:
-    last = tip.last.get(ticket.peer)
-    return last is not None and ticket.said.seq <= last.said.seq
+            used.add(ticket)
+            return True
+        return False

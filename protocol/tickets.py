@@ -12,10 +12,10 @@ counts in one round of one run only. The tickets of a peer form a chain: `prev` 
 before, and two for one `seq` are proof of a lie.
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from struct import Struct
 
 from protocol.errors import CodecError, RoundError
 from protocol.identity import Identity, PeerId, peer_id_of, public_key_of, verify
@@ -29,12 +29,12 @@ LEAST_EXPONENT, MOST_EXPONENT = -64, 63
 VIEW_BYTES = 8
 """Of the digest of a block or a ticket, enough to tell which one is meant."""
 LIFE_BITS = 16
-"""A `seq` counts from 0 in each life of a node, whose number is in its upper half: what was signed
-before a crash and then forgotten is never signed again otherwise."""
+"""A `seq` counts from 0 in each round and each life of a node, whose number is in its upper half:
+what was signed before a crash and then forgotten is never signed again otherwise."""
 SEQ_BITS = 32
 
 _DOMAIN = b"talkoot/1/ticket\0"
-_HEADER = Struct(f">32sIH{VIEW_BYTES}s{VIEW_BYTES}sb")
+_HEADER = struct.Struct(f">32sIH{VIEW_BYTES}s{VIEW_BYTES}sb")
 _SIGNATURE_BYTES = 64
 MAX_TICKET_BYTES = _HEADER.size + MAX_PROBES + _SIGNATURE_BYTES
 
@@ -97,12 +97,12 @@ def sign_ticket(identity: Identity, run: bytes, root: bytes, said: Measured) -> 
             public_key_of(identity.peer_id),
             *(said.seq, said.base, said.view, said.prev, said.exponent),
         )
-        values = bytes(value & 0xFF for value in said.projections)
-    except Exception as error:  # struct.error has no other base
+        body = header + struct.Struct(f">{len(said.projections)}b").pack(*said.projections)
+    except struct.error as error:
         raise CodecError(f"not a ticket: {error}") from error
-    body = header + values
     data = body + identity.sign(_DOMAIN + run + root + body)
-    _read(data)
+    if _read(data)[1] != said:
+        raise CodecError("not a ticket: a mark has another length")
     return Ticket(identity.peer_id, said, data, sha256(data).digest())
 
 
@@ -119,23 +119,37 @@ def open_ticket(data: bytes, run: bytes, root: bytes) -> Ticket:
     return Ticket(peer, said, data, sha256(data).digest())
 
 
-def check_successor(ticket: Ticket, last: Ticket | None, root: bytes) -> None:
-    """Check that a ticket may follow `last`, the peer's latest in the same chain of blocks.
+def slot_of(data: bytes) -> tuple[bytes, int]:
+    """Return the public key and the number in a ticket that was not checked: its place in a block.
+
+    The order of keys is that of the peers' ids.
 
     Raises:
-        RoundError: its number was used before, or it names another predecessor.
+        CodecError: it is malformed.
     """
-    said = ticket.said
-    if last is not None and said.seq <= last.said.seq:
-        raise RoundError(f"{ticket.peer} uses the ticket number {said.seq} again, or out of order")
-    if is_first(said.seq):
-        due = root[:VIEW_BYTES]
-    elif last is not None and said.seq == last.said.seq + 1:
-        due = last.mark
-    else:
-        return  # the one before is in no block
-    if said.prev != due:
-        raise RoundError(f"the tickets of {ticket.peer} are no chain at {said.seq}")
+    key, said = _read(data)
+    return key, said.seq
+
+
+def check_neighbours(
+    ticket: Ticket, before: Ticket | None, after: Ticket | None, root: bytes
+) -> None:
+    """Check that a ticket fits between those of its peer with the numbers next to its own.
+
+    Args:
+        ticket: of the round that grows from the state `root`.
+        before: the one before it, where known.
+        after: the one after it, where known.
+        root: the root of that state.
+
+    Raises:
+        RoundError: one of them names another predecessor.
+    """
+    seq = ticket.said.seq
+    due = root[:VIEW_BYTES] if is_first(seq) else before.mark if before else ticket.said.prev
+    named = ticket.mark if after is None or is_first(seq + 1) else after.said.prev
+    if (ticket.said.prev, named) != (due, ticket.mark):
+        raise RoundError(f"the tickets of {ticket.peer} are no chain at {seq}")
 
 
 def _read(data: bytes) -> tuple[bytes, Measured]:

@@ -112,7 +112,7 @@ class TicketChecks:
             false = now.state.round != proof.round
             return AuditVerdict.FALSE if false else await self.check(now, ticket)
         past = await self.past(proof.round, proof.root)
-        base = past and past.place(ticket.said.base, ticket.said.view)
+        base = None if past is None else past.place(ticket.said.base, ticket.said.view)
         if past is None or base is None:
             return AuditVerdict.UNKNOWN
         return await self._check(past, base, ticket)

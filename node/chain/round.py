@@ -94,7 +94,8 @@ class ChainRound:
         self.me = tools.setting.identity.peer_id
         now = asyncio.get_running_loop().time()
         rules = chain_rules(tools.setting)
-        self.chain = Chain(self.me, state.root, rules, branches.rules.counts, now)
+        counts = branches.rules.counts
+        self.chain = Chain(self.me, state.root, rules, counts, now, round_=state.round)
         self._known: OrderedDict[bytes, Ticket] = OrderedDict()
         self._life = life
         self._seq = first_seq(life)

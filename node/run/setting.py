@@ -72,7 +72,7 @@ class RunSetting:
 
 
 def electorate_after(setting: RunSetting, state: State) -> Electorate:
-    """Return whose word counts by the ledger of a state: of everybody where nobody is on probation."""
+    """Return whose word counts by a state's ledger; everybody's in a run without probation."""
     spec, stewards = setting.manifest.trust, setting.stewards
     probation = spec.probation_rounds or spec.probation_passes
     counted = established(state.ledger, spec, stewards) if probation else None
