@@ -5,7 +5,7 @@ and leaves their sum at 2ᵖ and a carry at 2ᵖ⁺¹ (a Harley-Seal counter). R
 where magnitude k has a bit; what remains are the bit planes of Σ magnitudes[k]·bit_k.
 
 The rows, in order: one for each key, one of zeros, `planes` totals, and two carries into each plane
-and out of the last.
+and out of the last (7 rows at least, so that the planes can be read by eights).
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ NOBODY = -1
 
 def row_count(keys: int, planes: int) -> int:
     """Return how many rows a schedule for so many keys needs."""
-    return keys + 1 + planes + 2 * planes
+    return keys + 1 + planes + max(2 * planes, 7)
 
 
 def schedule(magnitudes: NDArray[np.int64], planes: int) -> NDArray[np.int64]:

@@ -20,8 +20,10 @@ Spans = NDArray[np.int64]
 
 LANES = 32
 U32 = np.uint32
-NIBBLES = ((4, 0x0F0F0F0F0F0F0F0F), (2, 0x3333333333333333), (1, 0x5555555555555555))
-BYTES = ((4, 0x00000000FFFFFFFF), (2, 0x0000FFFF0000FFFF), (1, 0x00FF00FF00FF00FF))
+U64 = np.uint64
+Eight = tuple[U64, U64, U64, U64, U64, U64, U64, U64]
+BIT_MASKS = (0x0F0F0F0F0F0F0F0F, 0x3333333333333333, 0x5555555555555555)
+BYTE_MASKS = (0x00000000FFFFFFFF, 0x0000FFFF0000FFFF, 0x00FF00FF00FF00FF)
 
 
 def compiled(function: Callable[P, T]) -> Callable[P, T]:
@@ -46,15 +48,11 @@ def count(rows: Words, additions: NDArray[np.int64], first: int, planes: int) ->
         _full_add(rows[total], rows[x], rows[y], rows[carry])
     groups = (planes + 7) // 8
     counts = np.empty((groups, words, 8), np.uint64)
-    eight = np.empty((8, words), np.uint64)
     for group in range(groups):
-        eight[:] = 0
-        for bit in range(min(8, planes - 8 * group)):
-            eight[bit] = rows[first + 1 + 8 * group + bit]
-        _bits_to_bytes(eight)
-        for word in range(words):
-            for byte in range(8):
-                counts[group, word, byte] = eight[byte, word]
+        lowest = first + 1 + 8 * group
+        bits = rows[lowest : lowest + 8]
+        bits[planes - 8 * group :] = 0
+        _bits_to_bytes(bits, counts[group].reshape(-1))
     return counts
 
 
@@ -133,25 +131,38 @@ def _full_add(total: Words, x: Words, y: Words, carry: Words) -> None:
 
 
 @compiled
-def _bits_to_bytes(rows: Words) -> None:
-    """Turn 8 bit planes into numbers of 8 bits, so that row c has bytes 8·c.. of each word."""
-    for distance, mask in NIBBLES:
-        for row in range(8):
-            if not row & distance:
-                _swap(rows[row], rows[row + distance], np.uint64(distance), np.uint64(mask))
-    for distance, mask in BYTES:
-        for row in range(8):
-            if not row & distance:
-                _swap(rows[row], rows[row + distance], np.uint64(8 * distance), np.uint64(mask))
+def _bits_to_bytes(bits: Words, out: Words) -> None:
+    """Write the numbers whose 8 bit planes are `bits` (8, words), a byte each, to `out`."""
+    r0, r1, r2, r3 = bits[0], bits[1], bits[2], bits[3]
+    r4, r5, r6, r7 = bits[4], bits[5], bits[6], bits[7]
+    for word in range(r0.size):
+        a, b, c, d = r0[word], r1[word], r2[word], r3[word]
+        e, f, g, h = r4[word], r5[word], r6[word], r7[word]
+        a, b, c, d, e, f, g, h = _transpose((a, b, c, d, e, f, g, h), 1, *BIT_MASKS)
+        a, b, c, d, e, f, g, h = _transpose((a, b, c, d, e, f, g, h), 8, *BYTE_MASKS)
+        at = 8 * word
+        out[at], out[at + 1], out[at + 2], out[at + 3] = a, b, c, d
+        out[at + 4], out[at + 5], out[at + 6], out[at + 7] = e, f, g, h
 
 
 @compiled
-def _swap(upper: Words, lower: Words, shift: np.uint64, mask: np.uint64) -> None:
+def _transpose(words: Eight, unit: int, far: int, near: int, next_: int) -> Eight:
+    """Transpose 8 words as rows of 8 units each, where a unit is a bit of each byte, or a byte."""
+    a, b, c, d, e, f, g, h = words
+    (a, e), (b, f) = _swap(a, e, 4 * unit, far), _swap(b, f, 4 * unit, far)
+    (c, g), (d, h) = _swap(c, g, 4 * unit, far), _swap(d, h, 4 * unit, far)
+    (a, c), (b, d) = _swap(a, c, 2 * unit, near), _swap(b, d, 2 * unit, near)
+    (e, g), (f, h) = _swap(e, g, 2 * unit, near), _swap(f, h, 2 * unit, near)
+    (a, b), (c, d) = _swap(a, b, unit, next_), _swap(c, d, unit, next_)
+    (e, f), (g, h) = _swap(e, f, unit, next_), _swap(g, h, unit, next_)
+    return a, b, c, d, e, f, g, h
+
+
+@compiled
+def _swap(upper: np.uint64, lower: np.uint64, shift: int, mask: int) -> tuple[np.uint64, np.uint64]:
     """Exchange the bits of `upper` above the mask with those of `lower` in it."""
-    for word in range(upper.size):
-        difference = ((upper[word] >> shift) ^ lower[word]) & mask
-        lower[word] ^= difference
-        upper[word] ^= difference << shift
+    difference = ((upper >> U64(shift)) ^ lower) & U64(mask)
+    return upper ^ (difference << U64(shift)), lower ^ difference
 
 
 @compiled
