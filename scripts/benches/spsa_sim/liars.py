@@ -17,8 +17,7 @@ from node.methods.spsa.quantiser import LARGEST_BYTE, NULL, Application, Report,
 from node.methods.spsa.settings import SpsaSettings
 
 PEERS = 16
-PROBES = 2
-"""K, of each ticket."""
+SETTINGS = SpsaSettings(probes=2)
 BLOCKS = 2048
 ACCUSATION_BLOCKS = 2
 """From a check to the ban, when everybody has repeated the check."""
@@ -106,7 +105,7 @@ class Swarm:
     """16 peers; the first ones lie."""
 
     plot: Plot
-    settings: SpsaSettings = SpsaSettings(probes=PROBES)
+    settings: SpsaSettings = SETTINGS
     _banned: dict[int, int] = field(default_factory=dict)
     """From which block on."""
     _accused: list[tuple[int, Ticket]] = field(default_factory=list)
@@ -154,13 +153,13 @@ class Swarm:
     ) -> list[Ticket]:
         """Return everybody's tickets; all probes are evaluated together."""
         peers = [peer for peer in self._present if peer not in self._banned]
-        size = chain.layout.size
-        bits = [noise_bits(self.plot.seed, peer, seq, PROBES, size) for peer in peers]
-        batches = draw(PROBES * PEERS, data).part(0, PROBES * len(peers))
+        probes, size = self.settings.probes, chain.layout.size
+        bits = [noise_bits(self.plot.seed, peer, seq, probes, size) for peer in peers]
+        batches = draw(probes * PEERS, data).part(0, probes * len(peers))
         report = chain.report(np.concatenate(bits), batches)
         tickets = []
         for place, peer in enumerate(peers):
-            mine = slice(PROBES * place, PROBES * (place + 1))
+            mine = slice(probes * place, probes * (place + 1))
             values = list(report.values[mine])
             if peer < self.plot.liars and self.plot.lie:
                 values = LIES[self.plot.lie](values, chance)

@@ -1,4 +1,4 @@
-"""All runs of a form of the bench, as one JSON object and as the Markdown tables of docs/spsa.md."""
+"""All runs of a form of the bench, as one JSON object and as the tables of docs/spsa.md."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -156,9 +156,7 @@ def _accuracy(found: Sequence[Fate]) -> float:
 
 def _liar_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
     for lie, liars in dict.fromkeys((row["lie"], row["liars"]) for row in rows):
-        here = {
-            row["defence"]: row for row in rows if (row["lie"], row["liars"]) == (lie, liars)
-        }
+        here = {row["defence"]: row for row in rows if (row["lie"], row["liars"]) == (lie, liars)}
         cells = [_fate(here[defence]) if defence in here else "" for defence in DEFENCES]
         yield [lie, str(liars), *cells]
 
