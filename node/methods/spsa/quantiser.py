@@ -192,8 +192,15 @@ def first_scale(projections: Sequence[float]) -> float:
 
 
 def _quartile(ordered: Sequence[float]) -> float:
-    """Return the deviation of which the values' lowest quartile speaks; 0 if there are none."""
-    return ordered[(len(ordered) - 1) // 4] / QUARTILE if ordered else 0.0
+    """Return the deviation of which the values' lowest quartile speaks; 0 if there are none.
+
+    The quartile has rank (n + 1)/4, between two values in proportion; rank 0 is the value 0.
+    """
+    if not ordered:
+        return 0.0
+    rank, quarters = divmod(len(ordered) + 1, 4)
+    low = ordered[rank - 1] if rank else 0.0
+    return (low + quarters / 4 * (ordered[min(rank, len(ordered) - 1)] - low)) / QUARTILE
 
 
 def _bounded(scale: float) -> float:

@@ -44,6 +44,8 @@ class SpsaSettings:
     """Blocks from the one that a ticket grows from to the one that it is in."""
     scale: Annotated[float, Meta(ge=2.0**-30, le=2.0**30)] | None = None
     """The first; none until the host has measured it."""
+    weight_decay: Annotated[float, Meta(ge=0, le=10)] = 0.003
+    """Of matrices, at a seal: so many times the rates of all probes that it follows."""
     check_rate: Annotated[float, Meta(ge=0, le=1)] = 1 / 16
     """Part of the blocks in which a peer repeats somebody's ticket."""
     trainable: Annotated[str, Meta(min_length=1, max_length=1024)] = "*"
@@ -60,7 +62,7 @@ class SpsaSettings:
 
     def rates(self, parameters: int) -> Rates:
         """Return the rates for so many trainable parameters."""
-        default = default_rates(parameters)
+        default = default_rates(parameters, self.depth)
         probe = default.probe if self.learning_rate is None else self.learning_rate
         return Rates(probe, default.block if self.max_rate is None else self.max_rate)
 
@@ -83,9 +85,15 @@ class SpsaSettings:
         )
 
 
-def default_rates(parameters: int) -> Rates:
-    """TO BE FOUND"""
-    return Rates(80 / parameters, 1.0)
+def default_rates(parameters: int, depth: int) -> Rates:
+    """Return rates at which perceptrons of 1,500 to 51,000 parameters learn digits from scratch.
+
+    A probe's noise bounds the first: half of what diverged within 65,000 probes. The delay bounds
+    the second, as it does gradient descent: 0.03 at a depth of 4, half of what diverged. Pretrained
+    models are more curved, and need lower rates.
+    """
+    root = round(parameters ** (1 / 3))  # no cube root lies so near k + 1/2 that its last bits tell
+    return Rates(0.0125 / max(root, 1), 0.27 / (2 * depth + 1))
 
 
 def _listed(names: list[str]) -> str:
