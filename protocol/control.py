@@ -179,6 +179,12 @@ class RunStatus(Reply, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     standing: PeerStanding | None = None
     """This node's own in the agreed ledger; None before a state is held."""
+    probes: int = 0
+    """With method spsa: made here, since this node joined."""
+    bytes_said: int = 0
+    """With method spsa: in this node's tickets and blocks."""
+    bytes_heard: int = 0
+    """With method spsa: in the tickets and blocks of all."""
 
 
 class Peer(Reply, frozen=True, kw_only=True):

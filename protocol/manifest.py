@@ -25,6 +25,7 @@ Settings = Annotated[
     dict[Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")], Scalar], Meta(max_length=64)
 ]
 Text = Annotated[str, Meta(max_length=2000)]
+MethodKind = Literal["local", "spsa"]
 Rule = Literal["clip", "mean", "median", "trimmed_mean", "krum", "flag"]
 
 
@@ -44,12 +45,15 @@ class TaskSpec(Message, frozen=True):
 class MethodSpec(Message, frozen=True):
     """How it is trained, with the method's own settings."""
 
-    kind: Literal["local", "spsa"]
+    kind: MethodKind
     settings: Settings
 
 
 class RoundSpec(Message, frozen=True, kw_only=True):
-    """When a round ends: after `local_steps` at each peer, or `target_samples` in the swarm."""
+    """When a round ends: after `local_steps` at each peer, or `target_samples` in the swarm.
+
+    With method spsa `local_steps` are blocks.
+    """
 
     local_steps: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
     target_samples: Annotated[int, Meta(ge=1, le=1 << 40)] | None = None
@@ -72,7 +76,8 @@ class TrustSpec(Message, frozen=True):
     rule: Rule
     """How updates are aggregated (trust.rules)."""
     audit_rate: Annotated[float, Meta(ge=0, le=1)] = 0.0625
-    """Part of the rounds in which a peer repeats somebody's work instead of doing its own."""
+    """Part of the rounds in which a peer repeats somebody's work instead of doing its own; with
+    method spsa one repeated ticket of somebody else's for so many of its own."""
     kept_rounds: Annotated[int, Meta(ge=1, le=16)] = 3
     """Rounds for which the inputs of an exchange are kept, to be audited."""
     probation_rounds: Annotated[int, Meta(ge=0, le=1 << 20)] = 50

@@ -165,7 +165,8 @@ class SpsaSwarm:
     async def __aenter__(self) -> "SpsaSwarm":
         await self._tasks.__aenter__()
         host = identity(0)
-        self.method = {"probes": 8, "learning_rate": 0.1, "max_rate": 4.0} | self.method
+        usual: dict[str, Scalar] = {"probes": 8, "learning_rate": 0.1, "max_rate": 4.0}
+        self.method = usual | self.method
         self.layout = EngineProber(SpsaSettings.read(self.method)).layout
         self.manifest = Manifest(
             name="test",

@@ -284,5 +284,5 @@ def test_the_demo_is_given_what_was_asked_for(
     assert main(argv.split()) == 0
     assert given == [
         DemoOptions(),
-        DemoOptions(3, 0, 7, tmp_path, aggregator="mean", json=True, keep=True),
+        DemoOptions("local", 3, 0, 7, tmp_path, aggregator="mean", json=True, keep=True),
     ]

@@ -27,7 +27,8 @@ from node.api.client import is_alive
 from node.cli.screen import console
 from node.demo.options import DemoOptions
 from node.demo.processes import DemoError, DemoPeer
-from node.demo.show import STUCK_SECONDS, Summary, Watch, run_spec, tell
+from node.demo.show import STUCK_SECONDS, Summary, Watch, tell
+from node.demo.spec import run_spec
 from node.demo.view import DemoView
 from node.home.paths import HOME_VARIABLE
 from protocol.control import PeerShare, RoundReport, RunState, RunStatus
@@ -165,8 +166,8 @@ def test_a_killed_demo_leaves_no_process(
 
 @pytest.mark.parametrize("rule", ["clip", "mean"])
 def test_the_aggregator_is_the_runs_rule(tmp_path: Path, rule: str) -> None:
-    options = DemoOptions(data=tmp_path, aggregator="mean" if rule == "mean" else "clip")
-    spec = run_spec(options, rounds=7)
+    options = DemoOptions(data=tmp_path, rounds=7, aggregator="mean" if rule == "mean" else "clip")
+    spec = run_spec(options)
     assert spec.trust.rule == rule
     assert spec.task.data == str(tmp_path)
     assert spec.round.total == 7

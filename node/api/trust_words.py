@@ -1,26 +1,30 @@
-"""A run's trust rules: what they mean for who joins, and which don't go together."""
+"""A run's rules: what they mean for who joins, and which don't go together."""
 
 from collections.abc import Iterator
 
 from node.audit.proof import seconds_of
 from node.home.settings import SettingsError
 from node.methods.local import LocalSettings
-from protocol.manifest import MethodSpec, TrustSpec
+from node.methods.spsa.settings import SpsaSettings
+from protocol.blocks import MAX_HEIGHT
+from protocol.manifest import MethodKind, MethodSpec, RoundSpec, TrustSpec
 
 
-def trust_in_words(spec: TrustSpec) -> tuple[str, ...]:
+def trust_in_words(spec: TrustSpec, method: MethodKind = "local") -> tuple[str, ...]:
     """Return the rules in plain sentences."""
-    return tuple(_sentences(spec))
+    return tuple(_sentences(spec, method))
 
 
-def _sentences(spec: TrustSpec) -> Iterator[str]:
-    if spec.audit_rate > 0:
+def _sentences(spec: TrustSpec, method: MethodKind) -> Iterator[str]:
+    if spec.audit_rate > 0 and method == "spsa":
+        yield f"work is checked: others repeat {_one_ticket_in(spec.audit_rate)} of each peer"
+    elif spec.audit_rate > 0:
         rounds = f"about {_one_in(spec.audit_rate)}"
         yield f"work is audited: in {rounds} an established peer repeats another's and compares"
     else:
         yield "work is not audited: who only pretends to train is noticed late or never"
     yield from _probation(spec)
-    if spec.newcomer_share < 1:
+    if spec.newcomer_share < 1 and method == "local":
         share = f"{100 * spec.newcomer_share:g} %"
         yield f"all who have just left probation together hold at most {share} of a round's weight"
     if spec.work_bits:
@@ -41,6 +45,23 @@ def _probation(spec: TrustSpec) -> Iterator[str]:
         yield "no probation: newcomers count from their first round"
 
 
+def check_method(method: MethodSpec, round_: RoundSpec) -> None:
+    """Check the method's settings, and that rounds are of the kind that it has.
+
+    Raises:
+        SettingsError: they aren't.
+    """
+    if method.kind == "local":
+        LocalSettings.read(method.settings)
+        return
+    SpsaSettings.read(method.settings)
+    if round_.local_steps is None or round_.local_steps > MAX_HEIGHT:
+        raise SettingsError(
+            f"a round of method spsa is a number of blocks, {MAX_HEIGHT:,} at most",
+            hint="Set local_steps in [round], for example to 64, and no target_samples.",
+        )
+
+
 def check_trust(trust: TrustSpec, method: MethodSpec) -> None:
     """Check that the trust rules can be kept, and go with the method.
 
@@ -53,6 +74,8 @@ def check_trust(trust: TrustSpec, method: MethodSpec) -> None:
             "and without audits nobody ever does",
             hint="Set probation_passes = 0 in [trust], or an audit_rate above 0, such as 0.0625.",
         )
+    if method.kind == "spsa":
+        return
     momentum = LocalSettings.read(method.settings).worker_momentum
     if momentum > 0 and trust.audit_rate > 0:
         raise SettingsError(
@@ -63,6 +86,10 @@ def check_trust(trust: TrustSpec, method: MethodSpec) -> None:
 
 def _one_in(rate: float) -> str:
     return "every round" if rate > 0.75 else f"1 of {max(2, round(1 / rate)):,} rounds"
+
+
+def _one_ticket_in(rate: float) -> str:
+    return "every ticket" if rate > 0.75 else f"1 of {max(2, round(1 / rate)):,} tickets"
 
 
 def _count(number: int, what: str) -> str:

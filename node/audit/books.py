@@ -2,18 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from node.audit.auditor import Auditor
 from node.audit.round_credit import credit_of_round
-from node.exchange.outcome import Outcome
+from node.exchange.outcome import MemberReport, Outcome
 from node.exchange.setting import Update
 from node.run.setting import RunSetting
 from node.store.ledger import RoundNote
 from node.store.state import State
 from protocol.errors import TalkootError
+from protocol.identity import PeerId
 from protocol.rollcall import Roll
 
 log = logging.getLogger(__name__)
@@ -65,37 +66,61 @@ class Books:
     async def _deal_with(self, closed: ClosedRound) -> None:
         """Do all that is to be done of a round; where one thing fails the others go on."""
         auditor = self._auditor
-        with _telling("what it was made of"):
+        with telling("what it was made of"):
             await auditor.note_round(closed.before, closed.roll, closed.update, closed.outcome)
-        with _telling("its audits"):
+        with telling("its audits"):
             auditor.draw(closed.after)
-        with _telling("its history"):
-            await self._write(closed)
+        with telling("its history"):
+            await write_history(
+                self._set,
+                RoundFacts(
+                    closed.before,
+                    closed.after,
+                    closed.roll,
+                    closed.outcome.reports,
+                    closed.loss,
+                    closed.seconds,
+                ),
+            )
         auditor.evidence.note_bans(closed.after.ledger, closed.roll.peers)
 
-    async def _write(self, closed: ClosedRound) -> None:
-        if self._set.ledger is None:
-            return
-        note = RoundNote(
-            round=closed.roll.round,
-            root=closed.after.root,
-            loss=closed.loss,
-            seconds=closed.seconds,
-            members=len(closed.roll.members),
-            at=self._set.swarm.time(),
-        )
-        credits_ = credit_of_round(
-            closed.roll,
-            closed.outcome.reports,
-            closed.before.ledger,
-            self._set.manifest.trust,
-            self._set.stewards,
-        )
-        await asyncio.to_thread(self._set.ledger.note_round, note, credits_)
+
+@dataclass(frozen=True, slots=True)
+class RoundFacts:
+    """What the history tells of a round."""
+
+    before: State
+    after: State
+    roll: Roll
+    reports: Mapping[PeerId, MemberReport]
+    loss: float | None
+    seconds: float
+
+
+async def write_history(setting: RunSetting, facts: RoundFacts) -> None:
+    """Write a round into the run's history, if there is one.
+
+    Raises:
+        DiskFullError, WriteError: it can't be kept.
+    """
+    if setting.ledger is None:
+        return
+    note = RoundNote(
+        round=facts.roll.round,
+        root=facts.after.root,
+        loss=facts.loss,
+        seconds=facts.seconds,
+        members=len(facts.roll.members),
+        at=setting.swarm.time(),
+    )
+    spec, stewards = setting.manifest.trust, setting.stewards
+    credits_ = credit_of_round(facts.roll, facts.reports, facts.before.ledger, spec, stewards)
+    await asyncio.to_thread(setting.ledger.note_round, note, credits_)
 
 
 @contextmanager
-def _telling(what: str) -> Iterator[None]:
+def telling(what: str) -> Iterator[None]:
+    """Let what comes next go on where this fails, and say what is lost."""
     try:
         yield
     except TalkootError as error:

@@ -252,6 +252,9 @@ class ChainRound:
             exponent=exponent,
             projections=self._values(found, exponent),
         )
+        self._sign(said)
+
+    def _sign(self, said: Measured) -> None:
         ticket = sign_ticket(self._set.identity, self._set.run, self.state.root, said)
         self._seq += 1
         self._last_mark = ticket.mark
@@ -273,6 +276,7 @@ class ChainRound:
             self.losses.append(found.loss)
         per_step = self._set.manifest.task.samples_per_step or 1
         tally = self._tools.tally
+        tally.probes += done
         tally.samples_in_round = self.probes * per_step
         tally.samples_per_second = done * per_step / seconds
         tally.progress = self.chain.tip.height / self.chain.rules.blocks

@@ -10,12 +10,18 @@ from node.cli.outcome import OK, UsageError
 from node.cli.screen import say
 from node.demo.options import DemoOptions
 from node.home.strict_toml import suggestion
-from trust.attacks import lone_attacks
+from trust.attacks import Attack, lone_attacks
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser("demo", help="a whole swarm on this machine, attackers included")
+    parser.add_argument(
+        "--mode",
+        choices=["local", "spsa"],
+        default="local",
+        help="whole updates of a language model (default), or one byte per gradient on digits",
+    )
     parser.add_argument("--peers", type=int, default=4, metavar="N", help="default: 4")
     parser.add_argument("--attackers", type=int, default=1, metavar="N", help="default: 1")
     parser.add_argument(
@@ -34,7 +40,7 @@ def _demo(context: Context, options: argparse.Namespace) -> int | Coroutine[Any,
         raise UsageError("a demo has 1 to 16 peers, and fewer attackers than peers")
     if options.rounds is not None and options.rounds < 1:
         raise UsageError("a demo has at least one round")
-    attacks = lone_attacks()
+    attacks = _attacks(options.mode)
     if options.attack == "help":
         for attack in attacks.values():
             say(context.out, f"{attack.name:24}{attack.summary}")
@@ -44,10 +50,13 @@ def _demo(context: Context, options: argparse.Namespace) -> int | Coroutine[Any,
         raise UsageError(f"there is no attack {options.attack!r}", hint=hint)
     if options.data is not None and not options.data.exists():
         raise UsageError(f"there is no {options.data}", hint="--data names a file or a folder.")
+    if options.mode == "spsa" and (options.data is not None or options.aggregator != "clip"):
+        raise UsageError("--data and --aggregator are for --mode local")
     from node.demo.show import main  # noqa: PLC0415 - loads torch; no other command needs it
 
     return main(
         DemoOptions(
+            mode=options.mode,
             peers=options.peers,
             attackers=options.attackers,
             attack=options.attack,
@@ -59,3 +68,11 @@ def _demo(context: Context, options: argparse.Namespace) -> int | Coroutine[Any,
             debug=context.debug,
         )
     )
+
+
+def _attacks(mode: str) -> dict[str, Attack]:
+    if mode == "local":
+        return lone_attacks()
+    from node.demo.spsa_liar import spsa_attacks  # noqa: PLC0415 - takes seconds to import
+
+    return spsa_attacks()

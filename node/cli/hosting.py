@@ -6,13 +6,14 @@ from typing import get_args
 
 import msgspec
 
-from node.api.trust_words import check_trust
+from node.api.trust_words import check_method, check_trust
 from node.cli.context import Commands, Context, allow_debug
 from node.cli.outcome import OK, UsageError
 from node.cli.screen import plain, say, show_json
 from node.home.settings import SettingsError
 from node.home.strict_toml import ConfigError, KeyPath, line_of, parse_toml, read_text, suggestion
 from node.methods.local import LocalSettings
+from node.methods.spsa.settings import SpsaSettings
 from node.tasks import task_kinds
 from protocol.control import HostSpec
 from protocol.errors import SignatureError
@@ -41,15 +42,20 @@ kind = "text"                  # what is installed: {kinds}
 # max_bytes = 4_000_000        # of data; everybody who joins downloads it
 
 [method]
-kind = "local"                 # each peer trains alone, then all agree on one update
+kind = "local"                 # each peer trains alone, then all agree on one update; or "spsa":
+                               # one byte per gradient, for slow lines or little memory
 
 [method.settings]
 # learning_rate = 1e-3
 # warmup_steps = 50
 # weight_decay = 0.1
+# With "spsa" these instead (docs/spsa.md):
+# probes = 16                  # most that a peer puts into one ticket
+# block_seconds = 2.0
+# trainable = "*"              # which tensors, for example "*lora*,head.*"
 
 [round]
-local_steps = 50               # each peer's steps in a round
+local_steps = 50               # each peer's steps in a round; with "spsa" blocks, such as 64
 max_seconds = 120              # who is slower sends what it has
 min_peers = 1                  # wait until so many are there
 total = 100                    # rounds until the run is finished; left out: it goes on
@@ -122,12 +128,17 @@ def read_spec(path: Path) -> HostSpec:
     if spec.task.kind not in kinds:
         message = f"the task kind {spec.task.kind!r} is not installed here"
         raise _mistake(path, text, ("task", "kind"), message, suggestion(spec.task.kind, kinds))
+    read = SpsaSettings.read if spec.method.kind == "spsa" else LocalSettings.read
     for name, value in spec.method.settings.items():
         try:
-            LocalSettings.read({name: value})
+            read({name: value})
         except SettingsError as error:
             place = ("method", "settings", name)
             raise _mistake(path, text, place, error.message, error.hint) from error
+    try:
+        check_method(spec.method, spec.round)
+    except SettingsError as error:
+        raise _mistake(path, text, ("round",), error.message, error.hint) from error
     try:
         check_trust(spec.trust, spec.method)
     except SettingsError as error:

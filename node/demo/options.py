@@ -4,11 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from protocol.manifest import MethodKind
+
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
     """A whole swarm on this machine."""
 
+    mode: MethodKind = "local"
+    """The method: whole updates of a language model, or one byte per gradient on digits."""
     peers: int = 4
     attackers: int = 1
     rounds: int | None = None

@@ -19,7 +19,7 @@ from node.home.paths import Paths, home_lock
 from trust.attacks import ATTACKS
 
 if TYPE_CHECKING:
-    from node.run.workers import WorkerOf
+    from node.run.workers import WorkerKind, WorkerOf
 
 
 def workers_of(attack: str | None) -> "WorkerOf | None":
@@ -27,9 +27,13 @@ def workers_of(attack: str | None) -> "WorkerOf | None":
     if attack is None:
         return None
     from node.demo.liar import liar_of  # noqa: PLC0415 - takes seconds to import
+    from node.demo.spsa_liar import spsa_liar_of  # noqa: PLC0415
 
-    liar = liar_of(ATTACKS[attack])
-    return lambda _: liar
+    def liar(method: str) -> "WorkerKind":
+        made_by = spsa_liar_of if method == "spsa" else liar_of
+        return made_by(ATTACKS[attack])
+
+    return liar
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,24 +20,19 @@ from rich.console import Console
 from node.cli.screen import console, details, harmless, say
 from node.demo.options import DemoOptions
 from node.demo.processes import DemoError, DemoPeer, running_peers
+from node.demo.spec import RUNS, run_spec
 from node.demo.view import DemoView
 from node.home.paths import Paths
 from node.store.run_folder import RunFolder
 from node.store.storage import Disk
 from node.training.trainer import TrainerProcess, TrainerTask
-from protocol.control import HostSpec, RunStatus, TaskSource
-from protocol.manifest import MethodSpec, RoundSpec, Scalar, TrustSpec, open_manifest
+from protocol.control import RunStatus
+from protocol.manifest import open_manifest
 from trust.attacks import ATTACKS
 
-ROUNDS = 12
-LOCAL_STEPS = 50
-TASK_CONFIG: dict[str, Scalar] = {"batch": 8}
-ROUND_SECONDS = 120.0
 STUCK_SECONDS = 180.0
 POLL_SECONDS = 0.5
 SAMPLE_BYTES = 300
-AUDIT_RATE = 0.34
-"""High, so that liars are found out within a few rounds; a run of days needs far less."""
 
 
 @dataclass(slots=True)
@@ -59,6 +54,16 @@ class Summary:
     """Whom every honest peer has banned."""
     evidence: list[dict[str, object]] = field(default_factory=list)
     """What the first node holds against them."""
+    accuracy_first: float | None = None
+    """On held-out data, of a classifier."""
+    accuracy_last: float | None = None
+    probes: int = 0
+    """With method spsa: of all peers."""
+    ticket_bytes_per_probe: float | None = None
+    """With method spsa: what a peer says in tickets and blocks, by its probes."""
+    bytes_said: dict[str, int] = field(default_factory=dict)
+    """With method spsa, by peer: in its tickets and blocks."""
+    bytes_heard: dict[str, int] = field(default_factory=dict)
     export: str = ""
 
 
@@ -92,14 +97,14 @@ def _home(*, keep: bool, err: Console) -> Iterator[Path]:
 
 async def _show(options: DemoOptions, home: Path, err: Console) -> tuple[Summary, str]:
     began = time.monotonic()
-    rounds = options.rounds or ROUNDS
+    rounds = options.rounds or RUNS[options.mode].rounds
     honest = options.peers - options.attackers
     attacks = [None] * honest + [options.attack] * options.attackers
     with DemoView(err, rounds, quiet=options.json) as view:
         view.say(f"Starting {options.peers} nodes, {options.attackers} of them attackers…")
         async with running_peers(home, attacks) as peers:
             view.say("Preparing the run…")
-            run = await peers[0].client.host(run_spec(options, rounds))
+            run = await peers[0].client.host(run_spec(options))
             if run.link is None:
                 raise DemoError("the first node can't be reached by others")
             for peer in peers[1:]:
@@ -118,50 +123,22 @@ async def _show(options: DemoOptions, home: Path, err: Console) -> tuple[Summary
                 evidence=[to_builtins(each) for each in await peers[0].client.evidence()],
                 export=await _export(peers[0], run.run),
             )
+            _note_traffic(summary, peers, statuses)
         sample = await _measure(summary, peers[0].paths, run.run)
     summary.seconds = round(time.monotonic() - began, 1)
     return summary, sample
 
 
-def run_spec(options: DemoOptions, rounds: int) -> HostSpec:
-    """Return the run that the demonstration founds."""
-    return HostSpec(
-        name="demo",
-        description="A demonstration on one machine",
-        licence="MIT",
-        task=TaskSource(
-            kind="text", data=str(options.data) if options.data else None, config=TASK_CONFIG
-        ),
-        method=MethodSpec(kind="local", settings={}),
-        round=RoundSpec(
-            local_steps=LOCAL_STEPS,
-            max_seconds=ROUND_SECONDS,
-            min_peers=options.peers - options.attackers,
-            total=rounds,
-        ),
-        trust=trust_of(options),
-    )
-
-
-def trust_of(options: DemoOptions) -> TrustSpec:
-    """Return whom the demonstration's run believes: under a plain mean anybody, to show why not."""
-    if options.aggregator == "mean":
-        return TrustSpec(
-            rule="mean",
-            audit_rate=0,
-            probation_rounds=0,
-            probation_passes=0,
-            newcomer_share=1,
-            work_bits=0,
-        )
-    return TrustSpec(
-        rule=options.aggregator,
-        audit_rate=AUDIT_RATE,
-        probation_rounds=0,
-        probation_passes=0,
-        newcomer_share=1,
-        work_bits=10,
-    )
+def _note_traffic(
+    summary: Summary, peers: Sequence[DemoPeer], statuses: Mapping[str, RunStatus]
+) -> None:
+    found = {peer.peer_id: statuses[peer.name] for peer in peers}
+    summary.probes = sum(status.probes for status in found.values())
+    if summary.probes:
+        summary.bytes_said = {peer: status.bytes_said for peer, status in found.items()}
+        summary.bytes_heard = {peer: status.bytes_heard for peer, status in found.items()}
+        said = sum(summary.bytes_said.values())
+        summary.ticket_bytes_per_probe = round(said / summary.probes, 2)
 
 
 async def _banned(peers: Sequence[DemoPeer]) -> list[str]:
@@ -236,14 +213,15 @@ async def _measure(summary: Summary, paths: Paths, run: str) -> str:
     state = await asyncio.to_thread(folder.checkpoints.load_newest)
     if state is None:
         raise DemoError("the first node kept no state")
-    task = manifest.task
+    task, params = manifest.task, np.array(state.params)
     async with TrainerProcess() as trainer:
         loaded = await trainer.load(
-            TrainerTask(task.kind, task.version, task.config, folder.data_path)
+            TrainerTask(task.kind, task.version, task.config, folder.data_path, manifest.method)
         )
-        summary.loss_first = _finite((await trainer.evaluate(loaded.params)).loss)
-        summary.loss_last = _finite((await trainer.evaluate(np.array(state.params))).loss)
-        return await trainer.sample(np.array(state.params), SAMPLE_BYTES, "def ") or ""
+        first, last = await trainer.evaluate(loaded.params), await trainer.evaluate(params)
+        summary.loss_first, summary.loss_last = _finite(first.loss), _finite(last.loss)
+        summary.accuracy_first, summary.accuracy_last = first.accuracy, last.accuracy
+        return await trainer.sample(params, SAMPLE_BYTES, "def ") or ""
 
 
 def _finite(loss: float) -> float | None:
@@ -254,10 +232,10 @@ def tell(out: Console, options: DemoOptions, summary: Summary, sample: str) -> N
     """Print what the demonstration came to, for people."""
     roots = sorted(set(summary.state_roots.values()))
     last = "not a number any more" if summary.loss_last is None else f"{summary.loss_last:.3f}"
-    facts = [
-        ("Held-out loss", f"{summary.loss_first} → {last}"),
-        ("Rounds", f"{summary.rounds} in {summary.seconds:.0f} s, rule {options.aggregator}"),
-    ]
+    facts = [("Held-out loss", f"{summary.loss_first} → {last}"), *_accuracy(summary)]
+    rule = f"rule {options.aggregator}" if options.mode == "local" else "method spsa"
+    facts.append(("Rounds", f"{summary.rounds} in {summary.seconds:.0f} s, {rule}"))
+    facts += _traffic(summary)
     if len(roots) == 1:
         honest = len(summary.state_roots)
         facts.append(("State", f"{roots[0][:16]}…, the same at all {honest} honest peers"))
@@ -278,6 +256,25 @@ def tell(out: Console, options: DemoOptions, summary: Summary, sample: str) -> N
     facts.append(("Model", summary.export))
     say(out, "")
     out.print(details(facts))
-    say(out, "\nWhat it writes:\n", "bold")
+    if sample:
+        say(out, "\nWhat it writes:\n", "bold")
     for line in sample.splitlines():
         say(out, harmless(line))
+
+
+def _accuracy(summary: Summary) -> list[tuple[str, str]]:
+    if summary.accuracy_first is None or summary.accuracy_last is None:
+        return []
+    told = f"{100 * summary.accuracy_first:.1f} % → {100 * summary.accuracy_last:.1f} %"
+    return [("Accuracy", f"{told} of held-out images")]
+
+
+def _traffic(summary: Summary) -> list[tuple[str, str]]:
+    if not summary.probes:
+        return []
+    said, heard = max(summary.bytes_said.values()), max(summary.bytes_heard.values())
+    each = f"one byte, {summary.ticket_bytes_per_probe} with signatures and blocks"
+    return [
+        ("Gradients", f"{summary.probes:,} probes of {each}"),
+        ("Traffic", f"{said:,} bytes said and {heard:,} heard by a peer at most"),
+    ]

@@ -7,14 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
-from node.api.trust_words import check_trust
+from node.api.trust_words import check_method, check_trust
+from node.chain.genesis import spsa_genesis
+from node.methods.spsa.settings import SpsaSettings
 from node.store.run_folder import RunFolder
 from node.store.state import State
 from node.store.storage import Disk, move, telling
 from node.tasks import NoGradientError, Task, task_class
-from node.training.trainer import Resources, TrainerProcess, TrainerTask
+from node.training.trainer import LoadedTask, Prober, Resources, TrainerProcess, TrainerTask
 from protocol.control import HostSpec
-from protocol.identity import Identity, public_key_of
+from protocol.identity import Identity, PeerId, public_key_of
 from protocol.manifest import NO_RUN, Manifest, TaskSpec, run_id_of, sign_manifest
 
 _DRAFT = ".draft-"
@@ -40,6 +42,7 @@ async def found_run(
     Raises:
         TalkootError: the task, its data or the settings can't be used, or the disk is full.
     """
+    check_method(spec.method, spec.round)
     check_trust(spec.trust, spec.method)
     for steward in spec.stewards:
         public_key_of(steward)
@@ -49,10 +52,12 @@ async def found_run(
     data = await asyncio.to_thread(kind.prepare, spec.task.config, path)
     with _draft_in(runs, disk) as draft:
         data_file = await asyncio.to_thread(draft.save_data, data)
-        task = TrainerTask(spec.task.kind, kind.version, spec.task.config, data_file.path)
+        task = TrainerTask(
+            spec.task.kind, kind.version, spec.task.config, data_file.path, spec.method
+        )
         async with TrainerProcess(resources) as trainer:
             loaded = await trainer.load(task)
-        genesis = await asyncio.to_thread(State.genesis, NO_RUN, loaded.layout, loaded.params)
+            genesis = await _genesis(spec, trainer, loaded, identity.peer_id)
         described = TaskSpec(
             kind=spec.task.kind,
             version=kind.version,
@@ -64,6 +69,13 @@ async def found_run(
         )
         manifest = _manifest(spec, identity, created, described, genesis.root)
         return await asyncio.to_thread(_keep, draft, disk, identity, manifest, genesis)
+
+
+async def _genesis(spec: HostSpec, trainer: Prober, loaded: LoadedTask, host: PeerId) -> State:
+    if spec.method.kind == "spsa":
+        settings = SpsaSettings.read(spec.method.settings)
+        return await spsa_genesis(settings, trainer, loaded, host, spec.round.min_peers)
+    return await asyncio.to_thread(State.genesis, NO_RUN, loaded.layout, loaded.params)
 
 
 def _check_objective(kind: type[Task], spec: HostSpec) -> None:
@@ -115,7 +127,8 @@ def _keep(
 ) -> Path:
     run = run_id_of(manifest)
     folder = RunFolder(draft.path, run, disk)
-    folder.checkpoints.save(State.genesis(run, genesis.layout, genesis.params))
+    vectors = genesis.params, genesis.momentum
+    folder.checkpoints.save(State.of(run, genesis.header, *vectors))
     folder.save_manifest(sign_manifest(identity, manifest).envelope)
     path = draft.path.with_name(run.hex())
     with telling(path.parent, 0):

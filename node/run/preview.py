@@ -43,7 +43,7 @@ async def preview_of(
         rule=manifest.trust.rule,
         admission=manifest.admission,
         what_others_see=_what_others_see(manifest.trust),
-        trust=trust_in_words(manifest.trust),
+        trust=trust_in_words(manifest.trust, manifest.method.kind),
         fits=not obstacle,
         reason=obstacle,
     )

@@ -137,7 +137,8 @@ class Session:
             data = await self._data()
             shelf.put(data)
             task = self.manifest.task
-            await trainer.load(TrainerTask(task.kind, task.version, task.config, data.path))
+            method = self.manifest.method
+            await trainer.load(TrainerTask(task.kind, task.version, task.config, data.path, method))
             state = await asyncio.to_thread(self.folder.checkpoints.load_newest)
             nonce = await self._nonce()
             kind = node.worker_of(self.manifest.method.kind)
@@ -251,6 +252,9 @@ class Session:
             "samples_accepted": tally.samples_accepted,
             "samples_per_second": tally.samples_per_second,
             "peers": live,
+            "probes": tally.probes,
+            "bytes_said": tally.bytes_said,
+            "bytes_heard": tally.bytes_heard,
             "last_round": self._last_round(worker),
             "warnings": _warnings(self.manifest, worker, live),
             "standing": standings.word(me) if state else None,

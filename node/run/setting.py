@@ -98,6 +98,11 @@ class Tally:
     missing: int = 0
     capacity: int = 0
     """Bytes per second that we offer as a reducer."""
+    probes: int = 0
+    """Of method spsa, made here."""
+    bytes_said: int = 0
+    """In tickets and blocks, by this peer."""
+    bytes_heard: int = 0
 
     def note_round(self, roll: Roll, reports: dict[PeerId, MemberReport]) -> None:
         """Note what each peer had of a round."""

@@ -13,10 +13,12 @@ import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from node.audit.accuser import Accuser
+from node.audit.books import RoundFacts, telling, write_history
 from node.audit.evidence_box import EvidenceBox
 from node.audit.evidence_check import EvidenceChecker
 from node.audit.inspection import Inspector
@@ -67,6 +69,8 @@ class _Contribution:
 class SpsaWorker(Worker):
     """Takes part in one run of method `spsa` until cancelled.
 
+    A demonstration's liar is a subclass with a round of its own.
+
     Args:
         setting: the run and what this peer brings.
         trainer: evaluates probes; its task is loaded, and the caller ends it.
@@ -75,6 +79,8 @@ class SpsaWorker(Worker):
         fresh: this peer made the state itself just now, so there is nobody to ask for a newer one.
         refused: counts refused messages by error code.
     """
+
+    round_kind: ClassVar[type[ChainRound]] = ChainRound
 
     def __init__(
         self,
@@ -106,7 +112,8 @@ class SpsaWorker(Worker):
         self._stopped = asyncio.Event()
         self._contribution: _Contribution | None = None
         self._trees: deque[HeldTree] = deque()
-        self._candidate: State | None = None
+        self._candidate: RoundFacts | None = None
+        self._closed: asyncio.Queue[RoundFacts] = asyncio.Queue()
         self._checks.past = self._past
         self._tools = RoundTools(
             setting=setting,
@@ -127,7 +134,7 @@ class SpsaWorker(Worker):
             await super().run()
 
     def _work(self) -> Sequence[Work]:
-        return self.chain_channel.listen, self.chain_channel.speak
+        return self.chain_channel.listen, self.chain_channel.speak, self._keep_books
 
     @property
     def _own(self) -> Signed[Commitment] | None:
@@ -181,7 +188,7 @@ class SpsaWorker(Worker):
             return self.round
         path = self._set.folder.path / "lives"
         life = await asyncio.to_thread(next_life, path, self._set.folder.disk)
-        self.round = ChainRound(self._tools, state, branches_of(self._set, state), life)
+        self.round = self.round_kind(self._tools, state, branches_of(self._set, state), life)
         self._blocks.chain = self.round.chain
         self._checks.round = self.round
         return self.round
@@ -214,7 +221,7 @@ class SpsaWorker(Worker):
         evidence = self._auditor.evidence
         if evidence.has_work:
             await evidence.judge_work()
-        if not self._checks.happens(self.settings.check_rate):
+        if not self._checks.happens(self._set.manifest.trust.audit_rate):
             return
         accused = frozenset(PeerId(each.accused) for each in self._auditor.accusations(chain.state))
         ticket = self._checks.draw(chain.chain.tip, accused)
@@ -260,9 +267,12 @@ class SpsaWorker(Worker):
         seal = Seal.of(self._set, now, roll, before)
         params, rest = await self._sealed_vectors(now, seal)
         candidate = await asyncio.to_thread(state.next, params, rest, seal.ledger, seal.scale)
-        self._candidate = candidate
         self._blocks.keep(state.root, SealedRound(tuple(tip.blocks()), roll.envelope))
         self.tally.note_round(roll, seal.reports)
+        self.tally.bytes_said = self.chain_channel.bytes_said
+        self.tally.bytes_heard = self.chain_channel.bytes_heard
+        seconds = asyncio.get_running_loop().time() - self._began_at
+        self._candidate = RoundFacts(state, candidate, roll, seal.reports, self.tally.loss, seconds)
         signed = self._channel.sign(
             Result(
                 round=roll.round,
@@ -330,11 +340,23 @@ class SpsaWorker(Worker):
     # states
 
     def _adopt(self) -> None:
-        if self._candidate is None:
+        facts, self._candidate = self._candidate, None
+        if facts is None:
             raise RuntimeError("there is no state to adopt")
-        self._hold(self._candidate)
-        self._candidate = None
+        mine = facts.reports.get(self._set.identity.peer_id)
+        if mine and mine.share > 0 and self._contribution:
+            self.tally.samples_accepted += self._contribution.commitment.message.samples
+        self._hold(facts.after)
+        self._closed.put_nowait(facts)
+
+    async def _keep_books(self) -> None:
+        while True:
+            facts = await self._closed.get()
+            with telling("its history"):
+                await write_history(self._set, facts)
+            self._auditor.evidence.note_bans(facts.after.ledger, facts.roll.peers)
 
     def _forget(self) -> State | None:
-        candidate, self._candidate = self._candidate, None
-        return candidate
+        facts, self._candidate = self._candidate, None
+        self._contribution = None
+        return facts.after if facts else None

@@ -46,8 +46,6 @@ class SpsaSettings:
     """The first; none until the host has measured it."""
     weight_decay: Annotated[float, Meta(ge=0, le=10)] = 0.003
     """Of matrices, at a seal: so many times the rates of all probes that it follows."""
-    check_rate: Annotated[float, Meta(ge=0, le=1)] = 1 / 16
-    """Part of the blocks in which a peer repeats somebody's ticket."""
     trainable: Annotated[str, Meta(min_length=1, max_length=1024)] = "*"
     """Which tensors are trained: shell patterns over their names, with commas between."""
 
