@@ -27,6 +27,7 @@ from node.audit.witness import Witness
 from node.chain.channel import ChainChannel
 from node.chain.checks import TicketChecks
 from node.chain.master import Master
+from node.chain.replay import Replay
 from node.chain.round import ChainRound, Others, RoundTools
 from node.chain.seal import Past, Seal, branches_of, chosen_log
 from node.chain.sync import BlockServer, SealedRound
@@ -45,6 +46,7 @@ from protocol.errors import ProtocolError, TalkootError
 from protocol.events import Committed, Exchanged, Result, Trained
 from protocol.evidence import Equivocation, FalseTicket, ForkedTickets, Proof
 from protocol.identity import PeerId
+from protocol.presence import Head
 from protocol.rollcall import Commitment, Roll, Verdict
 from protocol.rounds import Phase
 from protocol.signing import Signed
@@ -348,6 +350,22 @@ class SpsaWorker(Worker):
             self.tally.samples_accepted += self._contribution.commitment.message.samples
         self._hold(facts.after)
         self._closed.put_nowait(facts)
+
+    async def _fetch(self, head: Head, holders: tuple[PeerId, ...], have: State | None) -> State:
+        """Return the state `head`: by the blocks since ours where that is sooner."""
+        state = self.state
+        if state is None or head.round <= state.round:
+            return await super()._fetch(head, holders, have)
+        replay = Replay(self._set, self._master, holders)
+        try:
+            found = await replay.run(state, head)
+        except TalkootError as error:
+            log.info("no replay: %s", error)
+            return await super()._fetch(head, holders, have)
+        log.info("replayed %d rounds", head.round - state.round)
+        for root, sealed in replay.sealed.items():
+            self._blocks.keep(root, sealed)
+        return found
 
     async def _keep_books(self) -> None:
         while True:
