@@ -12,10 +12,11 @@ import pytest
 
 from node.api.server import serve_api
 from node.cli import main
-from node.cli.hosting import TEMPLATE
+from node.cli.hosting import METHODS, TEMPLATE
 from node.demo.options import DemoOptions
 from node.home.paths import HOME_VARIABLE, Paths
 from node.methods.local import LocalSettings
+from node.methods.spsa.settings import SpsaSettings
 from node.tasks.text import TextConfig
 from protocol.control import HostSpec
 from protocol.manifest import TrustSpec
@@ -57,10 +58,11 @@ def test_a_fresh_spec_is_valid_and_commented(tmp_path: Path, capsys: Shown) -> N
 
 
 def test_the_settings_that_a_fresh_spec_shows_exist() -> None:
-    shown = TEMPLATE.split("[task.config]\n")[1].split("\n\n")[0]
+    shown = METHODS["local"].split("[task.config]\n")[1].split("\n\n")[0]
     assert {line.split()[1] for line in shown.splitlines()} <= set(TextConfig.__slots__)
-    shown = TEMPLATE.split("[method.settings]\n")[1].split("\n\n")[0]
-    assert {line.split()[1] for line in shown.splitlines()} <= set(LocalSettings.__slots__)
+    for method, settings in (("local", LocalSettings), ("spsa", SpsaSettings)):
+        shown = METHODS[method].split("[method.settings]\n")[1].split("\n\n")[0]
+        assert {line.split()[1] for line in shown.splitlines()} <= set(settings.__slots__)
     shown = TEMPLATE.split("[trust]\n")[1]
     keys = {line.split()[0] for line in shown.splitlines() if not line.startswith("#")}
     assert keys == set(TrustSpec.__struct_fields__)
@@ -92,6 +94,24 @@ async def test_a_fresh_spec_starts_a_run_as_it_is(node: FakeControls, capsys: Sh
         newcomer_share=1.0,
         work_bits=0,
     )
+
+
+async def test_a_fresh_spec_of_method_spsa_starts_a_run_as_it_is(
+    node: FakeControls, capsys: Shown
+) -> None:
+    await talkoot("host", "init", "spec.toml", "--method", "spsa")
+    assert await talkoot("host", "start", "spec.toml") == 0
+    (asked,) = node.asked
+    assert isinstance(asked[1], HostSpec)
+    assert (asked[1].method.kind, asked[1].round.local_steps) == ("spsa", 64)
+
+
+def test_a_round_of_method_spsa_is_a_number_of_blocks(tmp_path: Path, capsys: Shown) -> None:
+    assert main(["host", "init", "spec.toml", "--method", "spsa"]) == 0
+    text = (tmp_path / "spec.toml").read_text()
+    (tmp_path / "spec.toml").write_text(text.replace("local_steps = 64", "target_samples = 64"))
+    assert main(["host", "start", "spec.toml"]) == 2
+    assert "a round of method spsa is a number of blocks" in capsys.readouterr().err
 
 
 def test_a_spec_is_never_written_over(tmp_path: Path, capsys: Shown) -> None:

@@ -29,6 +29,18 @@ description = "A small language model that writes Python."
 licence = "PSF-2.0"            # of the data and the model, for those who join
 # stewards = ["12D3Koo…"]      # PeerIDs of nodes that you trust like your own, from the start
 
+{method}[trust]
+# These are for a small run among friends. For a public run take the values in brackets.
+rule = "clip"                  # clip withstands liars; also {rules}
+audit_rate = 0.0625            # part of the rounds in which a peer repeats another's work [0.0625]
+kept_rounds = 3                # rounds for which it can be audited; costs disk space [3]
+probation_rounds = 3           # a newcomer's work counts only after so many rounds [50]
+probation_passes = 0           # and after so many passed audits [3]
+newcomer_share = 1.0           # most of a round's weight for all who just left probation [0.1]
+work_bits = 0                  # joining costs 2 to this power hashes; 23 takes some seconds [23]
+"""
+
+_LOCAL = """\
 [task]
 kind = "text"                  # what is installed: {kinds}
 # data = "my-texts"            # a file or folder; left out: Python's own standard library
@@ -42,34 +54,43 @@ kind = "text"                  # what is installed: {kinds}
 # max_bytes = 4_000_000        # of data; everybody who joins downloads it
 
 [method]
-kind = "local"                 # each peer trains alone, then all agree on one update; or "spsa":
-                               # one byte per gradient, for slow lines or little memory
+kind = "local"                 # each peer trains alone, then all agree on one update
 
 [method.settings]
 # learning_rate = 1e-3
 # warmup_steps = 50
 # weight_decay = 0.1
-# With "spsa" these instead (docs/spsa.md):
-# probes = 16                  # most that a peer puts into one ticket
-# block_seconds = 2.0
-# trainable = "*"              # which tensors, for example "*lora*,head.*"
 
 [round]
-local_steps = 50               # each peer's steps in a round; with "spsa" blocks, such as 64
+local_steps = 50               # each peer's steps in a round
 max_seconds = 120              # who is slower sends what it has
 min_peers = 1                  # wait until so many are there
 total = 100                    # rounds until the run is finished; left out: it goes on
 
-[trust]
-# These are for a small run among friends. For a public run take the values in brackets.
-rule = "clip"                  # clip withstands liars; also {rules}
-audit_rate = 0.0625            # part of the rounds in which a peer repeats another's work [0.0625]
-kept_rounds = 3                # rounds for which it can be audited; costs disk space [3]
-probation_rounds = 3           # a newcomer's work counts only after so many rounds [50]
-probation_passes = 0           # and after so many passed audits [3]
-newcomer_share = 1.0           # most of a round's weight for all who just left probation [0.1]
-work_bits = 0                  # joining costs 2 to this power hashes; 23 takes some seconds [23]
 """
+_SPSA = """\
+[task]
+kind = "image"                 # what is installed: {kinds}
+# data = "my-data"             # a file or folder; left out: what comes with the kind
+
+[task.config]
+
+[method]
+kind = "spsa"                  # one byte per gradient: for slow lines and little memory
+
+[method.settings]
+# probes = 16                  # most that a peer says at once
+# block_seconds = 2.0          # longest time until what was said moves the weights
+# trainable = "*"              # which tensors, for example "*lora*,head.*"
+
+[round]
+local_steps = 64               # blocks; then all agree on the state
+max_seconds = 600              # a round that takes longer ends with the blocks that it has
+min_peers = 1                  # wait until so many are there
+total = 100                    # rounds until the run is finished; left out: it goes on
+
+"""
+METHODS = {"local": _LOCAL, "spsa": _SPSA}
 
 
 def add(commands: Commands) -> None:
@@ -78,6 +99,12 @@ def add(commands: Commands) -> None:
     actions = host.add_subparsers(title="actions", metavar="ACTION", required=True)
     init = actions.add_parser("init", help="write a commented spec to edit")
     init.add_argument("spec", type=Path, metavar="SPEC.toml")
+    init.add_argument(
+        "--method",
+        choices=sorted(METHODS),
+        default="local",
+        help="local: whole updates (default); spsa: one byte per gradient",
+    )
     init.set_defaults(command=_init)
     start = actions.add_parser("start", help="start the run that a spec states")
     start.add_argument("spec", type=Path, metavar="SPEC.toml")
@@ -90,7 +117,8 @@ def _init(context: Context, options: argparse.Namespace) -> int:
     file: Path = options.spec
     kinds = ", ".join(sorted(task_kinds())) or "nothing yet"
     rules = ", ".join(rule for rule in get_args(Rule) if rule != "clip")
-    text = TEMPLATE.format(file=file, kinds=kinds, rules=rules)
+    method = METHODS[options.method].format(kinds=kinds)
+    text = TEMPLATE.format(file=file, method=method, rules=rules)
     try:
         with file.open("x", encoding="utf-8") as handle:
             handle.write(text)
