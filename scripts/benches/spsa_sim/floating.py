@@ -10,10 +10,10 @@ from benches.spsa_sim.model import Batches, Floats, draw, losses, start
 from benches.spsa_sim.noise import noise_bits
 from node.methods.spsa.quantiser import (
     CLIP,
-    MEMORY_PROBES,
-    QUARTILE,
+    Report,
     exponent_of,
     first_scale,
+    next_scale,
     probe_rate,
     quantise,
 )
@@ -58,7 +58,9 @@ class FloatChain:
         if self.directions == "Gaussian":
             rng = np.random.default_rng((seed, seq + 1))
             return rng.standard_normal((probes, self.layout.size), np.float32)
-        return 2 * noise_bits(seed, 0, seq, probes, self.layout.size).astype(np.float32) - 1
+        bits = noise_bits(seed, 0, seq, probes, self.layout.size)
+        signs: Floats = np.subtract(2 * bits, 1, dtype=np.float32)
+        return signs
 
     def projections(self, moves: Floats, batches: Batches) -> Floats:
         """Return c (n,) of probes at the present state."""
@@ -73,8 +75,9 @@ class FloatChain:
         """Apply a block, and learn the scale from it."""
         rate = probe_rate(self.rates.probe, self.rates.block, len(values))
         self.theta = self.theta - np.float32(rate) * (self._told(values) @ moves)
-        found = float(np.quantile(np.abs(values), 0.25)) / QUARTILE
-        self.scale += len(values) / (len(values) + MEMORY_PROBES) * (found - self.scale)
+        exponent = exponent_of(self.scale)
+        whole = [quantise(float(value), exponent) for value in values]
+        self.scale = next_scale(self.scale, [Report(whole, exponent)])
 
     def _told(self, values: Floats) -> Floats:
         """Return the projections as they cross the wire and are applied."""
@@ -90,6 +93,7 @@ class FloatChain:
                 return np.clip(whole * 2.0**exponent, -limit, limit).astype(np.float32)
             case "int4":
                 unit = limit / INT4_LEVELS
-                return unit * np.clip(np.rint(values / unit), -INT4_LEVELS, INT4_LEVELS)
+                levels: Floats = np.clip(np.rint(values / unit), -INT4_LEVELS, INT4_LEVELS)
+                return unit * levels
             case "sign":
                 return np.float32(MEAN_SIZE * self.scale) * np.sign(values)

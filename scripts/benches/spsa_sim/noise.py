@@ -11,6 +11,6 @@ Bits = NDArray[np.uint8]
 def noise_bits(seed: int, peer: int, seq: int, probes: int, size: int) -> Bits:
     """Return the bits (probes, size) of a ticket's directions, 1 for +1 and 0 for -1."""
     key = sha256(f"{seed}/{peer}/{seq}".encode()).digest()
-    words = np.random.Philox(key=int.from_bytes(key[:16], "little"))
-    words = words.random_raw((probes, -(-size // 64))).view(np.uint8)
-    return np.unpackbits(words, axis=1, count=size, bitorder="little")
+    stream = np.random.Philox(key=int.from_bytes(key[:16], "little"))
+    octets: Bits = stream.random_raw((probes, -(-size // 64))).view(np.uint8)
+    return np.unpackbits(octets, axis=1, count=size, bitorder="little")
