@@ -18,7 +18,7 @@ from node.home.version import VERSION
 from protocol.identity import Identity
 
 if TYPE_CHECKING:
-    from node.run.worker import Worker
+    from node.run.workers import WorkerOf
 
 log = logging.getLogger("node")
 
@@ -50,16 +50,17 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def serve(
-    config: Config, paths: Paths, identity: Identity, worker: "type[Worker] | None" = None
+    config: Config, paths: Paths, identity: Identity, workers: "WorkerOf | None" = None
 ) -> None:
-    """Run the node until a signal ends it; `worker` is a demonstration's liar."""
+    """Run the node until a signal ends it; `workers` are a demonstration's liars."""
     from node.app import run  # noqa: PLC0415 - takes seconds to import; a mistake is told before
+    from node.run.workers import worker_of  # noqa: PLC0415
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await run(config, paths, identity, stop, worker)
+    await run(config, paths, identity, stop, workers or worker_of)
 
 
 if __name__ == "__main__":

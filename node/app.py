@@ -27,7 +27,7 @@ from node.home.version import VERSION
 from node.run.host import found_run, remove_drafts
 from node.run.preview import preview_of
 from node.run.session import NodeSetting, Session
-from node.run.worker import Worker
+from node.run.workers import WorkerOf, worker_of
 from node.store.run_folder import RunFolder
 from node.store.state import export
 from node.store.storage import Disk, StateError, telling
@@ -52,7 +52,7 @@ async def run(
     paths: Paths,
     identity: Identity,
     stop: asyncio.Event,
-    worker: type[Worker] | None = None,
+    workers: WorkerOf = worker_of,
 ) -> None:
     """Run the node until `stop` is set; a network that dies is started again.
 
@@ -61,7 +61,7 @@ async def run(
         paths: the home, made and locked by the caller.
         identity: this peer.
         stop: ends the node, in order.
-        worker: what takes part in runs in place of a `Worker`: a liar, in a demonstration.
+        workers: what takes part in runs: a liar, in a demonstration.
 
     Raises:
         TalkootError: the network or the API can't be started.
@@ -74,7 +74,7 @@ async def run(
             announce=config.node.announce,
             client_mode=config.network.client_mode,
         ) as swarm:
-            node = Node(config, paths, identity, swarm, stop, worker)
+            node = Node(config, paths, identity, swarm, stop, workers)
             node.addresses = tuple(await swarm.addresses())
             async with asyncio.TaskGroup() as tasks:
                 node.start_sessions(tasks)
@@ -104,7 +104,7 @@ class Node:
         identity: Identity,
         swarm: Swarm,
         stop: asyncio.Event,
-        worker: type[Worker] | None = None,
+        workers: WorkerOf = worker_of,
     ) -> None:
         self.api_url = ""
         self.addresses: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ class Node:
             resources=Resources(config.contribute.cpu_threads, config.contribute.device),
             reduces=not config.network.client_mode,
             max_state_bytes=config.storage.max_bytes,
-            worker=worker or Worker,
+            worker_of=workers,
             refused=Counter(),
         )
         self._tasks: asyncio.TaskGroup | None = None

@@ -19,6 +19,7 @@ from protocol.codec import Message
 from protocol.layout import CHUNK_FLOATS, MAX_CHUNKS
 from protocol.rollcall import RoundField
 from protocol.signing import Bytes32, PeerIdField
+from protocol.tickets import MAX_TICKET_BYTES
 
 MAX_EVIDENCE_BYTES = 2 << 20
 MAX_EVIDENCE_PAYLOAD = MAX_EVIDENCE_BYTES - 256
@@ -73,13 +74,42 @@ class FalseWork(Message, frozen=True):
     commitment: Annotated[bytes, Meta(max_length=2048)]
 
 
+TicketField = Annotated[bytes, Meta(max_length=MAX_TICKET_BYTES)]
+
+
+class FalseTicket(Message, frozen=True):
+    """A ticket of method spsa whose projections nobody else measures."""
+
+    round: RoundField
+    root: Bytes32
+    """Of the state that the round grows from."""
+    ticket: TicketField
+
+
+class ForkedTickets(Message, frozen=True):
+    """Two tickets of one peer and number in one round."""
+
+    round: RoundField
+    root: Bytes32
+    first: TicketField
+    second: TicketField
+
+
 class FalseAccusation(Message, frozen=True):
     """Sealed evidence that doesn't hold."""
 
     evidence: Annotated[bytes, Meta(max_length=3 << 19)]
 
 
-Proof: TypeAlias = Equivocation | Mismatch | FalseAggregate | FalseWork | FalseAccusation
+Proof: TypeAlias = (
+    Equivocation
+    | Mismatch
+    | FalseAggregate
+    | FalseWork
+    | FalseTicket
+    | ForkedTickets
+    | FalseAccusation
+)
 
 
 class Evidence(Message, frozen=True):

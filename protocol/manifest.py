@@ -44,7 +44,7 @@ class TaskSpec(Message, frozen=True):
 class MethodSpec(Message, frozen=True):
     """How it is trained, with the method's own settings."""
 
-    kind: Literal["local"]
+    kind: Literal["local", "spsa"]
     settings: Settings
 
 

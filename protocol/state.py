@@ -1,9 +1,10 @@
 """The agreed state of a run as a Merkle tree: what every honest peer holds after a round.
 
 Leaf 0 is the canonical `StateHeader`; then one leaf for each chunk of the parameters θ, then one
-for each chunk of the outer momentum m, all little-endian float32 cut by the layout; the last leaf
-is the canonical `Ledger`. The root names everything: run, round, predecessor, tensors, both vectors
-and every peer's standing.
+for each chunk of a second vector, all little-endian float32 cut by the layout; the last leaf is the
+canonical `Ledger`. The second vector is the outer momentum m, and with method `spsa` what float32
+rounds off of its fixed-point weights. The root names everything: run, round, predecessor, tensors,
+both vectors and every peer's standing.
 
 Round 0 is outside of any run: the manifest names its root, and the run id is the manifest's hash.
 """
@@ -37,6 +38,8 @@ class StateHeader(Message, frozen=True):
     prev_root: Bytes32
     """Root of the state that this one was made from; `GENESIS_PREVIOUS` in round 0."""
     tensors: Annotated[tuple[TensorSpec, ...], Meta(min_length=1, max_length=MAX_TENSORS)]
+    scale: Annotated[float, Meta(ge=0, le=1e30)] = 0.0
+    """With method `spsa`: how large a projection usually is."""
 
     def __post_init__(self) -> None:
         if self.round == 0 and (self.run, self.prev_root) != (NO_RUN, GENESIS_PREVIOUS):

@@ -15,6 +15,7 @@ from node.app import Node
 from node.exchange.wire import Floats
 from node.home.config import Config, StorageSection
 from node.home.paths import Paths
+from node.run.workers import WorkerOf, worker_of
 from node.training.trainer import LoadedTask, Resources, TrainerError, TrainerTask
 from protocol.control import HostSpec, RunStatus, TaskSource
 from protocol.identity import Identity
@@ -82,8 +83,9 @@ class Scene:
         """Run the node of a home while the context lasts."""
         paths, me = self.paths(number), identity(number)
         async with kind(self.network, me) as swarm, asyncio.TaskGroup() as tasks:
-            worker = lying(corrupt) if corrupt else None
-            node = Node(config, paths, me, swarm, asyncio.Event(), worker)
+            liar = lying(corrupt) if corrupt else None
+            workers: WorkerOf = (lambda _: liar) if liar else worker_of
+            node = Node(config, paths, me, swarm, asyncio.Event(), workers)
             node.start_sessions(tasks)
             try:
                 yield node

@@ -16,13 +16,20 @@ from node.exchange.setting import Update
 from node.exchange.wire import Floats
 from node.home.address_book import AddressBook
 from node.methods.local import TrainPlan
+from node.run.local import LocalWorker
 from node.run.setting import RunSetting, Tally
-from node.run.worker import Worker
 from node.store.ledger import RunLedger
 from node.store.run_folder import DataFile, RunFolder
 from node.store.state import State
 from node.store.storage import Buffer, Disk
-from node.training.trainer import LoadedTask, Progress, TrainerError, TrainerTask, TrainResult
+from node.training.trainer import (
+    Evaluation,
+    LoadedTask,
+    Progress,
+    TrainerError,
+    TrainerTask,
+    TrainResult,
+)
 from node.transfer.tree_server import TreeServer, TreeShelf
 from protocol.errors import TalkootError
 from protocol.identity import Identity, PeerId
@@ -55,7 +62,9 @@ TARGET = np.float32(1.0)
 DATA = b"some data" * 1000
 
 
-def lying(corrupt: Callable[[Floats, int], Floats], kind: type[Worker] = Worker) -> type[Worker]:
+def lying(
+    corrupt: Callable[[Floats, int], Floats], kind: type[LocalWorker] = LocalWorker
+) -> type[LocalWorker]:
     """Return a worker that sends what `corrupt` makes of its update, given the round."""
 
     class Liar(kind):  # type: ignore[misc, valid-type]
@@ -127,8 +136,8 @@ class FakeTrainer:
             update, steps, steps * self.samples_per_step, loss, steps * self.step_seconds
         )
 
-    async def evaluate(self, params: Floats) -> float:
-        return float(np.square(params - TARGET).mean())
+    async def evaluate(self, params: Floats) -> Evaluation:
+        return Evaluation(float(np.square(params - TARGET).mean()))
 
     async def sample(
         self, params: Floats, length: int, prompt: str = "\n", seed: int = 0
@@ -143,7 +152,7 @@ class PeerOptions:
     step_seconds: float = 0.1
     reduces: bool = True
     corrupt: Callable[[Floats, int], Floats] | None = None
-    kind: type[Worker] = Worker
+    kind: type[LocalWorker] = LocalWorker
     disk: Disk = field(default_factory=QuickDisk)
     layout: Layout = LAYOUT
     network: type[MemorySwarm] = MemorySwarm
@@ -159,7 +168,7 @@ class RunPeer:
     trainer: FakeTrainer
     swarm: MemorySwarm | None = None
     shelf: RecordingShelf | None = None
-    worker: Worker | None = None
+    worker: LocalWorker | None = None
     task: asyncio.Task[None] | None = None
     error: BaseException | None = None
     """What ended the worker, if it was not told to end."""
@@ -354,7 +363,7 @@ class SwarmRun:
         everybody = {self.peers[number].id for number in wanted}
         await self.until(lambda: everybody <= self.tally(wanted[0]).reports.keys())
 
-    def worker(self, number: int) -> Worker:
+    def worker(self, number: int) -> LocalWorker:
         worker = self.peers[number].worker
         if worker is None:
             raise LookupError(f"peer {number} does not run")

@@ -21,6 +21,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     ("name", "keys"),
     [
         ("clip", {"ratio_to_mean"}),
+        ("spsa", {"apply_ratio_to_mezo", "apply_numpy_ratio_to_mezo", "perturb_ratio_to_copy"}),
         pytest.param("exchange", {"ratio_to_hivemind", "trust_fraction"}, marks=pytest.mark.swarm),
         pytest.param(
             "round",

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dht.virtual_time import run
-from node.audit.auditor import Auditor, Jury
+from node.audit.accuser import Jury
+from node.audit.auditor import Auditor
 from node.audit.books import Books, ClosedRound
 from node.store.state import State
 from node.store.storage import Disk, DiskFullError

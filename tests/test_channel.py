@@ -12,10 +12,9 @@ from dht.memory import MemoryNetwork, MemorySwarm
 from dht.memory_links import Conditions
 from dht.swarm import NetworkError
 from dht.virtual_time import run
+from node.run.allowances import MAX_AUTHORS, MESSAGES_PER_SECOND
 from node.run.channel import (
-    MAX_AUTHORS,
     MAX_UNSAID,
-    MESSAGES_PER_SECOND,
     RECORD_SECONDS,
     ChannelRules,
     RunChannel,
@@ -411,9 +410,10 @@ def test_a_clock_that_is_set_back_silences_nobody() -> None:
 
 def test_allowances_are_kept_for_a_bounded_number_of_authors() -> None:
     async def story(scene: Scene) -> None:
+        allowances = scene.channel._allowances
         for number in range(MAX_AUTHORS + 10):
-            scene.channel._spend_allowance(PeerId(f"author {number}"))
-        assert len(scene.channel._allowances) == MAX_AUTHORS
-        assert PeerId("author 0") not in scene.channel._allowances
+            allowances.spend(PeerId(f"author {number}"))
+        assert len(allowances) == MAX_AUTHORS
+        assert PeerId("author 0") not in allowances
 
     play(story)

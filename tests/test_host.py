@@ -12,7 +12,7 @@ from node.home.settings import SettingsError
 from node.run.host import found_run, remove_drafts
 from node.store.run_folder import RunFolder
 from node.store.storage import Disk, DiskFullError
-from node.tasks import TaskDataError, UnknownTaskError
+from node.tasks import NoGradientError, TaskDataError, UnknownTaskError
 from node.training.trainer import Resources, TrainerError
 from protocol.control import HostSpec, TaskSource
 from protocol.errors import SignatureError, TalkootError
@@ -113,6 +113,14 @@ def test_a_bad_setting_leaves_nothing_behind(
     )
     with pytest.raises(kind):
         found(tmp_path, spec)
+    assert left_behind(tmp_path) == []
+
+
+def test_a_method_that_needs_gradients_refuses_an_objective_without_one(tmp_path: Path) -> None:
+    task = TaskSource(kind="image", data="", config={"objective": "accuracy"})
+    with pytest.raises(NoGradientError, match="image") as caught:
+        found(tmp_path, spec_of(tmp_path, task))
+    assert "method spsa" in caught.value.hint
     assert left_behind(tmp_path) == []
 
 

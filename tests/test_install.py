@@ -32,8 +32,8 @@ def test_the_command_is_there() -> None:
 
 
 def test_every_task_kind_loads_under_its_own_name() -> None:
-    assert {"text", "image"} <= task_kinds().keys()
-    for kind in ("text", "image"):
+    assert {"text", "image", "finetune"} <= task_kinds().keys()
+    for kind in ("text", "image", "finetune"):
         assert task_class(kind).kind == kind
 
 

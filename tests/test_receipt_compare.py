@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from dht.swarm import Stream
 from node.exchange.exchange import Exchange
 from node.exchange.reduction import Reducer
-from node.run.worker import Worker
+from node.run.local import LocalWorker
 from protocol.codec import encode
 from protocol.identity import PeerId
 from protocol.signing import seal
@@ -42,7 +42,7 @@ class TwoFacedExchange(Exchange):
             await self._send(stream, encode(Aggregate(chunk, reduced.data, told.envelope)))
 
 
-class TwoFaced(Worker):
+class TwoFaced(LocalWorker):
     exchange_kind = TwoFacedExchange
 
 
@@ -63,7 +63,7 @@ class OneSidedExchange(Exchange):
     reducer_kind = OneSidedReducer
 
 
-class OneSided(Worker):
+class OneSided(LocalWorker):
     exchange_kind = OneSidedExchange
 
 

@@ -233,3 +233,32 @@ def test_bytes_that_are_no_digits_are_refused(data: bytes) -> None:
 def test_classifier_generates_nothing(digits: bytes) -> None:
     task = load_task("image", 1, {}, digits)
     assert task.sample(task.build_model(), "", 10, 0) is None
+
+
+def test_accuracy_is_the_part_of_held_out_digits_told_right(digits: bytes) -> None:
+    task = load_task("image", 1, {"objective": "accuracy"}, digits)
+    model = task.build_model()
+    accuracy = task.accuracy(model)
+    assert accuracy is not None
+    assert 0 < accuracy < 0.3
+    assert task.evaluate(model) == pytest.approx(1 - accuracy)
+    assert load_task("image", 1, {}, digits).accuracy(model) == accuracy
+    with torch.no_grad():
+        images, labels = batch = next(task.batches(0))
+        wrong = int((model(images).argmax(1) != labels).sum())
+        assert float(task.loss(model, batch)) == pytest.approx(wrong / 32)
+
+
+def test_only_an_error_rate_has_no_gradient(digits: bytes) -> None:
+    assert ImageTask.differentiable({})
+    assert TextTask.differentiable({})
+    assert not ImageTask.differentiable({"objective": "accuracy"})
+    task = load_task("image", 1, {"objective": "accuracy"}, digits)
+    assert not task.loss(task.build_model(), next(task.batches(0))).requires_grad
+    with pytest.raises(SettingsError, match="objective"):
+        ImageTask.differentiable({"objective": "wit"})
+
+
+def test_text_has_no_accuracy() -> None:
+    task = text_task()
+    assert task.accuracy(task.build_model()) is None

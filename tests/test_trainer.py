@@ -95,8 +95,14 @@ async def test_training_lowers_the_held_out_loss(
     result = await train(trainer, loaded.params, GOOD)
     assert (result.steps, result.samples) == (100, 3200)
     assert result.seconds > 0
-    assert await trainer.evaluate(loaded.params) > 2.2
-    assert await trainer.evaluate(loaded.params - result.update) < 0.3
+    before = await trainer.evaluate(loaded.params)
+    after = await trainer.evaluate(loaded.params - result.update)
+    assert before.loss > 2.2
+    assert after.loss < 0.3
+    assert before.accuracy is not None
+    assert after.accuracy is not None
+    assert before.accuracy < 0.3
+    assert after.accuracy > 0.9
 
 
 async def test_same_plan_gives_the_same_bits(trainer: TrainerProcess, loaded: LoadedTask) -> None:
@@ -172,7 +178,7 @@ async def test_divergence_is_an_error_of_the_round_alone(
     with pytest.raises(TrainerError, match="not a finite number") as caught:
         await train(trainer, broken)
     assert caught.value.code == "diverged"
-    assert await trainer.evaluate(broken) == math.inf
+    assert (await trainer.evaluate(broken)).loss == math.inf
     assert (await train(trainer, loaded.params)).steps == SHORT.steps
 
 

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from node.tasks.image import ImageTask
-from node.training.trainer_child import SharedMemoryError, _failed, _reserve
+from node.training.sessions import SharedMemoryError, _reserve
+from node.training.trainer_child import _failed
 from node.training.trainer_messages import HEADER_BYTES, Answer, Command, Evaluate, Failed, frame
 from protocol.codec import decode
 

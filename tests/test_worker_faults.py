@@ -152,7 +152,7 @@ def test_who_got_another_aggregate_from_a_dying_reducer_fetches_only_what_differ
 
     async def scenario(swarm: SwarmRun) -> None:
         await swarm.together(range(4))
-        monkeypatch.setattr("node.run.worker.Worker.exchange_kind", OnceHalfDead)
+        monkeypatch.setattr("node.run.local.LocalWorker.exchange_kind", OnceHalfDead)
         await swarm.until(lambda: OnceHalfDead.served is not None, every=0.001)
         await asyncio.sleep(0.5)
         victim = next(n for n in range(4) if swarm.peers[n].id == OnceHalfDead.victim)

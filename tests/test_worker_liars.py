@@ -17,7 +17,7 @@ from node.exchange.exchange import Exchange
 from node.exchange.reduction import Reduced, Reducer
 from node.exchange.setting import Update, exchange_protocol
 from node.exchange.wire import Floats, pack_update
-from node.run.worker import Worker
+from node.run.local import LocalWorker
 from node.store.state import State
 from protocol.events import Announcement, Result
 from protocol.identity import Identity
@@ -62,21 +62,21 @@ def test_one_liar_of_four_destroys_a_plain_mean(tmp_path: Path) -> None:
     play(tmp_path, scenario, RunOptions(rule="mean", min_peers=4))
 
 
-class WrongShape(Worker):
+class WrongShape(LocalWorker):
     """Commits to parts of the wrong size."""
 
     def _pack(self, update: Floats, state: State) -> Update:
         return committed_to([b"\0" * 10 for _ in state.layout.chunks])
 
 
-class TooManyBytes(Worker):
+class TooManyBytes(LocalWorker):
     """Commits to parts beyond any limit."""
 
     def _pack(self, update: Floats, state: State) -> Update:
         return committed_to([b"\0" * (600 << 10) for _ in state.layout.chunks])
 
 
-class OtherThanCommitted(Worker):
+class OtherThanCommitted(LocalWorker):
     """Sends something else than it committed to."""
 
     def _pack(self, update: Floats, state: State) -> Update:
@@ -84,7 +84,7 @@ class OtherThanCommitted(Worker):
         return Update(other.parts, honest.leaves, honest.root)
 
 
-class Silent(Worker):
+class Silent(LocalWorker):
     """Commits, then neither sends nor reduces."""
 
     async def _exchange(self, roll: Roll) -> None:
@@ -97,7 +97,7 @@ def committed_to(parts: list[bytes]) -> Update:
 
 
 @pytest.mark.parametrize("kind", [WrongShape, TooManyBytes, OtherThanCommitted, Silent])
-def test_who_sends_nothing_usable_is_left_out(tmp_path: Path, kind: type[Worker]) -> None:
+def test_who_sends_nothing_usable_is_left_out(tmp_path: Path, kind: type[LocalWorker]) -> None:
     async def scenario(swarm: SwarmRun) -> None:
         await swarm.start_many(range(3))
         await swarm.start(3, PeerOptions(kind=kind, reduces=kind is Silent))
@@ -109,7 +109,7 @@ def test_who_sends_nothing_usable_is_left_out(tmp_path: Path, kind: type[Worker]
     play(tmp_path, scenario, RunOptions(min_peers=4))
 
 
-class Boaster(Worker):
+class Boaster(LocalWorker):
     """Claims more samples and capacity than anybody could have."""
 
     async def _train(self, round_: int) -> None:
@@ -168,11 +168,11 @@ class NonsenseReducer(LyingReducer):
         return self._lie(Reducer._aggregate(self, chunk, inputs), np.nan)
 
 
-def reducing_by(kind: type[Reducer]) -> type[Worker]:
+def reducing_by(kind: type[Reducer]) -> type[LocalWorker]:
     class LyingExchange(Exchange):
         reducer_kind = kind
 
-    class LyingWorker(Worker):
+    class LyingWorker(LocalWorker):
         exchange_kind = LyingExchange
 
     return LyingWorker
@@ -202,7 +202,7 @@ def test_a_lying_reducer_splits_nobody_and_leaves_numbers(
 # --- roll calls
 
 
-class LyingConvener(Worker):
+class LyingConvener(LocalWorker):
     """Counts how often it could lie."""
 
     lies = 0
@@ -249,7 +249,7 @@ class LoudConvener(LyingConvener):
 
 
 @pytest.mark.parametrize("kind", [TwoRolls, OmittingConvener, LoudConvener])
-def test_a_lying_convener_holds_nobody_up_for_long(tmp_path: Path, kind: type[Worker]) -> None:
+def test_a_lying_convener_holds_nobody_up_for_long(tmp_path: Path, kind: type[LocalWorker]) -> None:
     async def scenario(swarm: SwarmRun) -> None:
         await swarm.start_many(range(3))
         await swarm.start(3, PeerOptions(kind=kind))

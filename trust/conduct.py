@@ -100,6 +100,24 @@ def punctuality(
     return found
 
 
+def passed_checks(roll: Roll, judges: Set[PeerId]) -> frozenset[PeerId]:
+    """Return whose tickets a judge says to have repeated in this round, and found true."""
+    return frozenset(
+        PeerId(verdict.target)
+        for member in roll.members
+        if member.signer in judges
+        and (verdict := member.message.verdict) is not None
+        and verdict.passed
+        and verdict.target != member.signer
+    )
+
+
+def presence_of(roll: Roll, worked: Set[PeerId], judges: Set[PeerId]) -> dict[PeerId, float]:
+    """Return 1 for each member with work in the round that few judges object to, else 0."""
+    objected = _objected(roll, judges)
+    return {peer: float(peer in worked and peer not in objected) for peer in roll.peers}
+
+
 def _objected(roll: Roll, judges: Set[PeerId]) -> frozenset[PeerId]:
     votes = Counter(
         PeerId(target)

@@ -19,8 +19,17 @@ from msgspec.structs import replace
 from protocol.identity import PeerId
 from protocol.ledger import FIRST_SCORE, MAX_STANDINGS, Ledger, Standing
 from protocol.manifest import TrustSpec
+from protocol.rollcall import Roll
 from trust.admission import bans_of, electorate, is_past_probation
-from trust.conduct import accepted_samples, agreed_verdicts, copying, delivered_parts, punctuality
+from trust.conduct import (
+    accepted_samples,
+    agreed_verdicts,
+    copying,
+    delivered_parts,
+    passed_checks,
+    presence_of,
+    punctuality,
+)
 from trust.measures import Exchanged, Measured, measure, median
 from trust.score import average, counted, falls, scored, suspended
 
@@ -32,6 +41,48 @@ def advance(ledger: Ledger, exchanged: Exchanged, spec: TrustSpec, stewards: Set
     standings = [
         facts.applied_to(known.get(peer) or _first(peer, facts.round, stewards))
         for peer in sorted({*known, *exchanged.roll.peers, *facts.bans})
+    ]
+    return Ledger(_fitting(standings, spec, stewards))
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What the blocks of a round of method spsa say, the same at all who hold them."""
+
+    probes: Mapping[PeerId, int]
+    """Of every peer with a ticket in a block: those with a finite loss."""
+    samples: Mapping[PeerId, int]
+    """Of those whose tickets count: the samples behind the probes that moved the weights."""
+
+
+def advance_by_tickets(
+    ledger: Ledger, roll: Roll, probed: Probed, spec: TrustSpec, stewards: Set[PeerId]
+) -> Ledger:
+    """Return the ledger after a round of method spsa.
+
+    A ticket can be repeated by anybody, so nothing is measured but whether there were any: who
+    lied is proved so and banned, and nobody else is far away.
+    """
+    bans = bans_of(roll, ledger, spec, stewards)
+    judges = electorate(set(roll.peers) - bans.keys(), ledger, spec, stewards)
+    worked = {peer for peer, probes in probed.probes.items() if probes > 0}
+    facts = _Facts(
+        round=roll.round,
+        stewards=stewards,
+        audited=spec.audit_rate > 0,
+        measured={peer: Measured(1.0, 1.0, None, None) for peer in worked},
+        usual_cosine=None,
+        bans={peer: accusation.evidence for peer, accusation in bans.items()},
+        passes=dict.fromkeys(passed_checks(roll, judges) & worked, 1),
+        copies=frozenset(),
+        delivered={peer: float(peer in worked) for peer in {*roll.peers, *worked}},
+        accepted=probed.samples,
+        punctual=presence_of(roll, worked, judges),
+    )
+    known = ledger.by_peer()
+    standings = [
+        facts.applied_to(known.get(peer) or _first(peer, roll.round, stewards))
+        for peer in sorted({*known, *facts.delivered, *bans})
     ]
     return Ledger(_fitting(standings, spec, stewards))
 

@@ -7,6 +7,7 @@ import msgspec
 
 from node.audit.evidence_check import open_evidence
 from protocol.accounts import Fact
+from protocol.blocks import Block
 from protocol.codec import Message
 from protocol.errors import ProtocolError
 from protocol.events import Result
@@ -14,12 +15,15 @@ from protocol.evidence import (
     Equivocation,
     FalseAccusation,
     FalseAggregate,
+    FalseTicket,
     FalseWork,
+    ForkedTickets,
     Mismatch,
     Sent,
 )
 from protocol.rollcall import Commitment, RollCall
 from protocol.signing import Signed, unseal
+from protocol.tickets import open_ticket
 from protocol.transfers import Receipt
 
 _LIES = {
@@ -27,10 +31,12 @@ _LIES = {
     "Mismatch": "it sent another update than the one it had committed to",
     "FalseAggregate": "it returned an aggregate other than the one its inputs make",
     "FalseWork": "it committed to an update that honest training doesn't give",
+    "FalseTicket": "it claimed to have measured what nobody else measures in its place",
+    "ForkedTickets": "it signed two different tickets under one number",
     "FalseAccusation": "it accused somebody by evidence that doesn't hold",
 }
 _HEX_CHARACTERS = 16
-_Statement: TypeAlias = Commitment | RollCall | Result | Receipt | Sent
+_Statement: TypeAlias = Commitment | RollCall | Result | Receipt | Sent | Block
 
 
 def lie_of(kind: str) -> str:
@@ -72,6 +78,8 @@ def _facts(sealed: bytes, run: bytes, *, inner: bool = False) -> Iterator[Fact]:
             yield Fact(name="aggregate", value=f"{len(data):,} bytes")
         case FalseWork(commitment):
             yield _said("commitment", commitment, run)
+        case FalseTicket() | ForkedTickets():
+            yield from _tickets(proof, run)
         case FalseAccusation(evidence):
             if inner:
                 yield Fact(name="false evidence", value=f"{len(evidence):,} bytes")
@@ -109,6 +117,26 @@ def _said(name: str, envelope: bytes, run: bytes) -> Fact:
     return Fact(
         name=name, value=f"{type(message).__name__} signed by {signed.signer}: {', '.join(parts)}"
     )
+
+
+def _tickets(proof: FalseTicket | ForkedTickets, run: bytes) -> Iterator[Fact]:
+    yield Fact(name="round", value=str(proof.round))
+    if isinstance(proof, FalseTicket):
+        yield _ticket("ticket", proof.ticket, run, proof.root)
+    else:
+        yield _ticket("said first", proof.first, run, proof.root)
+        yield _ticket("said too", proof.second, run, proof.root)
+
+
+def _ticket(name: str, data: bytes, run: bytes, root: bytes) -> Fact:
+    try:
+        ticket = open_ticket(data, run, root)
+    except ProtocolError as error:
+        return Fact(name=name, value=f"can't be read: {error.message}")
+    said = ticket.said
+    values = ", ".join(map(str, said.projections))
+    numbers = f"number {said.seq}, on block {said.base}, in units of 2^{said.exponent}: {values}"
+    return Fact(name=name, value=f"Ticket signed by {ticket.peer}: {numbers}")
 
 
 def _shown(value: object) -> str:

@@ -10,9 +10,9 @@ what is found goes into our next commitment: a verdict, accusations, objections
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Awaitable
 
+from node.audit.accuser import Accuser
 from node.audit.evidence_box import EvidenceBox
 from node.audit.evidence_check import EvidenceChecker
 from node.audit.inspection import AggregateCase, Inspector
@@ -30,11 +30,9 @@ from protocol.errors import TalkootError
 from protocol.evidence import FalseAggregate, FalseWork
 from protocol.identity import PeerId
 from protocol.ledger import Ledger
-from protocol.manifest import TrustSpec
-from protocol.rollcall import Accusation, Roll, Verdict
+from protocol.rollcall import Roll, Verdict
 from protocol.signing import unseal
 from protocol.transfers import Receipt
-from trust.admission import established
 from trust.audit import (
     AuditVerdict,
     chunk_probability,
@@ -46,38 +44,11 @@ log = logging.getLogger(__name__)
 
 MAX_CASES = 8
 """Aggregates that wait for their audit; what is more is left to others."""
-MAX_OBJECTIONS = 4
 MOST_ROUNDS = 3
 """So many times a round's longest time may the work of others take."""
 
 
-@dataclass(frozen=True, slots=True)
-class Jury:
-    """Whose accusations are looked at, by an agreed state: whose word counts in the next round."""
-
-    root: bytes
-    counted: frozenset[PeerId]
-    banned: frozenset[PeerId]
-    open: bool
-    """Whether anybody counts at once who isn't banned."""
-
-    @classmethod
-    def of(cls, state: State, spec: TrustSpec, stewards: Set[PeerId]) -> "Jury":
-        """Return who is heard: the established, or if none is left all of the last round."""
-        ledger = state.ledger
-        last = frozenset(PeerId(each.peer) for each in ledger.newest())
-        counted = established(ledger, spec, stewards)
-        if last and not last & counted:
-            counted = last - ledger.banned
-        probation = spec.probation_rounds or spec.probation_passes
-        return cls(state.root, counted, ledger.banned, not probation)
-
-    def hears(self, accuser: PeerId) -> bool:
-        """Return whether a peer's accusations are looked at."""
-        return accuser in self.counted or (self.open and accuser not in self.banned)
-
-
-class Auditor:
+class Auditor(Accuser):
     """Audits of one run at one peer.
 
     Args:
@@ -102,45 +73,20 @@ class Auditor:
         self.kept = KeptRounds(folder.path / "kept", folder.disk, shelf, spec.kept_rounds)
         self._inspector = Inspector(setting, training, shelf)
         checker = EvidenceChecker(setting, self._inspector, keeper)
-        self.evidence = EvidenceBox(setting, channel, shelf, self._inspector, checker, refused)
-        self._set = setting
+        box = EvidenceBox(setting, channel, shelf, self._inspector, checker, refused)
+        super().__init__(setting, keeper, box, refused)
         self._training = training
-        self._keeper = keeper
         self._cases: asyncio.Queue[AggregateCase] = asyncio.Queue(MAX_CASES)
         self._shelf = shelf
         self._offered: bytes | None = None
-        self._verdict: Verdict | None = None
         self._duty: State | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        self._objections: dict[PeerId, None] = {}
-        self._jury: Jury | None = None
-        self._refused = refused
 
     def load(self) -> None:
         """Take up what an earlier life left. Blocks on the disk."""
         self.kept.clear()
-        self.evidence.load()
-
-    # what a commitment tells
-
-    def take_verdict(self) -> Verdict | None:
-        """Return what became of our audit, once."""
-        verdict, self._verdict = self._verdict, None
-        return verdict
-
-    def take_objections(self) -> tuple[PeerId, ...]:
-        """Return who left out in the last round what we had delivered, once."""
-        found, self._objections = tuple(self._objections)[:MAX_OBJECTIONS], {}
-        return found
-
-    def accusations(self, state: State) -> tuple[Accusation, ...]:
-        """Return whom we hold evidence against that the ledger doesn't know of."""
-        return self.evidence.accusations(state)
-
-    def object_to(self, peer: PeerId) -> None:
-        """Note that a peer left out what we had said or delivered in time."""
-        self._objections[peer] = None
+        super().load()
 
     def offer(self, update: Update) -> None:
         """Serve our update, to which we commit, until the round is over and it is kept."""
@@ -148,18 +94,6 @@ class Auditor:
             self._shelf.drop(self._offered)
         self._offered = update.root
         self._shelf.put(update)
-
-    def hear(self, accuser: PeerId, accusations: Sequence[Accusation]) -> None:
-        """Have what a peer accuses others of verified, if its word counts; see `EvidenceBox`."""
-        state = self._keeper.state
-        if not accusations or state is None:
-            return
-        if self._jury is None or self._jury.root != state.root:
-            self._jury = Jury.of(state, self._set.manifest.trust, self._set.stewards)
-        if self._jury.hears(accuser):
-            self.evidence.hear(accuser, accusations, state.ledger)
-        else:
-            self._refused["unknown_accuser"] += 1
 
     # after a round
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from node.audit.inspection import AggregateCase, Inspector
 from node.run.setting import RunSetting
@@ -16,7 +17,9 @@ from protocol.evidence import (
     Evidence,
     FalseAccusation,
     FalseAggregate,
+    FalseTicket,
     FalseWork,
+    ForkedTickets,
     Mismatch,
 )
 from protocol.identity import PeerId
@@ -32,7 +35,7 @@ from protocol.signing import Signed, unseal
 from protocol.transfers import Receipt
 from trust.admission import offers
 from trust.audit import AuditVerdict, WorkAudit, draw_work_audits
-from trust.evidence import check_equivocation, check_mismatch
+from trust.evidence import check_signatures
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,18 @@ def open_evidence(sealed: bytes, run: bytes) -> Signed[Evidence]:
     return unseal(sealed, run, Evidence, MAX_EVIDENCE_PAYLOAD)
 
 
+class TicketInspector(Protocol):
+    """Repeats tickets of method spsa."""
+
+    async def inspect_ticket(self, accused: PeerId, proof: FalseTicket) -> AuditVerdict:
+        """Return whether a ticket is a lie.
+
+        Raises:
+            TrainerError: it can't be repeated here and now.
+        """
+        ...
+
+
 class EvidenceChecker:
     """Checks proofs.
 
@@ -53,12 +68,20 @@ class EvidenceChecker:
         setting: the run.
         inspector: repeats what can be repeated.
         keeper: the states that this peer holds.
+        tickets: repeats tickets, in a run of method spsa.
     """
 
-    def __init__(self, setting: RunSetting, inspector: Inspector, keeper: StateKeeper) -> None:
+    def __init__(
+        self,
+        setting: RunSetting,
+        inspector: Inspector,
+        keeper: StateKeeper,
+        tickets: TicketInspector | None = None,
+    ) -> None:
         self._set = setting
         self._inspector = inspector
         self._keeper = keeper
+        self._tickets = tickets
 
     async def check(self, signed: Signed[Evidence], helpers: Sequence[PeerId]) -> AuditVerdict:
         """Return whether evidence holds.
@@ -72,25 +95,30 @@ class EvidenceChecker:
         """
         accused, run = PeerId(signed.message.accused), self._set.run
         match signed.message.proof:
-            case Equivocation() as proof:
-                return _verdict(holds=check_equivocation(run, accused, proof))
-            case Mismatch() as proof:
-                return _verdict(holds=check_mismatch(run, accused, proof))
+            case Equivocation() | Mismatch() | ForkedTickets() as proof:
+                return _verdict(holds=check_signatures(run, accused, proof))
             case FalseAggregate() as proof:
                 return await self._check_aggregate(accused, proof, [signed.signer, *helpers])
             case FalseWork() as proof:
                 return await self._check_work(signed, proof, helpers)
+            case FalseTicket() as proof:
+                return await self._check_ticket(accused, proof)
             case FalseAccusation() as proof:
                 return await self._check_accusation(accused, proof, helpers)
 
     def takes_trainer(self, signed: Signed[Evidence]) -> bool:
-        """Return whether work is to be repeated to verify this: only who was drawn may ask."""
-        return isinstance(self._innermost(signed).message.proof, FalseWork)
+        """Return whether work is to be repeated to verify this."""
+        return isinstance(self._innermost(signed).message.proof, FalseWork | FalseTicket)
 
     def was_drawn(self, signed: Signed[Evidence]) -> bool:
-        """Return whether it was the turn of who signed evidence that takes the trainer."""
+        """Return whether it was the turn of who signed evidence that takes the trainer.
+
+        Anybody may repeat a ticket: that takes no longer than to make one.
+        """
         inner = self._innermost(signed)
         proof = inner.message.proof
+        if isinstance(proof, FalseTicket):
+            return True
         if not isinstance(proof, FalseWork):
             return False
         try:
@@ -159,6 +187,11 @@ class EvidenceChecker:
             return False
         drawn = draw_work_audits(after.root, after.ledger, spec, self._set.stewards)
         return WorkAudit(evidence.signer, signed.signer) in drawn
+
+    async def _check_ticket(self, accused: PeerId, proof: FalseTicket) -> AuditVerdict:
+        if self._tickets is None:
+            return AuditVerdict.FALSE  # the run has no tickets
+        return await self._tickets.inspect_ticket(accused, proof)
 
     async def _check_accusation(
         self, accused: PeerId, proof: FalseAccusation, helpers: Sequence[PeerId]

@@ -67,11 +67,11 @@ class Inspector:
 
     Args:
         setting: the run.
-        training: repeats the work of others.
+        training: repeats the work of others, where the method has updates.
         shelf: what this peer holds itself; what is there is not fetched.
     """
 
-    def __init__(self, setting: RunSetting, training: Training, shelf: TreeSource) -> None:
+    def __init__(self, setting: RunSetting, training: Training | None, shelf: TreeSource) -> None:
         self._set = setting
         self._training = training
         self._shelf = shelf
@@ -200,9 +200,10 @@ class Inspector:
         Raises:
             TrainerError: the work can't be repeated here and now.
         """
-        if self._training.settings.worker_momentum:
+        training = self._training
+        if training is None or training.settings.worker_momentum:
             return AuditVerdict.UNKNOWN  # it depends on the rounds before
-        if signed.message.steps > self._training.most_steps:
+        if signed.message.steps > training.most_steps:
             log.warning("%s claims %d steps", signed.signer, signed.message.steps)
             return AuditVerdict.HOLDS
         peers = [signed.signer, *helpers]
@@ -216,12 +217,12 @@ class Inspector:
         committed = await asyncio.to_thread(_joined, parts, state.layout)
         if committed is None:
             return AuditVerdict.HOLDS  # no update of this model at all
-        return await self._repeat(state, signed, committed)
+        return await self._repeat(training, state, signed, committed)
 
     async def _repeat(
-        self, state: State, signed: Signed[Commitment], committed: Floats
+        self, training: Training, state: State, signed: Signed[Commitment], committed: Floats
     ) -> AuditVerdict:
-        result, claimed = await self._training.repeat(state, signed), signed.message
+        result, claimed = await training.repeat(state, signed), signed.message
         if result.steps != claimed.steps:
             return AuditVerdict.UNKNOWN  # something ended it too soon
         if result.samples != claimed.samples:

@@ -1,6 +1,6 @@
 """What each word of another peer says about its honesty, before the round machine acts on it."""
 
-from node.audit.auditor import Auditor
+from node.audit.accuser import Accuser
 from node.audit.witness import Witness
 from node.exchange.receipt_compare import ReceiptComparer
 from protocol.events import AccusationHeard, CommitmentHeard, Event, ResultHeard, RollHeard
@@ -14,13 +14,17 @@ class Listener:
 
     Args:
         me: this peer.
-        auditor: verifies accusations, and is told of who leaves us out.
+        auditor: has accusations verified, and is told of who leaves us out.
         witness: remembers what was said.
-        receipts: compares the receipts of those who came to another result.
+        receipts: compares the receipts of those who came to another result, where there are any.
     """
 
     def __init__(
-        self, me: PeerId, auditor: Auditor, witness: Witness, receipts: ReceiptComparer
+        self,
+        me: PeerId,
+        auditor: Accuser,
+        witness: Witness,
+        receipts: ReceiptComparer | None = None,
     ) -> None:
         self._me = me
         self._auditor = auditor
@@ -39,7 +43,7 @@ class Listener:
                     self._auditor.hear(member.signer, member.message.accusations)
                 if own is not None and self._omits(roll, own):
                     self._auditor.object_to(roll.convener)
-            case ResultHeard(result):
+            case ResultHeard(result) if self._receipts:
                 self._receipts.hear(result)
             case _:
                 pass

@@ -16,7 +16,7 @@ from node.exchange.exchange import Exchange
 from node.exchange.reduction import Combined, Reduced, Reducer
 from node.exchange.setting import Update
 from node.exchange.wire import Floats, pack_update
-from node.run.worker import Worker
+from node.run.local import LocalWorker
 from node.store.state import State
 from node.training.trainer import TrainPlan, TrainResult
 from node.training.training import Training
@@ -33,7 +33,7 @@ OMITTED_PART = 3
 """An omitting convener leaves out every third of the others."""
 
 
-def liar_of(attack: Attack) -> type[Worker]:
+def liar_of(attack: Attack) -> type[LocalWorker]:
     """Return the kind of worker that lies as `attack` says."""
     work = attack.work
 
@@ -80,7 +80,7 @@ class LazyTraining(Training):
         )
 
 
-class Liar(Worker):
+class Liar(LocalWorker):
     """Lies in what it commits to and in what it says."""
 
     kind: ClassVar[Attack]

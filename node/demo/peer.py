@@ -19,16 +19,17 @@ from node.home.paths import Paths, home_lock
 from trust.attacks import ATTACKS
 
 if TYPE_CHECKING:
-    from node.run.worker import Worker
+    from node.run.workers import WorkerOf
 
 
-def worker_of(attack: str | None) -> "type[Worker] | None":
-    """Return the liar of an attack, or None for an honest worker."""
+def workers_of(attack: str | None) -> "WorkerOf | None":
+    """Return the liar of an attack in whatever it takes part, or None for honest workers."""
     if attack is None:
         return None
     from node.demo.liar import liar_of  # noqa: PLC0415 - takes seconds to import
 
-    return liar_of(ATTACKS[attack])
+    liar = liar_of(ATTACKS[attack])
+    return lambda _: liar
 
 
 def main() -> int:
@@ -43,7 +44,7 @@ def main() -> int:
     with home_lock(paths):
         set_up_logging(paths.log, debug=False, terminal=False)
         config, identity = load_config(paths.config_file), load_identity(paths.identity)
-        asyncio.run(serve(config, paths, identity, worker_of(options.attack)))
+        asyncio.run(serve(config, paths, identity, workers_of(options.attack)))
     return 0
 
 

@@ -241,8 +241,8 @@ async def _measure(summary: Summary, paths: Paths, run: str) -> str:
         loaded = await trainer.load(
             TrainerTask(task.kind, task.version, task.config, folder.data_path)
         )
-        summary.loss_first = _finite(await trainer.evaluate(loaded.params))
-        summary.loss_last = _finite(await trainer.evaluate(np.array(state.params)))
+        summary.loss_first = _finite((await trainer.evaluate(loaded.params)).loss)
+        summary.loss_last = _finite((await trainer.evaluate(np.array(state.params))).loss)
         return await trainer.sample(np.array(state.params), SAMPLE_BYTES, "def ") or ""
 
 

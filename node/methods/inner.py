@@ -16,7 +16,7 @@ from torch import Tensor
 
 from node.methods.flat import FlatModel, as_array
 from node.methods.local import TrainPlan, inner_rate
-from node.tasks import Batch, Task
+from node.tasks import Batch, NoGradientError, Task
 from protocol.errors import TalkootError
 
 EPSILON = 1e-8
@@ -59,6 +59,7 @@ def inner_round(
 
     Raises:
         DivergedError: loss or gradient is not finite.
+        NoGradientError: the loss has no gradient.
     """
     flat.load(params)
     flat.model.train()
@@ -79,6 +80,8 @@ def inner_round(
 
 def _add_gradient(task: Task, flat: FlatModel, batch: Batch, step: int) -> float:
     loss = task.loss(flat.model, batch)
+    if not loss.requires_grad:
+        raise NoGradientError(task.kind)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise _diverged("loss", step)

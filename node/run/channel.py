@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dht.swarm import NetworkError, Swarm
+from node.run.allowances import Allowances
 from protocol.codec import Message
 from protocol.errors import AdmissionError, ProtocolError, RecordError, RoundError
 from protocol.events import (
@@ -38,23 +39,14 @@ log = logging.getLogger(__name__)
 RECORD_SECONDS = 120.0
 PRESENCE_SKEW_SECONDS = 60.0
 """A presence older than this, or as far in the future, is not believed."""
-MESSAGES_PER_SECOND = 20
-"""Of one author; a burst of three seconds is allowed."""
 MEMBERS_PER_MESSAGE = 8
 """So many signatures in a roll call cost as much as a message."""
-MAX_AUTHORS = 4096
 DHT_SECONDS = 15.0
 """For a record to be stored or looked up; a DHT in trouble takes longer, and is tried again."""
 MAX_UNSAID = 64
 """While p2pd takes nothing, older words give way to newer ones."""
 AT_ONCE = 32
 """Messages heard or looked up until others have their turn."""
-
-
-@dataclass(slots=True)
-class _Allowance:
-    left: float
-    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +92,7 @@ class RunChannel:
         self._unsaid_filled = asyncio.Event()
         self._outbox: dict[Topic, tuple[RecordKey, bytes]] = {}
         self._outbox_filled = asyncio.Event()
-        self._allowances: dict[PeerId, _Allowance] = {}
+        self._allowances = Allowances()
 
     def sign(self, message: MessageT) -> Signed[MessageT]:
         """Sign a message for this run."""
@@ -198,7 +190,7 @@ class RunChannel:
         if author == self._identity.peer_id:
             return
         try:
-            self._spend_allowance(author)
+            self._allowances.spend(author)
             signed = unseal(data, self._run, Announcement)
             if signed.signer != author:
                 raise RecordError("it speaks with somebody else's words")
@@ -220,7 +212,7 @@ class RunChannel:
                 self._terms.check(self._run, committed)
                 return CommitmentHeard(committed)
             case RollCall() as call:
-                self._spend_allowance(signer, len(call.commitments) // MEMBERS_PER_MESSAGE)
+                self._allowances.spend(signer, len(call.commitments) // MEMBERS_PER_MESSAGE)
                 roll = Signed(signer, call, envelope)
                 return RollHeard(open_roll(roll, self._run, self._terms))
             case Accusation() as accusation:
@@ -245,18 +237,6 @@ class RunChannel:
                 raise RoundError("the run has no such round")
             case _:
                 pass
-
-    def _spend_allowance(self, author: PeerId, cost: int = 1) -> None:
-        now, burst = asyncio.get_running_loop().time(), 3.0 * MESSAGES_PER_SECOND
-        allowance = self._allowances.pop(author, None) or _Allowance(burst, now)
-        self._allowances[author] = allowance  # last: who was heard longest ago is forgotten first
-        if len(self._allowances) > MAX_AUTHORS:
-            del self._allowances[next(iter(self._allowances))]
-        earned = (now - allowance.at) * MESSAGES_PER_SECOND
-        allowance.left, allowance.at = min(burst, allowance.left + earned), now
-        if allowance.left < cost:
-            raise RecordError("it says too much at once")
-        allowance.left -= cost
 
     def _refuse(self, author: PeerId | None, error: ProtocolError) -> None:
         self._refused[error.code] += 1

@@ -11,13 +11,14 @@ from node.api.trust_words import check_trust
 from node.store.run_folder import RunFolder
 from node.store.state import State
 from node.store.storage import Disk, move, telling
-from node.tasks import task_class
+from node.tasks import NoGradientError, Task, task_class
 from node.training.trainer import Resources, TrainerProcess, TrainerTask
 from protocol.control import HostSpec
 from protocol.identity import Identity, public_key_of
 from protocol.manifest import NO_RUN, Manifest, TaskSpec, run_id_of, sign_manifest
 
 _DRAFT = ".draft-"
+_FOLLOW_GRADIENTS = frozenset({"local"})
 
 
 async def found_run(
@@ -43,6 +44,7 @@ async def found_run(
     for steward in spec.stewards:
         public_key_of(steward)
     kind = await asyncio.to_thread(task_class, spec.task.kind)  # may import torch
+    _check_objective(kind, spec)
     path = Path(spec.task.data) if spec.task.data else None
     data = await asyncio.to_thread(kind.prepare, spec.task.config, path)
     with _draft_in(runs, disk) as draft:
@@ -62,6 +64,11 @@ async def found_run(
         )
         manifest = _manifest(spec, identity, created, described, genesis.root)
         return await asyncio.to_thread(_keep, draft, disk, identity, manifest, genesis)
+
+
+def _check_objective(kind: type[Task], spec: HostSpec) -> None:
+    if spec.method.kind in _FOLLOW_GRADIENTS and not kind.differentiable(spec.task.config):
+        raise NoGradientError(spec.task.kind)
 
 
 def remove_drafts(runs: Path) -> None:

@@ -16,6 +16,7 @@ from node.home.address_book import AddressBook
 from node.home.reach import address_kind, farthest_first
 from node.run.setting import RunSetting
 from node.run.worker import Worker
+from node.run.workers import WorkerOf
 from node.store.ledger import RunLedger
 from node.store.run_folder import DataFile, RunFolder
 from node.store.state import State
@@ -52,7 +53,7 @@ class NodeSetting:
     resources: Resources
     reduces: bool
     max_state_bytes: int
-    worker: type[Worker]
+    worker_of: WorkerOf
     refused: Counter[str]
 
 
@@ -139,7 +140,8 @@ class Session:
             await trainer.load(TrainerTask(task.kind, task.version, task.config, data.path))
             state = await asyncio.to_thread(self.folder.checkpoints.load_newest)
             nonce = await self._nonce()
-            self.worker = node.worker(
+            kind = node.worker_of(self.manifest.method.kind)
+            self.worker = kind(
                 self._setting(nonce), trainer, shelf, state, fresh=self._fresh, refused=node.refused
             )
             await self.worker.run()

@@ -9,10 +9,13 @@ from node.exchange.wire import UPDATE_BYTES
 from node.home.address_book import AddressBook
 from node.store.ledger import RunLedger
 from node.store.run_folder import RunFolder
+from node.store.state import State
+from protocol.electorate import Electorate
 from protocol.identity import Identity, PeerId
 from protocol.manifest import Manifest
 from protocol.rollcall import MAX_MEMBERS, Roll, Terms
 from protocol.rounds import RoundRules
+from trust.admission import established
 
 MOST_CAPACITY = 10_000_000_000
 """Buffers of the system take what is sent as fast as memory is."""
@@ -47,9 +50,8 @@ class RunSetting:
     def terms(self) -> Terms:
         """What the manifest asks of every commitment."""
         manifest = self.manifest
-        return Terms(
-            manifest.trust.work_bits, manifest.round.local_steps, manifest.task.samples_per_step
-        )
+        steps = manifest.round.local_steps if manifest.method.kind == "local" else None
+        return Terms(manifest.trust.work_bits, steps, manifest.task.samples_per_step)
 
     @property
     def round_rules(self) -> RoundRules:
@@ -67,6 +69,14 @@ class RunSetting:
         """Return whether the state after `round_` rounds is the last one planned."""
         total = self.manifest.round.total
         return total is not None and round_ >= total
+
+
+def electorate_after(setting: RunSetting, state: State) -> Electorate:
+    """Return whose word counts by a state's ledger; everybody's in a run without probation."""
+    spec, stewards = setting.manifest.trust, setting.stewards
+    probation = spec.probation_rounds or spec.probation_passes
+    counted = established(state.ledger, spec, stewards) if probation else None
+    return Electorate(stewards, counted, state.ledger.banned)
 
 
 @dataclass(slots=True)
@@ -89,12 +99,16 @@ class Tally:
     capacity: int = 0
     """Bytes per second that we offer as a reducer."""
 
-    def note_exchange(self, roll: Roll, outcome: Outcome, *, reduces: bool) -> None:
-        """Note what came of an exchange."""
+    def note_round(self, roll: Roll, reports: dict[PeerId, MemberReport]) -> None:
+        """Note what each peer had of a round."""
         losses = [member.message.loss for member in roll.members]
         known = sorted(loss for loss in losses if loss is not None)
         self.loss = known[len(known) // 2] if known else None
-        self.reports, self.reported_round = outcome.reports, roll.round
+        self.reports, self.reported_round = reports, roll.round
+
+    def note_exchange(self, roll: Roll, outcome: Outcome, *, reduces: bool) -> None:
+        """Note what came of an exchange."""
+        self.note_round(roll, outcome.reports)
         self.missing = len(outcome.missing)
         if reduces and outcome.send_rate:
             rate = min(outcome.send_rate, MOST_CAPACITY)

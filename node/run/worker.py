@@ -11,53 +11,37 @@ written, a task that builds another model than the run's.
 
 import asyncio
 import logging
-import math
+from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
-from node.audit.auditor import Auditor
-from node.audit.books import Books, ClosedRound
+from node.audit.accuser import Accuser
 from node.audit.listener import Listener
-from node.audit.witness import Witness
-from node.exchange.exchange import Exchange
-from node.exchange.outcome import Outcome
-from node.exchange.receipt_compare import ReceiptComparer
-from node.exchange.server import ExchangeServer
-from node.exchange.setting import ExchangeSetting, ExchangeTiming, Update
-from node.exchange.wire import UPDATE_BYTES, Floats
-from node.methods.local import OuterStep
 from node.run.channel import ChannelRules, RunChannel
 from node.run.heartbeat import Heartbeat
 from node.run.jobs import Jobs
-from node.run.next_state import NextStates
-from node.run.setting import RunSetting, Tally
+from node.run.setting import RunSetting, Tally, electorate_after
 from node.store.keeper import StateKeeper
 from node.store.signed_slots import SignedSlots
 from node.store.state import State
-from node.training.trainer import Trainer, TrainResult
-from node.training.training import OtherModelError, Training
+from node.training.training import OtherModelError
 from node.transfer.catch_up import fetch_head
 from node.transfer.tree_server import TreeShelf
 from protocol.errors import TalkootError
 from protocol.events import (
     Adopt,
-    Audited,
     CatchUp,
     CatchUpFailed,
     CaughtUp,
     CloseRoll,
-    Committed,
     Effect,
     Event,
-    Exchanged,
-    Result,
     RollHeard,
     StartExchange,
     StartTraining,
     StopTraining,
     Tick,
-    Trained,
 )
 from protocol.identity import PeerId
 from protocol.presence import Head
@@ -68,9 +52,8 @@ from protocol.rollcall import (
     call_roll,
     open_roll,
 )
-from protocol.rounds import Phase, RoundMachine
+from protocol.rounds import RoundMachine
 from protocol.signing import Signed
-from trust.admission import established, judges_of
 
 log = logging.getLogger(__name__)
 
@@ -84,40 +67,36 @@ FIRST_CAPACITY = 10_000_000
 """Bytes per second that a peer offers before it has measured anything."""
 
 
-@dataclass(slots=True)
-class _Contribution:
-    commitment: Signed[Commitment]
-    update: Update
+Work = Callable[[], Coroutine[Any, Any, None]]
+"""What runs for as long as a worker does."""
 
 
-class Worker:
-    """Takes part in one run until cancelled.
+class Worker(ABC):
+    """Takes part in one run until cancelled; how a round is trained is for the method to say.
 
-    A demonstration's liar is a subclass with an exchange and a training of its own.
+    A method sets `_auditor` and `_listener`, and does what is abstract here: each is one job that
+    ends by posting an event, or what a job leaves behind.
 
     Args:
         setting: the run and what this peer brings.
-        trainer: computes updates; its task is loaded, and the caller ends it.
         shelf: where this peer puts its states for others to fetch; served by the caller.
         state: the agreed state that this peer holds already, if any.
         fresh: this peer made the state itself just now, so there is nobody to ask for a newer one.
         refused: counts refused messages by error code.
     """
 
-    exchange_kind: ClassVar[type[Exchange]] = Exchange
-    training_kind: ClassVar[type[Training]] = Training
+    _auditor: Accuser
+    _listener: Listener
 
     def __init__(
         self,
         setting: RunSetting,
-        trainer: Trainer,
         shelf: TreeShelf,
         state: State | None,
         *,
-        fresh: bool = False,
-        refused: Counter[str] | None = None,
+        fresh: bool,
+        refused: Counter[str],
     ) -> None:
-        refused = Counter() if refused is None else refused
         self.tally = Tally(capacity=FIRST_CAPACITY if setting.reduces else 0)
         self._keeper = StateKeeper(shelf, setting.folder.checkpoints, state)
         self._set = setting
@@ -137,37 +116,9 @@ class Worker:
             refused,
             ChannelRules(setting.manifest.round.total, setting.terms),
         )
-        self._server = ExchangeServer(
-            setting.swarm,
-            setting.run,
-            self._on_roll_shown,
-            refused,
-            setting.terms,
-        )
         self._jobs = Jobs()
         self._slots = SignedSlots(setting.folder.path / "convened.json", setting.folder.disk)
-        self._contribution: _Contribution | None = None
-        self._candidate: State | None = None
-        self._exchanged: tuple[State, Roll, Update, Outcome] | None = None
         self._heartbeat = Heartbeat(setting, self.machine, self._channel, self.tally)
-        self._training = self.training_kind(
-            setting,
-            trainer,
-            self.tally,
-            on_samples=lambda samples: self._post(Trained(samples)),
-            on_trouble=self._heartbeat.say_presence,
-        )
-        self._auditor = Auditor(
-            setting, self._training, self._keeper, self._channel, shelf, refused
-        )
-        self._receipts = ReceiptComparer(
-            setting.swarm, setting.run, shelf, self._auditor.evidence.accuse
-        )
-        me, witness = setting.identity.peer_id, Witness(setting.run)
-        self._listener = Listener(me, self._auditor, witness, self._receipts)
-        self._books = Books(setting, self._auditor)
-        step = OuterStep.of(self._training.settings, setting.manifest.round.total)
-        self._next = NextStates(setting, step, self._keeper, self._auditor.kept)
         self._began_at = 0.0
         if state is not None:
             self._believe(state)
@@ -197,7 +148,7 @@ class Worker:
         name = self._set.run.hex()[:8]
         await asyncio.to_thread(self._auditor.load)
         try:
-            async with self._server.serving(), asyncio.TaskGroup() as tasks:
+            async with asyncio.TaskGroup() as tasks:
                 for work in (
                     self._channel.listen,
                     self._channel.speak,
@@ -208,11 +159,8 @@ class Worker:
                     self._jobs.run,
                     self._tick,
                     self._keeper.keep_saving,
-                    self._auditor.audit_aggregates,
-                    self._auditor.repeat_work,
                     self._auditor.evidence.verify_heard,
-                    self._receipts.compare,
-                    self._books.keep,
+                    *self._work(),
                 ):
                     tasks.create_task(work(), name=f"{work.__name__} {name}")
                 try:
@@ -229,31 +177,32 @@ class Worker:
             for effect in effects:
                 self._perform(effect)
             event = await self._events.get()
-            contribution = self._contribution
-            await self._listener.hear(event, contribution.commitment if contribution else None)
+            await self._listener.hear(event, self._own)
             effects = self.machine.handle(event, now())
 
     def _is_banned(self, state: State) -> bool:
-        return self._set.identity.peer_id in state.ledger.banned
+        """Return whether we are banned, and say so."""
+        banned = self._set.identity.peer_id in state.ledger.banned
+        if banned:
+            self.tally.reason = "this node is banned from the run; see: talkoot evidence"
+        return banned
 
     def _believe(self, state: State) -> None:
         """Let the machine know whose word counts by the ledger of the state that we hold."""
-        spec = self._set.manifest.trust
-        counted = established(state.ledger, spec, self._set.stewards)
-        probation = spec.probation_rounds or spec.probation_passes
-        self.machine.believe(counted if probation else None, state.ledger.banned)
+        who = electorate_after(self._set, state)
+        self.machine.believe(who.established, who.banned)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
             case StartTraining(round_):
                 self.tally.progress, self.tally.samples_in_round = 0.0, 0
-                self._training.begin()
+                self._begin()
                 self._began_at = asyncio.get_running_loop().time()
                 self._heartbeat.say_presence()
                 if not self.finished:
                     self._jobs.start(lambda: self._train(round_))
             case StopTraining():
-                self._training.stop()
+                self._stop()
             case CloseRoll():
                 self._jobs.start(lambda: self._close_roll(effect))
             case StartExchange(roll):
@@ -271,55 +220,46 @@ class Worker:
         if self._events.qsize() < MAX_EVENTS:
             self._post(event)
 
-    def _on_roll_shown(self, roll: Roll) -> None:
-        if not self.finished:
-            self._hear(RollHeard(roll))
+    # what a method does
 
-    # training
+    @property
+    @abstractmethod
+    def _own(self) -> Signed[Commitment] | None:
+        """Our commitment to the round that we are in, if we have made one."""
 
+    @abstractmethod
+    def _work(self) -> Sequence[Work]:
+        """Return what runs as long as the worker does."""
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """A round begins."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """The round's time is up: commit what there is."""
+
+    @abstractmethod
+    def _check(self, state: State) -> None:
+        """Check that a state is of the model that is trained here. Raises OtherModelError."""
+
+    @abstractmethod
     async def _train(self, round_: int) -> None:
-        state = self.state
-        if state is None or state.round != round_:
-            return
-        if self._is_banned(state):
-            self.tally.reason = "this node is banned from the run; see: talkoot evidence"
-            return
-        await self._books.up_to_date()
-        if self._auditor.has_duty:
-            self._post(Audited())
-        await self._auditor.wait_for_trainer()
-        result = await self._training.train(state)
-        if self.machine.phase is not Phase.TRAINING:
-            return
-        self.tally.samples_mine += result.samples
-        update = await asyncio.to_thread(self._pack, result.update, state)
-        self._auditor.offer(update.only_served())
-        signed = self._channel.sign(self._commitment(state, result, update))
-        self._contribution = _Contribution(signed, update)
-        self._heartbeat.commitment = signed
-        self._channel.say(signed, "roll")
-        self._post(Committed(signed))
+        """Train the round and commit: post Committed."""
 
-    def _commitment(self, state: State, result: TrainResult, update: Update) -> Commitment:
-        return Commitment(
-            round=state.round,
-            prev_root=state.root,
-            at=self._set.swarm.time(),
-            samples=result.samples,
-            steps=result.steps,
-            loss=result.loss if math.isfinite(result.loss) else None,
-            capacity=self.tally.capacity,
-            update_root=update.root,
-            nonce=self._set.nonce,
-            verdict=self._auditor.take_verdict(),
-            accusations=self._auditor.accusations(state),
-            objections=self._auditor.take_objections(),
-        )
+    @abstractmethod
+    async def _exchange(self, roll: Roll) -> None:
+        """Come to the state that a roll call leads to: post Exchanged."""
 
-    def _pack(self, update: Floats, state: State) -> Update:
-        return Update.pack(update, state.layout)
+    @abstractmethod
+    def _adopt(self) -> None:
+        """Hold the state that we came to: the others came to it too."""
 
-    # the exchange
+    @abstractmethod
+    def _forget(self) -> State | None:
+        """Drop what we did in the round; return the state that we came to, if any."""
+
+    # the roll call
 
     async def _close_roll(self, effect: CloseRoll) -> None:
         round_, root = effect.round, effect.prev_root
@@ -334,60 +274,7 @@ class Worker:
         self._channel.say(signed, "rollcall")
         self._post(RollHeard(open_roll(signed, self._set.run)))
 
-    async def _exchange(self, roll: Roll) -> None:
-        state, contribution = self.state, self._contribution
-        if state is None or contribution is None:
-            raise RuntimeError("there is no update to exchange")
-        setting = ExchangeSetting(
-            self._set.swarm,
-            self._set.identity,
-            self._set.run,
-            state.layout,
-            self._set.manifest.trust,
-            self._set.stewards,
-            state.ledger,
-            ExchangeTiming.for_bytes(UPDATE_BYTES * state.layout.size, len(roll.members)),
-        )
-        exchange = self.exchange_kind(setting, roll, contribution.update)
-        self._server.add(exchange)
-        outcome = await exchange.run()
-        await self._auditor.note_exchange(roll, state.ledger, outcome)
-        candidate = await asyncio.to_thread(self._next.after, state, roll, outcome)
-        self._candidate = candidate
-        self._exchanged = state, roll, contribution.update, outcome
-        self.tally.note_exchange(roll, outcome, reduces=self._set.reduces)
-        voters = judges_of(roll, state.ledger, self._set.manifest.trust, self._set.stewards)
-        signed = self._channel.sign(
-            Result(
-                round=roll.round,
-                prev_root=roll.prev_root,
-                roll=roll.digest,
-                root=candidate.root,
-                missing=len(outcome.missing),
-                receipts=self._receipts.keep(
-                    roll.digest, outcome.receipts, len(state.layout.chunks), voters
-                ),
-            )
-        )
-        self._channel.say(signed, "state")
-        self._post(Exchanged(signed))
-
     # states
-
-    def _adopt(self) -> None:
-        if self._candidate is None:
-            raise RuntimeError("there is no state to adopt")
-        accepted = self.tally.reports.get(self._set.identity.peer_id)
-        if self._contribution and accepted and accepted.share > 0:
-            self.tally.samples_accepted += self._contribution.commitment.message.samples
-        state = self._candidate
-        self._hold(state)
-        if self._exchanged is not None:
-            before, roll, update, outcome = self._exchanged
-            seconds = asyncio.get_running_loop().time() - self._began_at
-            loss = self.tally.loss
-            self._books.add(ClosedRound(before, state, roll, update, outcome, loss, seconds))
-        self._candidate = self._contribution = self._exchanged = None
 
     def _hold(self, state: State) -> None:
         self._keeper.hold(state)
@@ -395,14 +282,13 @@ class Worker:
 
     async def _catch_up(self, head: Head, holders: tuple[PeerId, ...]) -> None:
         log.info("catching up with round %d, state %s", head.round, head.root.hex()[:16])
-        have = self._candidate or self.state  # one of our own exchange differs in few chunks only
-        self._contribution = self._candidate = self._exchanged = None
+        have = self._forget() or self.state  # one of our own exchange differs in few chunks only
         if self.state is not None and head == self.state.head:
             self._post(CaughtUp(head))
             return
         try:
-            state = await fetch_head(self._set, head, holders, have)
-            self._training.check(state)
+            state = await self._fetch(head, holders, have)
+            self._check(state)
         except TalkootError as error:
             log.info("catching up failed: %s", error)
             self.tally.reason = f"catching up: {error.message}"
@@ -412,6 +298,9 @@ class Worker:
         else:
             self._hold(state)
             self._post(CaughtUp(state.head))
+
+    async def _fetch(self, head: Head, holders: tuple[PeerId, ...], have: State | None) -> State:
+        return await fetch_head(self._set, head, holders, have)
 
     async def _tick(self) -> None:
         while True:

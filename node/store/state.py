@@ -57,7 +57,8 @@ _CHECKPOINT_NAME = re.compile(r"state-(0|[1-9][0-9]{0,15})\.safetensors")
 class State:
     """What all honest peers of a run hold after a round, bit for bit.
 
-    Its vectors are read-only, float32, of shape (P,): the parameters θ and the outer momentum m.
+    Its vectors are read-only, float32, of shape (P,): the parameters θ and a second one, the outer
+    momentum m, or with method `spsa` what float32 rounds off of θ (node.methods.spsa.fixed_point).
     """
 
     run: bytes
@@ -93,20 +94,42 @@ class State:
         return cls(run, header, layout, params, momentum, ledger, tuple(leaves), root)
 
     @classmethod
-    def genesis(cls, run: bytes, layout: Layout, params: Floats) -> "State":
-        """Return round 0 with the initial parameters and no momentum.
+    def genesis(
+        cls,
+        run: bytes,
+        layout: Layout,
+        params: Floats,
+        rest: Floats | None = None,
+        scale: float = 0.0,
+    ) -> "State":
+        """Return round 0 with the initial parameters; None: a second vector of zeros.
 
         Its root doesn't depend on `run`, since the manifest names the root and so comes later.
         """
         header = StateHeader(
-            run=NO_RUN, round=0, prev_root=GENESIS_PREVIOUS, tensors=layout.tensors
+            run=NO_RUN,
+            round=0,
+            prev_root=GENESIS_PREVIOUS,
+            tensors=layout.tensors,
+            scale=scale,
         )
-        return cls.of(run, header, params, np.zeros(layout.size, dtype=np.float32))
+        second = np.zeros(layout.size, dtype=np.float32) if rest is None else rest
+        return cls.of(run, header, params, second)
 
-    def next(self, params: Floats, momentum: Floats, ledger: Ledger | None = None) -> "State":
+    def next(
+        self,
+        params: Floats,
+        momentum: Floats,
+        ledger: Ledger | None = None,
+        scale: float = 0.0,
+    ) -> "State":
         """Return the state of the next round; see `of`. None: nobody's standing has changed."""
         header = StateHeader(
-            run=self.run, round=self.round + 1, prev_root=self.root, tensors=self.header.tensors
+            run=self.run,
+            round=self.round + 1,
+            prev_root=self.root,
+            tensors=self.header.tensors,
+            scale=scale,
         )
         return State.of(self.run, header, params, momentum, ledger or self.ledger)
 
@@ -170,6 +193,7 @@ class CheckpointStore:
             "round": str(state.round),
             "prev_root": state.header.prev_root.hex(),
             "root": state.root.hex(),
+            "scale": state.header.scale.hex(),
             "ledger": b64encode(encode(state.ledger)).decode(),
         }
         momentum = _named(state.layout, state.momentum, MOMENTUM_PREFIX)
@@ -249,6 +273,7 @@ class CheckpointStore:
                 round=round_,
                 prev_root=bytes.fromhex(found.metadata["prev_root"]),
                 tensors=tuple(TensorSpec(name=name, shape=shape) for name, shape in params),
+                scale=float.fromhex(found.metadata["scale"]),
             )
         except (KeyError, ValueError) as error:
             raise DamagedFileError(f"its metadata make no sense: {error}") from error

@@ -8,7 +8,8 @@ module that imports torch at its top costs each daemon 200 MB. Import it in the 
 
     TalkootError
     ├── UnknownTaskError    a kind that isn't installed here, or another version of it
-    └── TaskDataError       data that the kind can't use, or that can't be prepared
+    ├── TaskDataError       data that the kind can't use, or that can't be prepared
+    └── NoGradientError     an objective without a gradient, and a method that follows one
 """
 
 import mmap
@@ -44,6 +45,18 @@ class TaskDataError(TalkootError):
     code = "bad_task_data"
 
 
+class NoGradientError(TalkootError):
+    """The task's objective can only be evaluated, and the method needs its gradient."""
+
+    code = "no_gradient"
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(
+            f"the objective of this task {kind!r} has no gradient for method local to follow",
+            hint="Use method spsa, or another `objective`.",
+        )
+
+
 class Task(Protocol):
     """One kind of thing to train, with its settings and its data."""
 
@@ -59,6 +72,15 @@ class Task(Protocol):
         Raises:
             SettingsError: `config` is not a configuration of this task.
             TaskDataError: nothing usable is there.
+        """
+        ...
+
+    @classmethod
+    def differentiable(cls, config: Mapping[str, Scalar]) -> bool:
+        """Whether the loss has a gradient; without one only its values can be followed.
+
+        Raises:
+            SettingsError: `config` is not a configuration of this task.
         """
         ...
 
@@ -85,6 +107,10 @@ class Task(Protocol):
 
     def evaluate(self, model: "nn.Module") -> float:
         """Return the mean loss over the same held-out batches each time."""
+        ...
+
+    def accuracy(self, model: "nn.Module") -> float | None:
+        """Return the part of the held-out data that is told right; None for what has no right."""
         ...
 
     def sample(self, model: "nn.Module", prompt: str, length: int, seed: int) -> str | None:

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from node.home.settings import read_settings
 from node.tasks import Batch, Data, TaskDataError
+from node.tasks.objective import Objective, objective_loss
 from protocol.manifest import Scalar
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class ImageConfig:
 
     width: Annotated[int, Meta(ge=1, le=4096)] = 64
     batch: Annotated[int, Meta(ge=1, le=4096)] = 32
+    objective: Objective = "cross_entropy"
     seed: Annotated[int, Meta(ge=0)] = 0
 
 
@@ -51,6 +53,11 @@ class ImageTask:
         data = _digits() if path is None else _read(path)
         cls(config, data)
         return data
+
+    @classmethod
+    def differentiable(cls, config: Mapping[str, Scalar]) -> bool:
+        """Whether the objective is the cross-entropy."""
+        return read_settings(ImageConfig, config, "task image").objective == "cross_entropy"
 
     def __init__(self, config: Mapping[str, Scalar], data: Data) -> None:
         self._config = read_settings(ImageConfig, config, "task image")
@@ -82,22 +89,31 @@ class ImageTask:
             yield _tensors(self._train[places.astype(np.int64)])
 
     def loss(self, model: "nn.Module", batch: Batch) -> "Tensor":
-        """Return the cross-entropy in nats per image."""
-        from torch.nn import functional
-
-        device = next(model.parameters()).device
-        images, digits = (part.to(device) for part in batch)
-        return functional.cross_entropy(model(images), digits)
+        """Return the cross-entropy in nats per image, or the error rate."""
+        return _loss(self._config.objective, model, batch)
 
     def evaluate(self, model: "nn.Module") -> float:
-        """Return the cross-entropy over the held-out images."""
-        from torch import inference_mode
+        """Return the cross-entropy, or the error rate, over the held-out images."""
+        return self._held_out_loss(self._config.objective, model)
 
-        with inference_mode():
-            return float(self.loss(model, _tensors(self._held_out)))
+    def accuracy(self, model: "nn.Module") -> float:
+        """Return the part of the held-out images whose digit is told right."""
+        return 1 - self._held_out_loss("accuracy", model)
 
     def sample(self, model: "nn.Module", prompt: str, length: int, seed: int) -> None:
         """Return None: a classifier generates nothing."""
+
+    def _held_out_loss(self, objective: Objective, model: "nn.Module") -> float:
+        from torch import inference_mode
+
+        with inference_mode():
+            return float(_loss(objective, model, _tensors(self._held_out)))
+
+
+def _loss(objective: Objective, model: "nn.Module", batch: Batch) -> "Tensor":
+    device = next(model.parameters()).device
+    images, digits = (part.to(device) for part in batch)
+    return objective_loss(objective, model(images), digits)
 
 
 def _records(data: Data) -> "np.ndarray[tuple[int, int], np.dtype[np.uint8]]":

@@ -77,6 +77,12 @@ class TextTask:
             )
         return text
 
+    @classmethod
+    def differentiable(cls, config: Mapping[str, Scalar]) -> bool:
+        """Return True: it always is."""
+        read_settings(TextConfig, config, "task text")
+        return True
+
     def __init__(self, config: Mapping[str, Scalar], data: Data) -> None:
         self._config = read_settings(TextConfig, config, "task text")
         self.samples_per_batch = self._config.batch
@@ -126,6 +132,9 @@ class TextTask:
         last = len(self._held_out) - self._config.context - 1
         starts = np.linspace(0, last, EVALUATION_WINDOWS).astype(np.int64)
         return evaluate(model, self._windows(self._held_out, starts))
+
+    def accuracy(self, model: "nn.Module") -> None:
+        """Return None: text is judged by its loss."""
 
     def sample(self, model: "nn.Module", prompt: str, length: int, seed: int) -> str | None:
         """Return `prompt` and `length` (≤ 4096) more bytes, drawn at temperature 0.8."""

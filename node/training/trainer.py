@@ -7,7 +7,7 @@ call; the next call starts another.
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.methods.local import TrainPlan
+from node.methods.spsa.moves import Move
 from node.training.trainer_link import FinalAnswer, Resources, TrainerError, TrainerLink
 from node.training.trainer_messages import (
+    Apply,
+    Begin,
     Command,
+    Done,
     Evaluate,
     Evaluated,
     Failed,
+    Freeze,
     Load,
+    Probe,
+    Probed,
     Progress,
     Ready,
     Sample,
@@ -32,11 +39,15 @@ from node.training.trainer_messages import (
     Train,
     Trained,
 )
+from protocol.identity import PeerId
 from protocol.layout import Layout
-from protocol.manifest import Settings
+from protocol.manifest import MethodSpec, Settings
 
 __all__ = [
+    "Evaluation",
     "LoadedTask",
+    "Probed",
+    "Prober",
     "Progress",
     "Resources",
     "TrainPlan",
@@ -47,6 +58,7 @@ __all__ = [
     "TrainerTask",
 ]
 
+LOCAL = MethodSpec(kind="local", settings={})
 LOAD_SECONDS = 120.0
 """To import torch and build the model, on a slow and busy machine."""
 ANSWER_SECONDS = 300.0
@@ -54,6 +66,8 @@ ANSWER_SECONDS = 300.0
 CANCEL_SECONDS = 3.0
 """For the step in progress to end when `train` is cancelled."""
 
+Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""The agreed θ and the state's second vector, each (P,)."""
 FinalAnswerT = TypeVar("FinalAnswerT", bound=FinalAnswer)
 
 
@@ -65,6 +79,7 @@ class TrainerTask:
     version: int
     config: Settings
     data: Path
+    method: MethodSpec = LOCAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +103,45 @@ class TrainResult:
     loss: float
     """Mean training loss over the steps."""
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The model on held-out data."""
+
+    loss: float
+    """Infinite where it isn't a number."""
+    accuracy: float | None = None
+    """Of a classifier, 0 to 1."""
+
+
+class Prober(Protocol):
+    """Evaluates probes of method spsa, and moves the weights. Calls wait for each other."""
+
+    @property
+    def layout(self) -> Layout:
+        """The trained tensors, once loaded."""
+        ...
+
+    async def begin(self, run: bytes, root: bytes, vectors: Vectors) -> None:
+        """Take up the state with this root, whose vectors are each (P,) float32.
+
+        Raises:
+            TrainerError: as of every call here; what was begun is lost then.
+        """
+        ...
+
+    async def apply(self, moves: Sequence[Move]) -> None:
+        """Move the weights by these blocks."""
+        ...
+
+    async def probe(self, peer: PeerId, seq: int, count: int, undo: Sequence[Move] = ()) -> Probed:
+        """Evaluate `count` probes of a ticket, on the weights without the moves in `undo`."""
+        ...
+
+    async def freeze(self) -> Vectors:
+        """Return the state's two vectors; `begin` must follow before anything else."""
+        ...
 
 
 class Trainer(Protocol):
@@ -116,8 +170,8 @@ class Trainer(Protocol):
         """
         ...
 
-    async def evaluate(self, params: NDArray[np.float32]) -> float:
-        """Return the held-out loss, infinite where it isn't a number. Raises TrainerError."""
+    async def evaluate(self, params: NDArray[np.float32]) -> Evaluation:
+        """Evaluate on held-out data. Raises TrainerError."""
         ...
 
     async def sample(
@@ -131,8 +185,12 @@ class Trainer(Protocol):
         ...
 
 
+class AnyTrainer(Trainer, Prober, Protocol):
+    """Trains by every method; which calls may be made depends on the loaded task's method."""
+
+
 class TrainerProcess:
-    """The `Trainer` in a child process.
+    """The `AnyTrainer` in a child process.
 
     The process starts when the context is entered and imports torch meanwhile; so enter it before
     fetching data, and `load` when the data is there.
@@ -200,12 +258,12 @@ class TrainerProcess:
             update = link.vectors.update.copy()
             return TrainResult(update, done.steps, done.samples, done.loss, done.seconds)
 
-    async def evaluate(self, params: NDArray[np.float32]) -> float:
+    async def evaluate(self, params: NDArray[np.float32]) -> Evaluation:
         """Evaluate in the child (see Trainer)."""
         async with self._using(params) as link:
             answer = await link.ask(Command(Evaluate()), seconds=ANSWER_SECONDS)
-            loss = (await self._expect(link, answer, Evaluated)).loss
-            return math.inf if loss is None else loss
+            found = await self._expect(link, answer, Evaluated)
+            return Evaluation(math.inf if found.loss is None else found.loss, found.accuracy)
 
     async def sample(
         self, params: NDArray[np.float32], length: int, prompt: str = "\n", seed: int = 0
@@ -216,11 +274,44 @@ class TrainerProcess:
             answer = await link.ask(command, seconds=ANSWER_SECONDS)
             return (await self._expect(link, answer, Sampled)).text
 
+    async def begin(self, run: bytes, root: bytes, vectors: Vectors) -> None:
+        """Begin in the child (see Prober)."""
+        async with self._using(*vectors) as link:
+            await self._do(link, Begin(run, root))
+
+    async def apply(self, moves: Sequence[Move]) -> None:
+        """Apply in the child (see Prober)."""
+        async with self._using() as link:
+            await self._do(link, Apply(tuple(moves)))
+
+    async def probe(self, peer: PeerId, seq: int, count: int, undo: Sequence[Move] = ()) -> Probed:
+        """Probe in the child (see Prober)."""
+        async with self._using() as link:
+            answer = await link.ask(
+                Command(Probe(peer, seq, count, tuple(undo))), seconds=ANSWER_SECONDS
+            )
+            return await self._expect(link, answer, Probed)
+
+    async def freeze(self) -> Vectors:
+        """Freeze in the child (see Prober)."""
+        async with self._using() as link:
+            await self._do(link, Freeze())
+            return link.vectors.params.copy(), link.vectors.update.copy()
+
+    async def _do(self, link: TrainerLink, command: Begin | Apply | Freeze) -> None:
+        answer = await link.ask(Command(command), seconds=ANSWER_SECONDS)
+        await self._expect(link, answer, Done)
+
     @asynccontextmanager
-    async def _using(self, params: NDArray[np.float32]) -> AsyncIterator[TrainerLink]:
+    async def _using(
+        self, params: NDArray[np.float32] | None = None, second: NDArray[np.float32] | None = None
+    ) -> AsyncIterator[TrainerLink]:
         async with self._lock:
             link = await self._loaded_link()
-            link.vectors.params[:] = params
+            if params is not None:
+                link.vectors.params[:] = params
+            if second is not None:
+                link.vectors.update[:] = second
             try:
                 yield link
             except BaseException:  # most often cancellation
@@ -246,7 +337,8 @@ class TrainerProcess:
         return self._link
 
     async def _load(self, link: TrainerLink, task: TrainerTask) -> LoadedTask:
-        command = Load(task.kind, task.version, task.config, str(task.data), self._resources.device)
+        device = self._resources.device
+        command = Load(task.kind, task.version, task.config, str(task.data), device, task.method)
         try:
             answer = await link.ask(Command(command), seconds=LOAD_SECONDS)
             ready = await self._expect(link, answer, Ready)

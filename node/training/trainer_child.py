@@ -6,40 +6,27 @@ them. The process ends when the socket does, or with its parent, whatever it is 
 """
 
 import logging
-import math
 import os
 import signal
 import socket
 import sys
 from contextlib import suppress
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
-from time import monotonic
 
 import torch
 
 from node.home.lifeline import die_with_parent
-from node.methods.flat import FlatModel, as_array
-from node.methods.inner import Step, inner_round
-from node.tasks import Task, load_task
+from node.training.sessions import Reply, Session, open_session
 from node.training.trainer_messages import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
     Answer,
     Command,
-    Evaluate,
-    Evaluated,
     Failed,
     Load,
-    Progress,
     Ready,
-    Sample,
-    Sampled,
-    SharedVectors,
     Stop,
-    Train,
-    Trained,
     frame,
 )
 from protocol.codec import decode
@@ -48,76 +35,6 @@ from protocol.errors import CodecError, TalkootError
 PROGRESS_SECONDS = 0.25
 
 _log = logging.getLogger(__name__)
-
-
-class DeviceError(TalkootError):
-    """The device that was asked for is not there."""
-
-    code = "device_unavailable"
-
-
-class SharedMemoryError(TalkootError):
-    """No room for the vectors that daemon and trainer share."""
-
-    code = "no_shared_memory"
-
-
-class Session:
-    """The loaded task with its model, and the vectors shared with the daemon."""
-
-    def __init__(self, task: Task, flat: FlatModel, shared: SharedVectors) -> None:
-        self._task = task
-        self._flat = flat
-        self._shared = shared
-
-    @classmethod
-    def open(cls, command: Load, memory: int) -> tuple["Session", Ready]:
-        """Build the model and put its parameters into the file `memory`.
-
-        Raises:
-            TalkootError: no such task, device or data, or no room.
-        """
-        device = _device(command.device)
-        task = load_task(command.kind, command.version, command.config, Path(command.data))
-        flat = FlatModel(task.build_model(), device)
-        _reserve(memory, 8 * flat.layout.size)
-        shared = SharedVectors(memory, flat.layout.size)
-        shared.params[:] = as_array(flat.params)
-        return cls(task, flat, shared), Ready(
-            flat.layout.tensors, str(device), task.samples_per_batch
-        )
-
-    def train(self, command: Train, stop: Event, connection: socket.socket) -> Trained:
-        """Train a round, telling how it goes, until it is complete or `stop` is set."""
-        started = told = monotonic()
-
-        def on_step(now: Step) -> bool:
-            nonlocal told
-            if monotonic() - told >= PROGRESS_SECONDS:
-                told = monotonic()
-                rate = now.samples / (told - started)
-                report = Progress(now.steps, now.samples, now.loss, rate)
-                connection.sendall(frame(Answer(report)))
-            return not stop.is_set()
-
-        result = inner_round(self._task, self._flat, self._shared.params, command.plan, on_step)
-        self._shared.update[:] = result.update
-        work = result.work
-        return Trained(work.steps, work.samples, work.loss, monotonic() - started)
-
-    def evaluate(self) -> Evaluated:
-        """Evaluate the shared θ."""
-        self._flat.load(self._shared.params)
-        self._flat.model.eval()
-        loss = self._task.evaluate(self._flat.model)
-        return Evaluated(loss if math.isfinite(loss) else None)
-
-    def sample(self, command: Sample) -> Sampled:
-        """Generate from the shared θ."""
-        self._flat.load(self._shared.params)
-        self._flat.model.eval()
-        prompt, length, seed = command.prompt, command.length, command.seed
-        return Sampled(self._task.sample(self._flat.model, prompt, length, seed))
 
 
 class Child:
@@ -164,9 +81,7 @@ class Child:
             data += part
         return bytes(data)
 
-    def _answer(
-        self, command: Command, stop: Event
-    ) -> Ready | Trained | Evaluated | Sampled | Failed:
+    def _answer(self, command: Command, stop: Event) -> Ready | Reply | Failed:
         try:
             return self._perform(command, stop)
         except TalkootError as error:
@@ -176,21 +91,15 @@ class Child:
         except Exception as error:  # noqa: BLE001 - a task is installed code of any origin
             return _failed(error)
 
-    def _perform(self, command: Command, stop: Event) -> Ready | Trained | Evaluated | Sampled:
+    def _perform(self, command: Command, stop: Event) -> Ready | Reply:
         if isinstance(command.body, Load):
-            self._session, ready = Session.open(command.body, self._memory)
+            self._session, ready = open_session(command.body, self._memory)
             return ready
         if self._session is None:
             raise RuntimeError("nothing is loaded")
-        match command.body:
-            case Train():
-                return self._session.train(command.body, stop, self._connection)
-            case Evaluate():
-                return self._session.evaluate()
-            case Sample():
-                return self._session.sample(command.body)
-            case Stop():
-                raise RuntimeError("Stop is not queued")
+        if isinstance(command.body, Stop):
+            raise TypeError("Stop is not queued")
+        return self._session.perform(command.body, stop, self._connection)
 
 
 def _failed(error: Exception) -> Failed:
@@ -205,33 +114,6 @@ def _failed(error: Exception) -> Failed:
     _log.error("training failed", exc_info=error)
     name = type(error).__name__
     return Failed("training_failed", f"training stopped: {name}: {text}", "The log says where.")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
-        raise DeviceError(
-            f"the device {name!r} can't be used: {str(error).splitlines()[0]}",
-            hint="Set the device to 'cpu' or 'auto'.",
-        ) from error
-    return device
-
-
-def _reserve(memory: int, size: int) -> None:
-    """Write zeros, so that a full disk is an error here and not a SIGBUS at some later access."""
-    block = bytes(1 << 20)
-    try:
-        for start in range(0, size, len(block)):
-            os.pwrite(memory, block[: size - start], start)
-    except OSError as error:
-        raise SharedMemoryError(
-            f"no room for {size >> 20} MiB shared between daemon and trainer: {error}",
-            hint="Free some memory.",
-        ) from error
 
 
 def main() -> None:

@@ -18,8 +18,10 @@ from node.training.trainer_messages import (
     MAX_FRAME_BYTES,
     Answer,
     Command,
+    Done,
     Evaluated,
     Failed,
+    Probed,
     Progress,
     Ready,
     Sampled,
@@ -37,7 +39,7 @@ EXIT_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
-FinalAnswer = Ready | Trained | Evaluated | Sampled | Failed
+FinalAnswer = Ready | Trained | Evaluated | Sampled | Probed | Done | Failed
 
 
 class TrainerError(TalkootError):

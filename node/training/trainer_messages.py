@@ -2,7 +2,9 @@
 
 Load and Train go to the trainer, Ready and Trained come back; every command has one final answer.
 Frames are a length (4 bytes, big-endian) and a `Command` or an `Answer`. Parameters don't travel
-in them: both sides map one unlinked file, θ in its first half, the update in its second.
+in them: both sides map one unlinked file, θ in its first half, in its second the update. With
+method spsa the second half is the state's second vector, and from Begin to Freeze the file is the
+trainer's own: nothing else of the parameters' size is in memory there.
 """
 
 import mmap
@@ -13,9 +15,12 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from node.methods.local import TrainPlan
+from node.methods.spsa.moves import Move
 from protocol.codec import MAX_MESSAGE_BYTES, Message, encode
 from protocol.layout import MAX_TENSORS, TensorSpec
-from protocol.manifest import Settings
+from protocol.manifest import MethodSpec, Settings
+from protocol.signing import Bytes32, PeerIdField
+from protocol.tickets import MAX_PROBES
 
 HEADER_BYTES = 4
 MAX_FRAME_BYTES = 4 * MAX_MESSAGE_BYTES
@@ -34,6 +39,7 @@ class Load(Message, frozen=True):
     config: Settings
     data: Text
     device: Text
+    method: MethodSpec
 
 
 class Train(Message, frozen=True):
@@ -56,6 +62,33 @@ class Sample(Message, frozen=True):
     prompt: Text
     length: Annotated[int, Meta(ge=1, le=MAX_SAMPLE_LENGTH)]
     seed: Annotated[int, Meta(ge=0)]
+
+
+class Begin(Message, frozen=True):
+    """Method spsa: take up the state in the shared vectors. Answer: Done."""
+
+    run: Bytes32
+    root: Bytes32
+
+
+class Apply(Message, frozen=True):
+    """Method spsa: move the master by these blocks. Answer: Done."""
+
+    moves: tuple[Move, ...]
+
+
+class Probe(Message, frozen=True):
+    """Method spsa: evaluate the probes of a ticket. Answer: Probed."""
+
+    peer: PeerIdField
+    seq: Count
+    count: Annotated[int, Meta(ge=1, le=MAX_PROBES)]
+    undo: tuple[Move, ...]
+    """The master without these is what they are evaluated on."""
+
+
+class Freeze(Message, frozen=True):
+    """Method spsa: put the state into the shared vectors; Begin goes on from it. Answer: Done."""
 
 
 class Ready(Message, frozen=True):
@@ -89,6 +122,20 @@ class Evaluated(Message, frozen=True):
     """The held-out loss; none = it is not a finite number."""
 
     loss: float | None
+    accuracy: float | None
+    """Of a classifier, 0 to 1."""
+
+
+class Probed(Message, frozen=True):
+    """What the probes showed; none = a loss was not finite."""
+
+    projections: tuple[float | None, ...]
+    loss: float | None
+    """Mean of the finite losses."""
+
+
+class Done(Message, frozen=True):
+    """It is done."""
 
 
 class Sampled(Message, frozen=True):
@@ -108,13 +155,13 @@ class Failed(Message, frozen=True):
 class Command(Message, frozen=True):
     """Frame to the trainer."""
 
-    body: Load | Train | Stop | Evaluate | Sample
+    body: Load | Train | Stop | Evaluate | Sample | Begin | Apply | Probe | Freeze
 
 
 class Answer(Message, frozen=True):
     """Frame from the trainer."""
 
-    body: Ready | Progress | Trained | Evaluated | Sampled | Failed
+    body: Ready | Progress | Trained | Evaluated | Sampled | Probed | Done | Failed
 
 
 def frame(message: Command | Answer) -> bytes:

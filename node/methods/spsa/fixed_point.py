@@ -87,15 +87,17 @@ def check_start(spans: tuple[Span, ...], theta: Floats) -> None:
             )
 
 
-def pack(spans: tuple[Span, ...], theta: Floats, rest: Floats) -> Master:
+def pack(spans: tuple[Span, ...], theta: Floats, rest: Floats, out: Master | None = None) -> Master:
     """Return the master (P,) of the agreed state; `theta` and `rest` are both whole vectors.
+
+    Where all tensors are trained, `out` may lie in the memory of `theta`.
 
     Exact where `unpack` made them with the same fraction bits, else rounded half to even.
 
     Raises:
         FixedPointError: a sum that is not finite or beyond an int32.
     """
-    master = np.empty(spans[-1].stop if spans else 0, np.int32)
+    master = np.empty(spans[-1].stop if spans else 0, np.int32) if out is None else out
     for span in spans:
         scale = math.ldexp(1.0, span.fraction_bits)
         for start, stop, place in _blocks(span):
@@ -110,7 +112,10 @@ def pack(spans: tuple[Span, ...], theta: Floats, rest: Floats) -> Master:
 
 
 def unpack(spans: tuple[Span, ...], master: Master, theta: Floats, rest: Floats) -> None:
-    """Write the agreed state of `master` (P,) into `theta` and `rest`; what is frozen stays."""
+    """Write the agreed state of `master` (P,) into `theta` and `rest`; what is frozen stays.
+
+    Where all tensors are trained, `master` may lie in the memory of `theta`.
+    """
     for span in spans:
         scale = math.ldexp(1.0, -span.fraction_bits)
         for start, stop, place in _blocks(span):

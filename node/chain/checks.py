@@ -1,0 +1,122 @@
+"""Spot checks: repeating the tickets of others, chosen by a lot that nobody else knows.
+
+A ticket says where it was measured, so anybody who holds the chain can measure there too, and gets
+the same bytes (algorithms: protocol.noise, node.methods.spsa). Who lies in one ticket of ten is
+found out after some ten checks of its tickets, and everything that it said since is taken back.
+"""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+
+from node.chain.master import Master
+from node.chain.round import ChainRound
+from node.chain.seal import Past
+from node.methods.spsa.quantiser import quantise
+from protocol.chain import Link
+from protocol.errors import ProtocolError
+from protocol.evidence import FalseTicket
+from protocol.identity import PeerId
+from protocol.tickets import Ticket, open_ticket
+from trust.audit import AuditVerdict
+from trust.evidence import judge_ticket
+
+log = logging.getLogger(__name__)
+
+RECENT_BLOCKS = 16
+"""Tickets in the last blocks of the round are checked: older ones take longer to go back to."""
+
+
+class TicketChecks:
+    """Repeats tickets with the training process; one call at a time.
+
+    Args:
+        master: the weights.
+        run: the run's 32-byte id.
+        me: this peer.
+        rng: draws what is checked.
+    """
+
+    def __init__(self, master: Master, run: bytes, me: PeerId, rng: np.random.Generator) -> None:
+        self.round: ChainRound | None = None
+        """The round that we are in."""
+        self.past: Callable[[int, bytes], Awaitable[Past | None]] = _nothing
+        """Returns a round that is over, if it is kept, by its number and root."""
+        self._master = master
+        self._run = run
+        self._me = me
+        self._rng = rng
+        self._checked: set[bytes] = set()
+
+    def happens(self, rate: float) -> bool:
+        """Draw whether something happens that does at this rate."""
+        return bool(self._rng.random() < rate)
+
+    def draw(self, tip: Link, left_out: frozenset[PeerId]) -> Ticket | None:
+        """Return a ticket to check: first one of its peers is drawn, so that nobody hides.
+
+        Args:
+            tip: the end of the chain.
+            left_out: whom there is no need to check.
+        """
+        found: dict[PeerId, list[Ticket]] = {}
+        blocks = tip.blocks()[-RECENT_BLOCKS:]
+        for ticket in (each for block in blocks for each in block.tickets):
+            skipped = ticket.peer == self._me or ticket.peer in left_out
+            if not skipped and ticket.digest not in self._checked:
+                found.setdefault(ticket.peer, []).append(ticket)
+        if not found:
+            return None
+        peers = sorted(found)
+        tickets = found[peers[self._rng.integers(len(peers))]]
+        return tickets[self._rng.integers(len(tickets))]
+
+    async def check(self, round_: ChainRound, ticket: Ticket) -> AuditVerdict:
+        """Return whether a ticket of the round that we are in is a lie.
+
+        Raises:
+            TrainerError: the training process failed.
+        """
+        now = Past(round_.state, round_.branches, round_.chain.tip)
+        base = round_.chain.place(ticket.said.base, ticket.said.view)
+        return AuditVerdict.UNKNOWN if base is None else await self._check(now, base, ticket)
+
+    async def _check(self, past: Past, base: Link, ticket: Ticket) -> AuditVerdict:
+        said = ticket.said
+        await self._master.goto(past.state, past.branches, past.tip)
+        undo = past.branches.path(base, past.tip)
+        found = await self._master.probe(ticket.peer, said.seq, len(said.projections), undo)
+        repeated = [
+            quantise(math.nan if value is None else value, said.exponent)
+            for value in found.projections
+        ]
+        self._checked.add(ticket.digest)
+        verdict = judge_ticket(said.projections[: len(repeated)], repeated)
+        level = logging.WARNING if verdict is AuditVerdict.HOLDS else logging.DEBUG
+        log.log(level, "a ticket of %s: %s, repeated %s", ticket.peer, said.projections, repeated)
+        return verdict
+
+    async def inspect_ticket(self, accused: PeerId, proof: FalseTicket) -> AuditVerdict:
+        """Return whether what somebody accuses a peer of is true (see TicketInspector)."""
+        try:
+            ticket = open_ticket(proof.ticket, self._run, proof.root)
+        except ProtocolError as error:
+            log.info("evidence is malformed: %s", error)
+            return AuditVerdict.FALSE
+        if ticket.peer != accused:
+            return AuditVerdict.FALSE
+        now = self.round
+        if now is not None and now.state.root == proof.root:
+            false = now.state.round != proof.round
+            return AuditVerdict.FALSE if false else await self.check(now, ticket)
+        past = await self.past(proof.round, proof.root)
+        base = None if past is None else past.place(ticket.said.base, ticket.said.view)
+        if past is None or base is None:
+            return AuditVerdict.UNKNOWN
+        return await self._check(past, base, ticket)
+
+
+async def _nothing(_round: int, _root: bytes) -> None:
+    return None

@@ -1,0 +1,112 @@
+"""Where the training process's weights are in the tree of blocks, and how they get elsewhere."""
+
+from collections.abc import Sequence
+
+from node.methods.spsa.blocks import BlockRules
+from node.methods.spsa.moves import Move
+from node.store.state import State
+from node.training.trainer import Probed, Prober, Vectors
+from protocol.chain import Link
+from protocol.identity import PeerId
+
+
+class Branches:
+    """What the blocks of one round do to the weights, each computed once.
+
+    Args:
+        rules: what a block's effect depends on.
+        scale: of the state that the round grows from.
+    """
+
+    def __init__(self, rules: BlockRules, scale: float) -> None:
+        self.rules = rules
+        self._scale = scale
+        self._known: dict[bytes, tuple[Move, float]] = {}
+
+    def scale_at(self, link: Link) -> float:
+        """Return the scale that is agreed at this place."""
+        return self._scale if link.block is None else self._of(link)[1]
+
+    def path(self, start: Link, end: Link) -> list[Move]:
+        """Return the moves that lead from one place in the tree to another."""
+        undo, do = [], []
+        while start is not end:
+            if start.height >= end.height and start.parent is not None:
+                undo.append(self._of(start)[0].inverse())
+                start = start.parent
+            elif end.parent is not None:
+                do.append(self._of(end)[0])
+                end = end.parent
+        return undo + do[::-1]
+
+    def _of(self, link: Link) -> tuple[Move, float]:
+        pending = []
+        while link.parent is not None and link.digest not in self._known:
+            pending.append(link)
+            link = link.parent
+        scale = self._known[link.digest][1] if link.parent is not None else self._scale
+        found = self._known.get(link.digest)
+        for each in reversed(pending):
+            if each.block is None:
+                continue
+            move = self.rules.move_of(each.block, scale)
+            scale = self.rules.scale_after(each.block, scale)
+            found = self._known[each.digest] = move, scale
+        if found is None:
+            raise RuntimeError("a state is not a block")
+        return found
+
+
+class Master:
+    """The weights in the training process. One caller at a time.
+
+    A call that fails or is cancelled leaves them anywhere: the next one begins from the state.
+
+    Args:
+        prober: the training process.
+        run: the run's 32-byte id.
+    """
+
+    def __init__(self, prober: Prober, run: bytes) -> None:
+        self._prober = prober
+        self._run = run
+        self._root: bytes | None = None
+        self._at: Link | None = None
+
+    async def goto(self, state: State, branches: Branches, link: Link) -> None:
+        """Bring the weights to a place in the tree of the round that grows from `state`.
+
+        Raises:
+            TrainerError: the training process failed; the next call may succeed.
+        """
+        start, known = self._at, self._root == state.root
+        self._at = None
+        if start is None or not known:
+            await self._prober.begin(self._run, state.root, (state.params, state.momentum))
+            self._root, start = state.root, link.back(0)
+        if moves := branches.path(start, link):
+            await self._prober.apply(moves)
+        self._at = link
+
+    async def probe(self, peer: PeerId, seq: int, count: int, undo: Sequence[Move] = ()) -> Probed:
+        """Evaluate the probes of a ticket where the weights are, but for the moves in `undo`.
+
+        Raises:
+            TrainerError: as above.
+        """
+        at, self._at = self._at, None
+        if at is None:
+            raise RuntimeError("the weights are nowhere")
+        found = await self._prober.probe(peer, seq, count, undo)
+        self._at = at
+        return found
+
+    async def seal(self, void: Sequence[Move]) -> Vectors:
+        """Take these moves back and return the state's vectors.
+
+        Raises:
+            TrainerError: as above.
+        """
+        self._at = None
+        await self._prober.apply([move.inverse() for move in void])
+        return await self._prober.freeze()

@@ -1,0 +1,146 @@
+"""The end of a round of method spsa: which chain counts, and the state that it leads to."""
+
+from collections import Counter
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+from node.chain.master import Branches
+from node.chain.sync import SealedRound
+from node.exchange.outcome import MemberReport
+from node.methods.spsa.blocks import BlockRules, only
+from node.methods.spsa.moves import Move
+from node.methods.spsa.settings import SpsaSettings
+from node.run.setting import RunSetting, electorate_after
+from node.store.state import State
+from protocol.chain import ChainRules, Link, grow
+from protocol.identity import PeerId
+from protocol.ledger import Ledger
+from protocol.rollcall import Roll, convener_rank
+from protocol.tickets import NULL
+from trust.admission import bans_of
+from trust.reputation import Probed, advance_by_tickets
+
+
+def chosen_log(roll: Roll, judges: Set[PeerId]) -> tuple[bytes, list[PeerId]]:
+    """Return the root of the blocks that a roll call agrees on, and who committed to them.
+
+    It is what most of the judges committed to; of equals that of the judge with the lowest rank,
+    which nobody could foresee.
+    """
+    votes = {member.signer: member.message.update_root for member in roll.members}
+    counted = {peer: root for peer, root in votes.items() if peer in judges} or votes
+    counts = Counter(counted.values())
+    most = max(counts.values())
+    first = min(
+        (peer for peer, root in counted.items() if counts[root] == most),
+        key=lambda peer: convener_rank(roll.prev_root, roll.round, peer),
+    )
+    root = counted[first]
+    return root, [peer for peer, each in votes.items() if each == root]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A round that is over: its chain, and what it did to the weights."""
+
+    state: State
+    """The state that it grew from."""
+    branches: Branches
+    tip: Link
+
+    @classmethod
+    def of(cls, setting: RunSetting, state: State, sealed: SealedRound) -> "Past":
+        """Return the round that grew from `state`, every block checked again.
+
+        Raises:
+            RoundError: a block doesn't follow the one before, or holds what it may not.
+        """
+        branches, rules = branches_of(setting, state), chain_rules(setting)
+        link = Link(0, state.root)
+        for block in sealed.blocks:
+            link = grow(link, block, rules, branches.rules.counts)
+        return cls(state, branches, link)
+
+    def place(self, height: int, mark: bytes) -> Link | None:
+        """Return the place that tickets name so, if it is in the chain."""
+        link = self.tip.back(height)
+        return link if (link.height, link.mark) == (height, mark) else None
+
+    def tickets_of(self, peers: Set[PeerId]) -> list[Move]:
+        """Return what these peers' tickets did."""
+        moves = self.branches.path(self.tip.back(0), self.tip)
+        return [part for move in moves if (part := only(move, peers)).tickets]
+
+
+def branches_of(setting: RunSetting, state: State) -> Branches:
+    """Return what blocks do in the round that grows from a state."""
+    rates = SpsaSettings.read(setting.manifest.method.settings).rates(state.layout.size)
+    counts = electorate_after(setting, state).includes
+    return Branches(BlockRules(state.root, rates, counts), state.header.scale)
+
+
+def chain_rules(setting: RunSetting) -> ChainRules:
+    """Return how the chains of a run grow."""
+    settings = SpsaSettings.read(setting.manifest.method.settings)
+    seconds = settings.block_seconds
+    blocks = setting.manifest.round.local_steps or 1
+    return ChainRules(blocks, settings.depth, seconds, turn_seconds=seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What a chain does to the state that it grows from, beside the weights."""
+
+    void: tuple[Move, ...]
+    """What is taken back: the round's tickets of those who were proved liars."""
+    ledger: Ledger
+    scale: float
+    reports: dict[PeerId, MemberReport]
+    """What share each peer had in the round."""
+
+    @classmethod
+    def of(cls, setting: RunSetting, now: Past, roll: Roll, before: Sequence[Past]) -> "Seal":
+        """Return the seal of the chain of the round `now`.
+
+        Args:
+            setting: the run.
+            now: the round.
+            roll: its roll call.
+            before: the rounds before it, as far as they are kept.
+        """
+        spec, stewards, ledger = setting.manifest.trust, setting.stewards, now.state.ledger
+        bans = bans_of(roll, ledger, spec, stewards)
+        void = [
+            move
+            for past in (*before, now)
+            for move in past.tickets_of(
+                {peer for peer, each in bans.items() if each.round <= past.state.round}
+            )
+        ]
+        said: Counter[PeerId] = Counter()
+        counted: Counter[PeerId] = Counter()
+        for block in now.tip.blocks():
+            for ticket in block.tickets:
+                said[ticket.peer] += sum(value != NULL for value in ticket.said.projections)
+            counted.update(now.branches.rules.accepted(block))
+        for peer in bans:
+            counted.pop(peer, None)
+        per_probe = setting.manifest.task.samples_per_step or 1
+        probed = Probed(said, {peer: per_probe * probes for peer, probes in counted.items()})
+        after = advance_by_tickets(ledger, roll, probed, spec, stewards)
+        reports = _reports(roll, said, counted)
+        return cls(tuple(void), after, now.branches.scale_at(now.tip), reports)
+
+
+def _reports(
+    roll: Roll, said: Counter[PeerId], counted: Counter[PeerId]
+) -> dict[PeerId, MemberReport]:
+    total, spoken = max(1, counted.total()), max(1, said.total())
+    return {
+        peer: MemberReport(
+            share=counted[peer] / total,
+            expected=said[peer] / spoken,
+            missing=0.0 if said[peer] else 1.0,
+        )
+        for peer in {*roll.peers, *said}
+    }

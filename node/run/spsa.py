@@ -1,0 +1,340 @@
+"""Method `spsa` at this peer: a round is a chain of blocks, and its exchange agrees on the chain.
+
+TRAINING    the chain grows (node.chain.round)
+COMMITTED   what each peer's chain is, by the Merkle root over its blocks
+EXCHANGING  the chain that most committed to counts; who has another one fetches it, and its
+weights go there by exactly what differs
+AGREEING    the seal: the state that it leads to, voted on as with any method
+"""
+
+import asyncio
+import logging
+import math
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from node.audit.accuser import Accuser
+from node.audit.evidence_box import EvidenceBox
+from node.audit.evidence_check import EvidenceChecker
+from node.audit.inspection import Inspector
+from node.audit.listener import Listener
+from node.audit.witness import Witness
+from node.chain.channel import ChainChannel
+from node.chain.checks import TicketChecks
+from node.chain.master import Master
+from node.chain.round import ChainRound, Others, RoundTools
+from node.chain.seal import Past, Seal, branches_of, chosen_log
+from node.chain.sync import BlockServer, SealedRound
+from node.methods.spsa.settings import SpsaSettings
+from node.run.setting import RunSetting
+from node.run.worker import Work, Worker
+from node.store.lives import next_life
+from node.store.state import State
+from node.training.trainer import Prober, Vectors
+from node.training.training import OtherModelError
+from node.transfer.sources import FetchError
+from node.transfer.tree_server import HeldTree, TreeShelf
+from protocol.blocks import MAX_HEIGHT, log_chunks, read_log
+from protocol.chain import Fork, Link, grow
+from protocol.errors import ProtocolError, TalkootError
+from protocol.events import Committed, Exchanged, Result, Trained
+from protocol.evidence import Equivocation, FalseTicket, ForkedTickets, Proof
+from protocol.identity import PeerId
+from protocol.rollcall import Commitment, Roll, Verdict
+from protocol.rounds import Phase
+from protocol.signing import Signed
+from protocol.tickets import Ticket
+from trust.admission import judges_of
+from trust.audit import AuditVerdict
+
+log = logging.getLogger(__name__)
+
+FETCH_SECONDS = 60.0
+RETRY_SECONDS = 2.0
+SERVED_CHAINS = 4
+
+
+@dataclass(slots=True)
+class _Contribution:
+    commitment: Signed[Commitment]
+    tree: HeldTree
+    tip: Link
+
+
+class SpsaWorker(Worker):
+    """Takes part in one run of method `spsa` until cancelled.
+
+    Args:
+        setting: the run and what this peer brings.
+        trainer: evaluates probes; its task is loaded, and the caller ends it.
+        shelf: where this peer puts its states and chains for others to fetch.
+        state: the agreed state that this peer holds already, if any.
+        fresh: this peer made the state itself just now, so there is nobody to ask for a newer one.
+        refused: counts refused messages by error code.
+    """
+
+    def __init__(
+        self,
+        setting: RunSetting,
+        trainer: Prober,
+        shelf: TreeShelf,
+        state: State | None,
+        *,
+        fresh: bool = False,
+        refused: Counter[str] | None = None,
+    ) -> None:
+        refused = Counter() if refused is None else refused
+        super().__init__(setting, shelf, state, fresh=fresh, refused=refused)
+        self.settings = SpsaSettings.read(setting.manifest.method.settings)
+        me = setting.identity.peer_id
+        self._shelf = shelf
+        self._trainer = trainer
+        self._master = Master(trainer, setting.run)
+        self.chain_channel = ChainChannel(setting.swarm, me, setting.run, refused)
+        self._blocks = BlockServer(setting.swarm, setting.run, refused)
+        self._checks = TicketChecks(self._master, setting.run, me, np.random.default_rng())
+        self._inspector = Inspector(setting, None, shelf)
+        checker = EvidenceChecker(setting, self._inspector, self._keeper, self._checks)
+        box = EvidenceBox(setting, self._channel, shelf, self._inspector, checker, refused)
+        self._auditor = Accuser(setting, self._keeper, box, refused)
+        self._listener = Listener(me, self._auditor, Witness(setting.run))
+        self.round: ChainRound | None = None
+        """The round that we are in."""
+        self._stopped = asyncio.Event()
+        self._contribution: _Contribution | None = None
+        self._trees: deque[HeldTree] = deque()
+        self._candidate: State | None = None
+        self._checks.past = self._past
+        self._tools = RoundTools(
+            setting=setting,
+            settings=self.settings,
+            channel=self.chain_channel,
+            master=self._master,
+            tally=self.tally,
+            others=self._others,
+            on_samples=lambda samples: self._post(Trained(samples)),
+            on_fork=self._on_fork,
+            side_work=self._side_work,
+            on_trouble=self._heartbeat.say_presence,
+        )
+
+    async def run(self) -> None:
+        """Take part until cancelled (see Worker)."""
+        async with self._blocks.serving():
+            await super().run()
+
+    def _work(self) -> Sequence[Work]:
+        return self.chain_channel.listen, self.chain_channel.speak
+
+    @property
+    def _own(self) -> Signed[Commitment] | None:
+        return self._contribution.commitment if self._contribution else None
+
+    # measuring
+
+    def _begin(self) -> None:
+        self._stopped = asyncio.Event()
+
+    def _stop(self) -> None:
+        self._stopped.set()
+
+    def _check(self, state: State) -> None:
+        if self._trainer.layout != state.layout:
+            raise OtherModelError
+
+    async def _train(self, round_: int) -> None:
+        state = self.state
+        if state is None or state.round != round_ or self._is_banned(state):
+            return
+        self._check(state)
+        chain = await self._round_after(state)
+        await chain.run(self._stopped)
+        if self.machine.phase is not Phase.TRAINING:
+            return
+        tip = chain.chain.tip
+        tree = HeldTree.of(log_chunks(tip.blocks()))
+        self._serve(tree)
+        signed = self._channel.sign(self._commitment(chain, tree.root))
+        self._contribution = _Contribution(signed, tree, tip)
+        self.tally.samples_mine += signed.message.samples
+        self._heartbeat.commitment = signed
+        self._channel.say(signed, "roll")
+        self._post(Committed(signed))
+
+    def _serve(self, tree: HeldTree) -> None:
+        """Serve our chain for as long as anybody may be behind."""
+        self._shelf.put(tree)
+        self._trees.append(tree)
+        while len(self._trees) > SERVED_CHAINS:
+            self._shelf.drop(self._trees.popleft().root)
+
+    async def _round_after(self, state: State) -> ChainRound:
+        """Return the round that grows from a state; one that was begun here goes on.
+
+        A round that begins anew is another life: nobody remembers what was signed in the one
+        before.
+        """
+        if self.round is not None and self.round.state.root == state.root:
+            return self.round
+        path = self._set.folder.path / "lives"
+        life = await asyncio.to_thread(next_life, path, self._set.folder.disk)
+        self.round = ChainRound(self._tools, state, branches_of(self._set, state), life)
+        self._blocks.chain = self.round.chain
+        self._checks.round = self.round
+        return self.round
+
+    def _others(self) -> Others:
+        live, head, me = self.machine.live, self.machine.head, self._set.identity.peer_id
+        here = live.peers().keys() | {me}
+        expected = live.expected(head) if head else set()
+        return Others(
+            expected=live.electorate.among(expected | {me}),
+            conveners=live.conveners(here),
+            live=here,
+        )
+
+    async def _on_fork(self, fork: Fork, state: State) -> None:
+        first, second = fork.first, fork.second
+        proof: Proof
+        if isinstance(first, Ticket) and isinstance(second, Ticket):
+            accused = first.peer
+            proof = ForkedTickets(state.round, state.root, first.data, second.data)
+        elif not isinstance(first, Ticket) and not isinstance(second, Ticket):
+            accused = first.convener
+            proof = Equivocation(first.envelope, second.envelope)
+        else:
+            raise TypeError("a ticket and a block are no fork")
+        await self._auditor.evidence.accuse(accused, proof)
+
+    async def _side_work(self, chain: ChainRound) -> None:
+        """Check what others said, where our lot or an accusation asks for it."""
+        evidence = self._auditor.evidence
+        if evidence.has_work:
+            await evidence.judge_work()
+        if not self._checks.happens(self.settings.check_rate):
+            return
+        accused = frozenset(PeerId(each.accused) for each in self._auditor.accusations(chain.state))
+        ticket = self._checks.draw(chain.chain.tip, accused)
+        if ticket is None:
+            return
+        verdict = await self._checks.check(chain, ticket)
+        if verdict is AuditVerdict.HOLDS:
+            proof = FalseTicket(chain.state.round, chain.state.root, ticket.data)
+            await evidence.accuse(ticket.peer, proof)
+        elif verdict is AuditVerdict.FALSE:
+            self._auditor.note_verdict(Verdict(ticket.peer, passed=True))
+
+    def _commitment(self, chain: ChainRound, root: bytes) -> Commitment:
+        losses = [loss for loss in chain.losses if math.isfinite(loss)]
+        per_probe = self._set.manifest.task.samples_per_step or 1
+        return Commitment(
+            round=chain.state.round,
+            prev_root=chain.state.root,
+            at=self._set.swarm.time(),
+            samples=chain.probes * per_probe,
+            steps=chain.probes,
+            loss=sum(losses) / len(losses) if losses else None,
+            capacity=0,
+            update_root=root,
+            nonce=self._set.nonce,
+            verdict=self._auditor.take_verdict(),
+            accusations=self._auditor.accusations(chain.state),
+            objections=self._auditor.take_objections(),
+        )
+
+    # the seal
+
+    async def _exchange(self, roll: Roll) -> None:
+        chain, contribution = self.round, self._contribution
+        if chain is None or contribution is None:
+            raise RuntimeError("there is no chain to seal")
+        spec, stewards = self._set.manifest.trust, self._set.stewards
+        state = chain.state
+        judges = judges_of(roll, state.ledger, spec, stewards)
+        tip = await self._agreed_tip(chain, contribution, roll, judges)
+        now = Past(state, chain.branches, tip)
+        before = await self._rounds_before(state)
+        seal = Seal.of(self._set, now, roll, before)
+        params, rest = await self._sealed_vectors(now, seal)
+        candidate = await asyncio.to_thread(state.next, params, rest, seal.ledger, seal.scale)
+        self._candidate = candidate
+        self._blocks.keep(state.root, SealedRound(tuple(tip.blocks()), roll.envelope))
+        self.tally.note_round(roll, seal.reports)
+        signed = self._channel.sign(
+            Result(
+                round=roll.round,
+                prev_root=roll.prev_root,
+                roll=roll.digest,
+                root=candidate.root,
+                missing=0,
+            )
+        )
+        self._channel.say(signed, "state")
+        self._post(Exchanged(signed))
+
+    async def _agreed_tip(
+        self, chain: ChainRound, own: _Contribution, roll: Roll, judges: frozenset[PeerId]
+    ) -> Link:
+        """Return the end of the chain that counts; ours where the other can't be had."""
+        root, holders = chosen_log(roll, judges)
+        if root == own.tree.root:
+            return own.tip
+        log.info("another chain than ours was agreed on in round %d", roll.round)
+        try:
+            leaves, found = await self._inspector.fetch(root, holders, MAX_HEIGHT)
+            chunks = [found[index] for index in range(len(leaves))]
+            blocks = await asyncio.to_thread(
+                read_log, chunks, self._set.run, roll.round, roll.prev_root
+            )
+            link = chain.chain.genesis
+            for block in blocks:
+                known = chain.chain.place_of(block.digest)
+                link = known or grow(link, block, chain.chain.rules, chain.branches.rules.counts)
+        except (FetchError, ProtocolError) as error:
+            log.warning("the agreed chain of round %d can't be had: %s", roll.round, error)
+            return own.tip
+        return link
+
+    async def _rounds_before(self, state: State) -> list[Past]:
+        """Return the last rounds before a state, as far as they are kept here."""
+        found: list[Past] = []
+        while len(found) < self._set.manifest.trust.kept_rounds and state.round > 0:
+            past = await self._past(state.round - 1, state.header.prev_root)
+            if past is None:
+                break
+            found.append(past)
+            state = past.state
+        return found[::-1]
+
+    async def _past(self, round_: int, root: bytes) -> Past | None:
+        """Return the round that grew from a state, if it is kept."""
+        sealed = self._blocks.find(root)
+        if sealed is None:
+            return None
+        state = await asyncio.to_thread(self._keeper.find, round_, root)
+        return None if state is None else Past.of(self._set, state, sealed)
+
+    async def _sealed_vectors(self, now: Past, seal: Seal) -> Vectors:
+        while True:
+            try:
+                await self._master.goto(now.state, now.branches, now.tip)
+                return await self._master.seal(seal.void)
+            except TalkootError as error:
+                log.error("sealing failed: %s", error)  # noqa: TRY400
+                self.tally.reason = f"sealing failed: {error.message}"
+            await asyncio.sleep(RETRY_SECONDS)
+
+    # states
+
+    def _adopt(self) -> None:
+        if self._candidate is None:
+            raise RuntimeError("there is no state to adopt")
+        self._hold(self._candidate)
+        self._candidate = None
+
+    def _forget(self) -> State | None:
+        candidate, self._candidate = self._candidate, None
+        return candidate

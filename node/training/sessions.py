@@ -1,0 +1,234 @@
+"""What the training process holds of a run once it is loaded: task, model and shared vectors."""
+
+import math
+import os
+import socket
+from pathlib import Path
+from threading import Event
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from node.methods.flat import FlatModel, as_array
+from node.methods.inner import Step, inner_round
+from node.methods.spsa.settings import SpsaSettings
+from node.tasks import Task, load_task
+from node.training.trainer_messages import (
+    Answer,
+    Apply,
+    Begin,
+    Done,
+    Evaluate,
+    Evaluated,
+    Freeze,
+    Load,
+    Probe,
+    Probed,
+    Progress,
+    Ready,
+    Sample,
+    Sampled,
+    SharedVectors,
+    Train,
+    Trained,
+    frame,
+)
+from protocol.errors import TalkootError
+from protocol.identity import PeerId
+
+if TYPE_CHECKING:
+    from node.methods.spsa.engine import Engine
+
+PROGRESS_SECONDS = 0.25
+
+Order = Train | Evaluate | Sample | Begin | Apply | Probe | Freeze
+Reply = Trained | Evaluated | Sampled | Probed | Done
+
+
+class DeviceError(TalkootError):
+    """The device that was asked for is not there."""
+
+    code = "device_unavailable"
+
+
+class SharedMemoryError(TalkootError):
+    """No room for the vectors that daemon and trainer share."""
+
+    code = "no_shared_memory"
+
+
+class Session(Protocol):
+    """A loaded run of one method."""
+
+    def perform(self, order: Order, stop: Event, connection: socket.socket) -> Reply:
+        """Do what the daemon asks; `stop` ends it early, progress goes to the connection.
+
+        Raises:
+            TalkootError: it can't be done.
+        """
+        ...
+
+
+def open_session(command: Load, memory: int) -> tuple[Session, Ready]:
+    """Build the model and put its parameters into the file `memory`.
+
+    Raises:
+        TalkootError: no such task, device or data, or no room.
+    """
+    device = device_of(command.device)
+    task = load_task(command.kind, command.version, command.config, Path(command.data))
+    if command.method.kind == "spsa":
+        return _open_spsa(command, task, device, memory)
+    flat = FlatModel(task.build_model(), device)
+    shared = _share(memory, flat.layout.size)
+    shared.params[:] = as_array(flat.params)
+    session = LocalSession(task, flat, shared)
+    return session, Ready(flat.layout.tensors, str(device), task.samples_per_batch)
+
+
+def _open_spsa(
+    command: Load, task: Task, device: torch.device, memory: int
+) -> tuple[Session, Ready]:
+    from node.methods.spsa.engine import (  # noqa: PLC0415 - the kernels, which local has no use for
+        Engine,
+        trainable_layout,
+    )
+
+    settings, model = SpsaSettings.read(command.method.settings), task.build_model()
+    shared = _share(memory, trainable_layout(model, settings).size)
+    engine = Engine(task, model, settings, (shared.params, shared.update), device)
+    session = SpsaSession(task, engine)
+    return session, Ready(engine.layout.tensors, str(device), task.samples_per_batch)
+
+
+class LocalSession:
+    """A run of method `local`.
+
+    Args:
+        task: what is trained.
+        flat: its model.
+        shared: θ from the daemon, the update for it.
+    """
+
+    def __init__(self, task: Task, flat: FlatModel, shared: SharedVectors) -> None:
+        self._task = task
+        self._flat = flat
+        self._shared = shared
+
+    def perform(self, order: Order, stop: Event, connection: socket.socket) -> Reply:
+        """Train, evaluate or generate (see Session)."""
+        match order:
+            case Train():
+                return self._train(order, stop, connection)
+            case Evaluate():
+                return self._evaluate()
+            case Sample():
+                return self._sample(order)
+            case _:
+                raise RuntimeError(f"method local has no {type(order).__name__}")
+
+    def _train(self, command: Train, stop: Event, connection: socket.socket) -> Trained:
+        started = told = monotonic()
+
+        def on_step(now: Step) -> bool:
+            nonlocal told
+            if monotonic() - told >= PROGRESS_SECONDS:
+                told = monotonic()
+                rate = now.samples / (told - started)
+                report = Progress(now.steps, now.samples, now.loss, rate)
+                connection.sendall(frame(Answer(report)))
+            return not stop.is_set()
+
+        result = inner_round(self._task, self._flat, self._shared.params, command.plan, on_step)
+        self._shared.update[:] = result.update
+        work = result.work
+        return Trained(work.steps, work.samples, work.loss, monotonic() - started)
+
+    def _evaluate(self) -> Evaluated:
+        self._flat.load(self._shared.params)
+        self._flat.model.eval()
+        loss = self._task.evaluate(self._flat.model)
+        accuracy = self._task.accuracy(self._flat.model)
+        return Evaluated(_finite(loss), accuracy)
+
+    def _sample(self, command: Sample) -> Sampled:
+        self._flat.load(self._shared.params)
+        self._flat.model.eval()
+        prompt, length, seed = command.prompt, command.length, command.seed
+        return Sampled(self._task.sample(self._flat.model, prompt, length, seed))
+
+
+class SpsaSession:
+    """A run of method `spsa`.
+
+    Args:
+        task: what is trained.
+        engine: holds the weights, in the vectors shared with the daemon.
+    """
+
+    def __init__(self, task: Task, engine: "Engine") -> None:
+        self._task = task
+        self._engine = engine
+
+    def perform(self, order: Order, stop: Event, connection: socket.socket) -> Reply:  # noqa: ARG002 - Session's signature
+        """Begin, apply, probe, freeze or evaluate (see Session)."""
+        match order:
+            case Begin(run, root):
+                self._engine.begin(run, root)
+            case Apply(moves):
+                self._engine.apply(moves)
+            case Freeze():
+                self._engine.freeze()
+            case Probe(peer, seq, count, undo):
+                found = self._engine.probe(PeerId(peer), seq, count, undo)
+                return Probed(tuple(map(_finite, found.projections)), _finite(found.loss))
+            case Evaluate():
+                loss, accuracy = self._engine.evaluate()
+                return Evaluated(_finite(loss), accuracy)
+            case Sample(prompt, length, seed):
+                return Sampled(self._engine.sample(prompt, length, seed))
+            case _:
+                raise RuntimeError(f"method spsa has no {type(order).__name__}")
+        return Done()
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _share(memory: int, size: int) -> SharedVectors:
+    _reserve(memory, 8 * size)
+    return SharedVectors(memory, size)
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device that was asked for; "auto" is a GPU where there is one.
+
+    Raises:
+        DeviceError: it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
+        raise DeviceError(
+            f"the device {name!r} can't be used: {str(error).splitlines()[0]}",
+            hint="Set the device to 'cpu' or 'auto'.",
+        ) from error
+    return device
+
+
+def _reserve(memory: int, size: int) -> None:
+    """Write zeros, so that a full disk is an error here and not a SIGBUS at some later access."""
+    block = bytes(1 << 20)
+    try:
+        for start in range(0, size, len(block)):
+            os.pwrite(memory, block[: size - start], start)
+    except OSError as error:
+        raise SharedMemoryError(
+            f"no room for {size >> 20} MiB shared between daemon and trainer: {error}",
+            hint="Free some memory.",
+        ) from error
