@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from benches.spsa_sim.chain import CALIBRATION_PROBES, HOST
 from benches.spsa_sim.model import Batches, Floats, draw, losses, start
 from benches.spsa_sim.noise import noise_bits
 from node.methods.spsa.quantiser import (
@@ -47,18 +48,17 @@ class FloatChain:
         layout, theta = start(seed)
         rates = settings.rates(layout.size)
         found = cls(layout, theta.copy(), settings.epsilon, rates, directions, scalars)
-        moves = found.moves(seed, -1, 64)
-        found.scale = first_scale(
-            found.projections(moves, draw(64, np.random.default_rng(seed))).tolist()
-        )
+        moves = found.moves(seed, 0, CALIBRATION_PROBES, HOST)
+        batches = draw(CALIBRATION_PROBES, np.random.default_rng(seed))
+        found.scale = first_scale(found.projections(moves, batches).tolist())
         return found
 
-    def moves(self, seed: int, seq: int, probes: int) -> Floats:
+    def moves(self, seed: int, seq: int, probes: int, peer: int = 0) -> Floats:
         """Return directions (n, P)."""
         if self.directions == "Gaussian":
-            rng = np.random.default_rng((seed, seq + 1))
+            rng = np.random.default_rng((seed, seq, peer - HOST))
             return rng.standard_normal((probes, self.layout.size), np.float32)
-        bits = noise_bits(seed, 0, seq, probes, self.layout.size)
+        bits = noise_bits(seed, peer, seq, probes, self.layout.size)
         signs: Floats = np.subtract(2 * bits, 1, dtype=np.float32)
         return signs
 
@@ -69,7 +69,8 @@ class FloatChain:
             losses(self.layout, torch.from_numpy(moved), batches).double().numpy()
             for moved in (self.theta + step, self.theta - step)
         )
-        return ((plus - minus) / (2 * self.epsilon)).astype(np.float32)
+        found: Floats = ((plus - minus) / (2 * self.epsilon)).astype(np.float32)
+        return found
 
     def apply(self, moves: Floats, values: Floats) -> None:
         """Apply a block, and learn the scale from it."""
