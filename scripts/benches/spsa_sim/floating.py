@@ -6,14 +6,15 @@ from typing import Literal
 import numpy as np
 import torch
 
+from benches.spsa_sim.chain import CALIBRATION_PROBES, HOST
 from benches.spsa_sim.model import Batches, Floats, draw, losses, start
 from benches.spsa_sim.noise import noise_bits
 from node.methods.spsa.quantiser import (
     CLIP,
-    MEMORY_PROBES,
-    QUARTILE,
+    Report,
     exponent_of,
     first_scale,
+    next_scale,
     probe_rate,
     quantise,
 )
@@ -47,18 +48,19 @@ class FloatChain:
         layout, theta = start(seed)
         rates = settings.rates(layout.size)
         found = cls(layout, theta.copy(), settings.epsilon, rates, directions, scalars)
-        moves = found.moves(seed, -1, 64)
-        found.scale = first_scale(
-            found.projections(moves, draw(64, np.random.default_rng(seed))).tolist()
-        )
+        moves = found.moves(seed, 0, CALIBRATION_PROBES, HOST)
+        batches = draw(CALIBRATION_PROBES, np.random.default_rng(seed))
+        found.scale = first_scale(found.projections(moves, batches).tolist())
         return found
 
-    def moves(self, seed: int, seq: int, probes: int) -> Floats:
+    def moves(self, seed: int, seq: int, probes: int, peer: int = 0) -> Floats:
         """Return directions (n, P)."""
         if self.directions == "Gaussian":
-            rng = np.random.default_rng((seed, seq + 1))
+            rng = np.random.default_rng((seed, seq, peer - HOST))
             return rng.standard_normal((probes, self.layout.size), np.float32)
-        return 2 * noise_bits(seed, 0, seq, probes, self.layout.size).astype(np.float32) - 1
+        bits = noise_bits(seed, peer, seq, probes, self.layout.size)
+        signs: Floats = np.subtract(2 * bits, 1, dtype=np.float32)
+        return signs
 
     def projections(self, moves: Floats, batches: Batches) -> Floats:
         """Return c (n,) of probes at the present state."""
@@ -67,14 +69,16 @@ class FloatChain:
             losses(self.layout, torch.from_numpy(moved), batches).double().numpy()
             for moved in (self.theta + step, self.theta - step)
         )
-        return ((plus - minus) / (2 * self.epsilon)).astype(np.float32)
+        found: Floats = ((plus - minus) / (2 * self.epsilon)).astype(np.float32)
+        return found
 
     def apply(self, moves: Floats, values: Floats) -> None:
         """Apply a block, and learn the scale from it."""
         rate = probe_rate(self.rates.probe, self.rates.block, len(values))
         self.theta = self.theta - np.float32(rate) * (self._told(values) @ moves)
-        found = float(np.quantile(np.abs(values), 0.25)) / QUARTILE
-        self.scale += len(values) / (len(values) + MEMORY_PROBES) * (found - self.scale)
+        exponent = exponent_of(self.scale)
+        whole = [quantise(float(value), exponent) for value in values]
+        self.scale = next_scale(self.scale, [Report(whole, exponent)])
 
     def _told(self, values: Floats) -> Floats:
         """Return the projections as they cross the wire and are applied."""
@@ -90,6 +94,7 @@ class FloatChain:
                 return np.clip(whole * 2.0**exponent, -limit, limit).astype(np.float32)
             case "int4":
                 unit = limit / INT4_LEVELS
-                return unit * np.clip(np.rint(values / unit), -INT4_LEVELS, INT4_LEVELS)
+                levels: Floats = np.clip(np.rint(values / unit), -INT4_LEVELS, INT4_LEVELS)
+                return unit * levels
             case "sign":
                 return np.float32(MEAN_SIZE * self.scale) * np.sign(values)
