@@ -137,6 +137,21 @@ def test_a_perturbation_is_rounded_once_at_every_size(
     assert_perturbs(backend, master_of(size), [(0, size, 30, 1_073_741)], sign)
 
 
+@pytest.mark.parametrize("shift", [0, 1, 16])
+def test_a_large_buffer_written_past_the_caches_has_the_same_bits(
+    shift: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numba = pytest.importorskip("node.methods.spsa.kernels_numba", exc_type=ImportError)
+    monkeypatch.setattr(numba, "STREAMED_BYTES", 0)
+    master, size = master_of(40_100), 40_100
+    spans = [(0, 33, 30, 7), (33, 64, 27, 8), (70, 32_768, 30, 9), (32_768, size - 3, 27, 10)]
+    out = torch.full((size + shift,), 0.25)[shift:]
+    key = keys_of(1)[0]
+    expected = reference.perturbed(torch.tensor(master), out.clone(), key, spans, 1)
+    perturb(master, out.numpy(), key, spans, 1, numba)
+    assert torch.equal(out, expected)
+
+
 @pytest.mark.parametrize("step", [0, 1, 2**24 + 1, 2**31 - 1, -(2**31), 2**31])
 @pytest.mark.parametrize("fraction_bits", [0, 27, 30])
 def test_perturbations_of_extreme_values_wrap_around_as_int32(

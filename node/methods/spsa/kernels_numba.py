@@ -19,6 +19,7 @@ from node.methods.spsa.numba_noise import (
     start_states,
     write_noise,
 )
+from node.methods.spsa.numba_streaming import ALIGNMENT, stream_perturbed
 
 U32 = np.uint32
 U64 = np.uint64
@@ -29,6 +30,7 @@ Eight = tuple[U64, U64, U64, U64, U64, U64, U64, U64]
 BLOCK_PIECES = 4  # rows of 16 KiB
 ROW_WORDS = PIECE_WORDS // 2  # of 64 bits, for each piece
 LINE = 32  # parameters to a word of noise
+STREAMED_BYTES = 1 << 24  # about what the caches of a desktop hold
 BIT_MASKS = (0x0F0F0F0F0F0F0F0F, 0x3333333333333333, 0x5555555555555555)
 BYTE_MASKS = (0x00000000FFFFFFFF, 0x0000FFFF0000FFFF, 0x00FF00FF00FF00FF)
 
@@ -46,7 +48,8 @@ def apply(
 def perturb(master: NDArray[np.int32], out: NDArray[np.float32], key: bytes, spans: Spans) -> None:
     """See `Backend.perturb`."""
     noise = _aligned(ROW_WORDS).view(np.uint32)
-    _perturb(master, out, start_states([key])[0], noise, spans)
+    streaming = out.nbytes >= STREAMED_BYTES and out.ctypes.data % ALIGNMENT == 0
+    _perturb(master.view(np.uint32), out, start_states([key])[0], noise, spans, streaming)
 
 
 def _aligned(words: int) -> Words:
@@ -110,13 +113,15 @@ def _numbers(rows: Words, planes: int) -> NDArray[np.uint8]:
     """Return the numbers whose bit planes come first in `rows`: (⌈planes/8⌉, n), low byte first."""
     groups = (planes + 7) // 8
     numbers = np.empty((groups, rows.shape[1] * 8), np.uint64)
+    unordered = np.empty(8 * ROW_WORDS, np.uint64)
     for group in range(groups):
         bits = rows[8 * group : 8 * group + 8]
         bits[planes - 8 * group :] = 0
         for piece in range(rows.shape[1] // ROW_WORDS):
             here = piece * ROW_WORDS
             out = numbers[group, 8 * here : 8 * (here + ROW_WORDS)]
-            _bits_to_bytes(bits[:, here : here + ROW_WORDS], out)
+            _bits_to_bytes(bits, here, unordered)
+            _in_order(unordered, out)
     return numbers.view(np.uint8)
 
 
@@ -147,23 +152,30 @@ def _add_bytes(
 
 
 @compiled
-def _bits_to_bytes(bits: Words, out: Words) -> None:
-    """Write the numbers of one piece, a byte each, whose 8 bit planes are `bits` (8, words).
+def _bits_to_bytes(bits: Words, here: int, out: Words) -> None:
+    """Write a piece's numbers, a byte each, whose 8 bit planes are `bits` (8, words) from `here` on.
 
-    A word of `bits` holds word w of the blocks 2·pair and 2·pair + 1; `out` has 64 words a block.
+    Those in byte c of word here + i become word 512·c + i of `out` (4096,).
     """
-    r0, r1, r2, r3 = bits[0], bits[1], bits[2], bits[3]
-    r4, r5, r6, r7 = bits[4], bits[5], bits[6], bits[7]
-    for word in range(ROW_WORDS):
-        a, b, c, d = r0[word], r1[word], r2[word], r3[word]
-        e, f, g, h = r4[word], r5[word], r6[word], r7[word]
+    r0, r1, r2, r3 = bits[0, here:], bits[1, here:], bits[2, here:], bits[3, here:]
+    r4, r5, r6, r7 = bits[4, here:], bits[5, here:], bits[6, here:], bits[7, here:]
+    for i in range(ROW_WORDS):
+        a, b, c, d, e, f, g, h = r0[i], r1[i], r2[i], r3[i], r4[i], r5[i], r6[i], r7[i]
         a, b, c, d, e, f, g, h = _transpose((a, b, c, d, e, f, g, h), 1, *BIT_MASKS)
         a, b, c, d, e, f, g, h = _transpose((a, b, c, d, e, f, g, h), 8, *BYTE_MASKS)
-        w, pair = word // (LANES // 2), word % (LANES // 2)
-        at = 128 * pair + 4 * w
-        out[at], out[at + 1], out[at + 2], out[at + 3] = a, b, c, d
-        at += 64
-        out[at], out[at + 1], out[at + 2], out[at + 3] = e, f, g, h
+        out[i], out[512 + i], out[1024 + i], out[1536 + i] = a, b, c, d
+        out[2048 + i], out[2560 + i], out[3072 + i], out[3584 + i] = e, f, g, h
+
+
+@compiled
+def _in_order(numbers: Words, out: Words) -> None:
+    """Bring one piece's numbers (4096,) from the order of the noise to that of the parameters."""
+    for pair in range(LANES // 2):  # two blocks, whose words lie in the halves of 64 bits
+        for half in range(2):
+            for word in range(16):
+                for quarter in range(4):
+                    at = (4 * half + quarter) * ROW_WORDS + word * (LANES // 2) + pair
+                    out[128 * pair + 64 * half + 4 * word + quarter] = numbers[at]
 
 
 @inlined
@@ -188,11 +200,12 @@ def _swap(upper: np.uint64, lower: np.uint64, shift: int, mask: int) -> tuple[np
 
 @compiled
 def _perturb(
-    master: NDArray[np.int32],
+    master: NDArray[np.uint32],
     out: NDArray[np.float32],
     state: NDArray[np.uint32],
     noise: NDArray[np.uint32],
     spans: Spans,
+    streaming: bool,
 ) -> None:
     written = -1
     for index in range(len(spans)):
@@ -203,73 +216,79 @@ def _perturb(
             if piece != written:
                 write_noise(state, piece, U32(0), noise)
                 written = piece
-            first, last = piece * PIECE_BITS, min((piece + 1) * PIECE_BITS, stop, master.size)
-            upto = min(first + PIECE_BITS, master.size)
-            _perturb_piece(
-                master[first:upto],
-                out[first:upto],
-                noise,
-                (start - first, last - first),
-                step,
-                scale,
-            )
+            first, last = piece * PIECE_BITS, min((piece + 1) * PIECE_BITS, master.size)
+            here = start - first, min(stop, last) - first
+            there, target = master[first:last], out[first:last]
+            _perturb_piece(there, target, noise, here, (step, scale), streaming)
             start = last
 
 
 @compiled
 def _perturb_piece(
-    master: NDArray[np.int32],
+    master: NDArray[np.uint32],
     out: NDArray[np.float32],
     noise: NDArray[np.uint32],
     span: tuple[int, int],
-    step: np.int64,
-    scale: np.float32,
+    move: tuple[np.int64, np.float32],
+    streaming: bool,
 ) -> None:
     start, stop = span
     first, last = -(-start // LINE), stop // LINE
     if first >= last:
-        _perturb_some(master, out, noise, span, step, scale)
+        _perturb_some(master, out, noise, span, move)
         return
-    _perturb_some(master, out, noise, (start, first * LINE), step, scale)
-    _perturb_lines(
-        master[: last * LINE].reshape(-1, LINE),
-        out[: last * LINE].reshape(-1, LINE),
-        noise,
-        first,
-        step,
-        scale,
-    )
-    _perturb_some(master, out, noise, (last * LINE, stop), step, scale)
+    lines, target = master[: last * LINE], out[: last * LINE]
+    _perturb_some(master, out, noise, (start, first * LINE), move)
+    if streaming:
+        _stream_lines(lines, target, noise, first, move)
+    else:
+        _perturb_lines(lines.reshape(-1, LINE), target.reshape(-1, LINE), noise, first, move)
+    _perturb_some(master, out, noise, (last * LINE, stop), move)
 
 
 @compiled
 def _perturb_lines(
-    master: NDArray[np.int32],
+    master: NDArray[np.uint32],
     out: NDArray[np.float32],
     noise: NDArray[np.uint32],
     first: int,
-    step: np.int64,
-    scale: np.float32,
+    move: tuple[np.int64, np.float32],
 ) -> None:
-    up, down = U32(step), U32(-step)
+    up, down, scale = U32(move[0]), U32(-move[0]), move[1]
     for line in range(first, len(master)):
         word = noise[place(line)]
         for bit in range(LINE):
-            moved = up if word & (U32(1) << U32(bit)) else down
-            out[line, bit] = np.float32(np.int32(U32(master[line, bit]) + moved)) * scale
+            value = master[line, bit]
+            upwards = word & (U32(1) << U32(bit))
+            moved = np.int32(value + up) if upwards else np.int32(value + down)
+            out[line, bit] = np.float32(moved) * scale
+
+
+@compiled
+def _stream_lines(
+    master: NDArray[np.uint32],
+    out: NDArray[np.float32],
+    noise: NDArray[np.uint32],
+    first: int,
+    move: tuple[np.int64, np.float32],
+) -> None:
+    up, down, scale = U32(move[0]), U32(-move[0]), move[1]
+    for line in range(first, master.size // LINE):
+        word = noise[place(line)]
+        stream_perturbed(master, out, line * LINE, word, up, down, scale)
+        stream_perturbed(master, out, line * LINE + 16, word >> U32(16), up, down, scale)
 
 
 @compiled
 def _perturb_some(
-    master: NDArray[np.int32],
+    master: NDArray[np.uint32],
     out: NDArray[np.float32],
     noise: NDArray[np.uint32],
     span: tuple[int, int],
-    step: np.int64,
-    scale: np.float32,
+    move: tuple[np.int64, np.float32],
 ) -> None:
-    up, down = U32(step), U32(-step)
+    up, down, scale = U32(move[0]), U32(-move[0]), move[1]
     for i in range(span[0], span[1]):
         word = noise[place(i // LINE)]
         moved = up if word & (U32(1) << U32(i % LINE)) else down
-        out[i] = np.float32(np.int32(U32(master[i]) + moved)) * scale
+        out[i] = np.float32(np.int32(master[i] + moved)) * scale

@@ -32,9 +32,11 @@ def apply(
     streams = [noise_stream(key) for key in keys]
     plain, complement = bytes(APPLY_BLOCK // 8), b"\xff" * (APPLY_BLOCK // 8)
     sources = [complement if weight < 0 else plain for weight in weights.tolist()]
+    lines = row_count(len(keys), planes)
+    storage = np.empty(lines * -(-min(APPLY_BLOCK, master.size) // 64), np.uint64)
     for start, stop, pieces in _blocks(spans, master.size, APPLY_BLOCK):
         words = -(-(stop - start) // 64)
-        rows = np.empty((row_count(len(keys), planes), words), np.uint64)
+        rows = storage[: lines * words].reshape(lines, words)
         for row, stream, source in zip(rows, streams, sources, strict=False):
             stream.update_into(memoryview(source)[: words * 8], row.view(np.uint8).data)
         _count(rows, additions, len(keys), planes)

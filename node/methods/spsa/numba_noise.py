@@ -4,6 +4,8 @@ A piece of noise is 32,768 bits: 1,024 words of 32 bits, where word w of block b
 So every step of the cipher works on neighbours, and whoever reads looks its word up (`place`).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +21,7 @@ PIECE_BITS = 32 * PIECE_WORDS
 COUNTER = 12
 
 
-def start_states(keys: list[bytes]) -> Words:
+def start_states(keys: Sequence[bytes]) -> Words:
     """Return the cipher's state before each key's first block, (N, 16)."""
     states = b"".join(b"expand 32-byte k" + key + bytes(16) for key in keys)
     return np.frombuffer(states, np.dtype("<u4")).reshape(len(keys), 16).astype(U32)
@@ -52,7 +54,7 @@ def write_noise(start: Words, piece: int, flip: np.uint32, out: Words) -> None:
 @inlined
 def place(word: int) -> int:
     """Return where a piece has the bits of its parameters 32·word to 32·word + 31."""
-    return (word % 16) * LANES + word // 16
+    return (word & 15) * LANES + (word >> 4)  # % and // would mind signs
 
 
 @compiled
