@@ -106,7 +106,7 @@ LAYOUTS: list[list[ApplySpan]] = [
 def test_each_tensor_moves_by_its_own_multiple(
     backend: Backend, spans: list[ApplySpan], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "APPLY_BLOCK", block)
+    monkeypatch.setattr(kernels_numpy, "APPLY_BLOCK", block)
     assert_applies(backend, master_of(600), keys_of(7), weights_of(7), spans)
 
 
@@ -115,7 +115,7 @@ def test_each_tensor_moves_by_its_own_multiple(
 def test_each_tensor_is_perturbed_by_its_own_step(
     backend: Backend, spans: list[ApplySpan], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "PERTURB_BLOCK", block)
+    monkeypatch.setattr(kernels_numpy, "PERTURB_BLOCK", block)
     steps: list[PerturbSpan] = [
         (start, stop, 27 + 3 * (mult % 2), 1 << 20 | mult) for start, stop, mult in spans
     ]
@@ -124,7 +124,7 @@ def test_each_tensor_is_perturbed_by_its_own_step(
 
 @pytest.mark.parametrize("extra", [-1, 0, 1, 33])
 def test_the_noise_goes_on_from_block_to_block(backend: Backend, extra: int) -> None:
-    size = 2 * kernels.APPLY_BLOCK + extra
+    size = 2 * kernels_numpy.APPLY_BLOCK + extra
     master, keys = master_of(size), keys_of(2)
     assert_applies(backend, master, keys, [100, -101], [(0, 70_000, 3), (70_000, size, -4)])
 
@@ -135,6 +135,21 @@ def test_a_perturbation_is_rounded_once_at_every_size(
     backend: Backend, size: int, sign: int
 ) -> None:
     assert_perturbs(backend, master_of(size), [(0, size, 30, 1_073_741)], sign)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 16])
+def test_a_large_buffer_written_past_the_caches_has_the_same_bits(
+    shift: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numba = pytest.importorskip("node.methods.spsa.kernels_numba", exc_type=ImportError)
+    monkeypatch.setattr(numba, "STREAMED_BYTES", 0)
+    master, size = master_of(40_100), 40_100
+    spans = [(0, 33, 30, 7), (33, 64, 27, 8), (70, 32_768, 30, 9), (32_768, size - 3, 27, 10)]
+    out = torch.full((size + shift,), 0.25)[shift:]
+    key = keys_of(1)[0]
+    expected = reference.perturbed(torch.tensor(master), out.clone(), key, spans, 1)
+    perturb(master, out.numpy(), key, spans, 1, numba)
+    assert torch.equal(out, expected)
 
 
 @pytest.mark.parametrize("step", [0, 1, 2**24 + 1, 2**31 - 1, -(2**31), 2**31])
@@ -259,7 +274,8 @@ def test_without_numba_numpy_does_the_work_and_the_log_says_once_what_it_costs(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "node.methods.spsa.kernels_numba", raising=False)
+    for module in ("kernels_numba", "numba_noise", "numba_compiled"):
+        monkeypatch.delitem(sys.modules, f"node.methods.spsa.{module}", raising=False)
     caplog.set_level(logging.INFO)
     first, second = master_of(80), master_of(80)
     apply(first, keys_of(2), [3, -4], [(0, 80, 5)])

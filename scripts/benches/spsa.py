@@ -9,7 +9,7 @@ apply: how many times as fast N = 64 probes of known weight are applied to P par
              100,000 elements row by row, and these have rows of 1,000
 Ours includes deriving the ChaCha20 noise, and is exact where theirs rounds at each probe. Their
 time is linear in N: it is measured with two probes. Tensors are of 1,000 x 1,000 elements (for
-P = 1M of 100 x 1,000); weights are as the quantiser makes them, normal with σ = 20.
+P = 1M of 100 x 1,000); weights are as the quantiser makes them, normal, deviation 20.
 
 perturb: how many times as long one perturbation into a buffer takes as torch's buffer.copy_(P
 float32), which moves as many bytes and computes nothing; less is better.
@@ -20,6 +20,7 @@ PyPI's mezo is compared where it is installed (pip install --no-deps mezo).
 
 import importlib
 import importlib.util
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -60,20 +61,24 @@ class Subject:
         normal = WEIGHT_DEVIATION * rng.standard_normal(len(self.keys))
         self.weights = np.clip(np.rint(normal), -127, 127).astype(np.int64)
         bounds = range(0, size + 1, size // TENSORS)
-        self.spans = list(zip(bounds[:-1], bounds[1:], strict=True))
+        self.spans = list(itertools.pairwise(bounds))
 
     def apply(self, probes: int, backend: kernels.Backend) -> None:
+        """Apply so many probes."""
         spans = [(start, stop, 12_345) for start, stop in self.spans]
         kernels.apply(self.master, self.keys[:probes], self.weights[:probes], spans, backend)
 
     def perturb(self, backend: kernels.Backend) -> None:
+        """Perturb by one probe."""
         spans = [(start, stop, FRACTION_BITS, 1 << 20) for start, stop in self.spans]
         kernels.perturb(self.master, self.out.numpy(), self.keys[0], spans, 1, backend)
 
     def copy(self) -> Tensor:
+        """Move what a perturbation moves."""
         return self.out.copy_(self.source)
 
     def mezo(self) -> None:
+        """Apply two probes as MeZO states it."""
         for seed, weight in enumerate(self.weights[:REGENERATED].tolist()):
             torch.manual_seed(seed)
             for tensor in self.tensors:
@@ -81,6 +86,7 @@ class Subject:
                 tensor -= RATE * weight * z  # noqa: PLW2901 - in place
 
     def strong(self) -> None:
+        """Apply two probes by a loop that allocates nothing."""
         for seed, weight in enumerate(self.weights[:REGENERATED].tolist()):
             torch.manual_seed(seed)
             for tensor in self.tensors:
@@ -88,6 +94,7 @@ class Subject:
                 tensor.add_(self.buffer, alpha=-RATE * weight)
 
     def pypi_mezo(self, rival: Any) -> None:  # noqa: ANN401 - a module without types
+        """Apply two probes by the package mezo."""
         with torch.no_grad():
             rival.average_of_updates(
                 self.model,

@@ -1,125 +1,103 @@
-"""The kernels' arithmetic compiled by numba, of which a loop over whole slices makes vectors.
+"""The kernels' arithmetic compiled by numba, of which a loop over neighbours makes vectors.
 
-The first call compiles for some seconds. What was compiled is kept beside the module, or in the
-user's cache where that folder can't be written, and loads in a fraction of a second from then on.
+The first call compiles for some six seconds; what was compiled is kept on disk and then loads in
+less than one. Noise comes in pieces of 32,768 bits, in an order of its own (numba_noise.py).
 """
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from collections.abc import Sequence
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from node.methods.spsa import carry_save
+from node.methods.spsa.numba_compiled import compiled, inlined
+from node.methods.spsa.numba_noise import (
+    LANES,
+    PIECE_BITS,
+    PIECE_WORDS,
+    place,
+    start_states,
+    write_noise,
+)
+from node.methods.spsa.numba_streaming import ALIGNMENT, stream_perturbed
 
-P = ParamSpec("P")
-T = TypeVar("T")
-Words = NDArray[np.uint64]
-Spans = NDArray[np.int64]
-
-LANES = 32
 U32 = np.uint32
 U64 = np.uint64
+Words = NDArray[np.uint64]
+Spans = NDArray[np.int64]
 Eight = tuple[U64, U64, U64, U64, U64, U64, U64, U64]
+
+BLOCK_PIECES = 4  # rows of 16 KiB
+ROW_WORDS = PIECE_WORDS // 2  # of 64 bits, for each piece
+LINE = 32  # parameters to a word of noise
+STREAMED_BYTES = 1 << 24  # about what the caches of a desktop hold
 BIT_MASKS = (0x0F0F0F0F0F0F0F0F, 0x3333333333333333, 0x5555555555555555)
 BYTE_MASKS = (0x00000000FFFFFFFF, 0x0000FFFF0000FFFF, 0x00FF00FF00FF00FF)
 
 
-def compiled(function: Callable[P, T]) -> Callable[P, T]:
-    """Return `function` compiled at its first call, and kept on disk where there is a place."""
-    try:
-        machine_code = numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # numba found no folder that it may write to
-        machine_code = numba.njit(nogil=True)(function)
-    return cast(Callable[P, T], machine_code)
+def apply(
+    master: NDArray[np.uint32], keys: Sequence[bytes], weights: NDArray[np.int64], spans: Spans
+) -> None:
+    """See `Backend.apply`."""
+    planes = int(np.abs(weights).sum()).bit_length()
+    pieces = min(BLOCK_PIECES, -(-len(master) // PIECE_BITS))
+    words = carry_save.row_count(len(keys), planes) * pieces * ROW_WORDS
+    _apply(master, start_states(keys), weights, planes, _aligned(words), spans)
 
 
-schedule = compiled(carry_save.schedule)
+def perturb(master: NDArray[np.int32], out: NDArray[np.float32], key: bytes, spans: Spans) -> None:
+    """See `Backend.perturb`."""
+    noise = _aligned(ROW_WORDS).view(np.uint32)
+    streaming = out.nbytes >= STREAMED_BYTES and out.ctypes.data % ALIGNMENT == 0
+    _perturb(master.view(np.uint32), out, start_states([key])[0], noise, spans, streaming)
+
+
+def _aligned(words: int) -> Words:
+    """Return (words,) on a border of cache lines, where vectors load at once."""
+    storage = np.empty(words + 8, np.uint64)
+    start = -storage.ctypes.data % 64 // 8
+    return storage[start : start + words]
+
+
+_schedule = compiled(carry_save.schedule)
+_row_count = compiled(carry_save.row_count)
 
 
 @compiled
-def count(rows: Words, additions: NDArray[np.int64], first: int, planes: int) -> Words:
-    """See `Backend.count`."""
-    words = rows.shape[1]
-    rows[first : first + 1 + planes] = 0
+def _apply(
+    master: NDArray[np.uint32],
+    states: NDArray[np.uint32],
+    weights: NDArray[np.int64],
+    planes: int,
+    storage: Words,
+    spans: Spans,
+) -> None:
+    magnitudes = np.abs(weights)
+    additions = _schedule(magnitudes, planes)
+    keys, lines, total = len(states), _row_count(len(states), planes), magnitudes.sum()
+    block = BLOCK_PIECES * PIECE_BITS
+    for origin in range(0, master.size, block):
+        size = min(block, master.size - origin)
+        pieces = -(-size // PIECE_BITS)
+        rows = storage[: lines * pieces * ROW_WORDS].reshape(lines, -1)
+        for key in range(keys):
+            noise = rows[key].view(np.uint32)
+            flip = U32(0xFFFFFFFF) if weights[key] < 0 else U32(0)
+            for piece in range(pieces):
+                number = origin // PIECE_BITS + piece
+                out = noise[piece * PIECE_WORDS : (piece + 1) * PIECE_WORDS]
+                write_noise(states[key], number, flip, out)
+        _count(rows, additions, keys, planes)
+        numbers = _numbers(rows[keys + 1 :], planes)
+        _add(master[origin : origin + size], numbers, total, spans, origin)
+
+
+@compiled
+def _count(rows: Words, additions: NDArray[np.int64], keys: int, planes: int) -> None:
+    rows[keys : keys + 1 + planes] = 0
     for index in range(len(additions)):
         total, x, y, carry = additions[index]
         _full_add(rows[total], rows[x], rows[y], rows[carry])
-    groups = (planes + 7) // 8
-    counts = np.empty((groups, words, 8), np.uint64)
-    for group in range(groups):
-        lowest = first + 1 + 8 * group
-        bits = rows[lowest : lowest + 8]
-        bits[planes - 8 * group :] = 0
-        _bits_to_bytes(bits, counts[group].reshape(-1))
-    return counts
-
-
-@compiled
-def add(master: NDArray[np.uint32], counts: Words, total: int, spans: Spans) -> None:
-    """See `Backend.add`."""
-    for index in range(len(spans)):
-        start, stop, mult = spans[index]
-        for group in range(len(counts)):
-            numbers = counts[group].reshape(-1).view(np.uint8)
-            offset = U32(mult * total) if group == 0 else U32(0)
-            factor = U32(mult * 2 << 8 * group)
-            _add_bytes(master[start:stop], numbers[start:stop], factor, offset)
-
-
-@compiled
-def perturb(
-    master: NDArray[np.int32], out: NDArray[np.float32], bits: NDArray[np.uint32], spans: Spans
-) -> None:
-    """See `Backend.perturb`."""
-    for index in range(len(spans)):
-        start, stop, fraction, step = spans[index]
-        scale = np.float32(2.0 ** -float(fraction))
-        first, last = -(-start // LANES), stop // LANES
-        if first >= last:
-            _perturb_some(master, out, bits, (start, stop), step, scale)
-            continue
-        whole = slice(first * LANES, last * LANES)
-        _perturb_some(master, out, bits, (start, whole.start), step, scale)
-        _perturb_words(
-            master[whole].reshape(-1, LANES),
-            out[whole].reshape(-1, LANES),
-            bits[first:last],
-            step,
-            scale,
-        )
-        _perturb_some(master, out, bits, (whole.stop, stop), step, scale)
-
-
-@compiled
-def _perturb_words(
-    master: NDArray[np.int32],
-    out: NDArray[np.float32],
-    bits: NDArray[np.uint32],
-    step: np.int64,
-    scale: np.float32,
-) -> None:
-    up, down = U32(step), U32(-step)
-    for word in range(len(bits)):
-        for lane in range(LANES):
-            moved = up if bits[word] & (U32(1) << U32(lane)) else down
-            out[word, lane] = np.float32(np.int32(U32(master[word, lane]) + moved)) * scale
-
-
-@compiled
-def _perturb_some(
-    master: NDArray[np.int32],
-    out: NDArray[np.float32],
-    bits: NDArray[np.uint32],
-    span: tuple[int, int],
-    step: np.int64,
-    scale: np.float32,
-) -> None:
-    up, down = U32(step), U32(-step)
-    for i in range(span[0], span[1]):
-        moved = up if bits[i // LANES] & (U32(1) << U32(i % LANES)) else down
-        out[i] = np.float32(np.int32(U32(master[i]) + moved)) * scale
 
 
 @compiled
@@ -131,21 +109,76 @@ def _full_add(total: Words, x: Words, y: Words, carry: Words) -> None:
 
 
 @compiled
-def _bits_to_bytes(bits: Words, out: Words) -> None:
-    """Write the numbers whose 8 bit planes are `bits` (8, words), a byte each, to `out`."""
-    r0, r1, r2, r3 = bits[0], bits[1], bits[2], bits[3]
-    r4, r5, r6, r7 = bits[4], bits[5], bits[6], bits[7]
-    for word in range(r0.size):
-        a, b, c, d = r0[word], r1[word], r2[word], r3[word]
-        e, f, g, h = r4[word], r5[word], r6[word], r7[word]
-        a, b, c, d, e, f, g, h = _transpose((a, b, c, d, e, f, g, h), 1, *BIT_MASKS)
-        a, b, c, d, e, f, g, h = _transpose((a, b, c, d, e, f, g, h), 8, *BYTE_MASKS)
-        at = 8 * word
-        out[at], out[at + 1], out[at + 2], out[at + 3] = a, b, c, d
-        out[at + 4], out[at + 5], out[at + 6], out[at + 7] = e, f, g, h
+def _numbers(rows: Words, planes: int) -> NDArray[np.uint8]:
+    """Return the numbers whose bit planes come first in `rows`: (⌈planes/8⌉, n), low byte first."""
+    groups = (planes + 7) // 8
+    numbers = np.empty((groups, rows.shape[1] * 8), np.uint64)
+    unordered = np.empty(8 * ROW_WORDS, np.uint64)
+    for group in range(groups):
+        bits = rows[8 * group : 8 * group + 8]
+        bits[planes - 8 * group :] = 0
+        for piece in range(rows.shape[1] // ROW_WORDS):
+            here = piece * ROW_WORDS
+            out = numbers[group, 8 * here : 8 * (here + ROW_WORDS)]
+            _bits_to_bytes(bits, here, unordered)
+            _in_order(unordered, out)
+    return numbers.view(np.uint8)
 
 
 @compiled
+def _add(
+    master: NDArray[np.uint32],
+    numbers: NDArray[np.uint8],
+    total: int,
+    spans: Spans,
+    origin: int,
+) -> None:
+    """Add mult·(2·number - total) to `master`, which begins at `origin`, in each of the spans."""
+    for index in range(len(spans)):
+        start, stop = max(spans[index, 0] - origin, 0), min(spans[index, 1] - origin, master.size)
+        mult = spans[index, 2]
+        for group in range(len(numbers) if start < stop else 0):
+            offset = U32(mult * total) if group == 0 else U32(0)
+            factor = U32(mult * 2 << 8 * group)
+            _add_bytes(master[start:stop], numbers[group, start:stop], factor, offset)
+
+
+@compiled
+def _add_bytes(
+    master: NDArray[np.uint32], numbers: NDArray[np.uint8], factor: np.uint32, offset: np.uint32
+) -> None:
+    for i in range(master.size):
+        master[i] += U32(factor * U32(numbers[i])) - offset
+
+
+@compiled
+def _bits_to_bytes(bits: Words, here: int, out: Words) -> None:
+    """Write a piece's numbers, a byte each, whose 8 bit planes are `bits` (8, words) from `here` on.
+
+    Those in byte c of word here + i become word 512·c + i of `out` (4096,).
+    """
+    r0, r1, r2, r3 = bits[0, here:], bits[1, here:], bits[2, here:], bits[3, here:]
+    r4, r5, r6, r7 = bits[4, here:], bits[5, here:], bits[6, here:], bits[7, here:]
+    for i in range(ROW_WORDS):
+        a, b, c, d, e, f, g, h = r0[i], r1[i], r2[i], r3[i], r4[i], r5[i], r6[i], r7[i]
+        a, b, c, d, e, f, g, h = _transpose((a, b, c, d, e, f, g, h), 1, *BIT_MASKS)
+        a, b, c, d, e, f, g, h = _transpose((a, b, c, d, e, f, g, h), 8, *BYTE_MASKS)
+        out[i], out[512 + i], out[1024 + i], out[1536 + i] = a, b, c, d
+        out[2048 + i], out[2560 + i], out[3072 + i], out[3584 + i] = e, f, g, h
+
+
+@compiled
+def _in_order(numbers: Words, out: Words) -> None:
+    """Bring one piece's numbers (4096,) from the order of the noise to that of the parameters."""
+    for pair in range(LANES // 2):  # two blocks, whose words lie in the halves of 64 bits
+        for half in range(2):
+            for word in range(16):
+                for quarter in range(4):
+                    at = (4 * half + quarter) * ROW_WORDS + word * (LANES // 2) + pair
+                    out[128 * pair + 64 * half + 4 * word + quarter] = numbers[at]
+
+
+@inlined
 def _transpose(words: Eight, unit: int, far: int, near: int, next_: int) -> Eight:
     """Transpose 8 words as rows of 8 units each, where a unit is a bit of each byte, or a byte."""
     a, b, c, d, e, f, g, h = words
@@ -158,7 +191,7 @@ def _transpose(words: Eight, unit: int, far: int, near: int, next_: int) -> Eigh
     return a, b, c, d, e, f, g, h
 
 
-@compiled
+@inlined
 def _swap(upper: np.uint64, lower: np.uint64, shift: int, mask: int) -> tuple[np.uint64, np.uint64]:
     """Exchange the bits of `upper` above the mask with those of `lower` in it."""
     difference = ((upper >> U64(shift)) ^ lower) & U64(mask)
@@ -166,8 +199,96 @@ def _swap(upper: np.uint64, lower: np.uint64, shift: int, mask: int) -> tuple[np
 
 
 @compiled
-def _add_bytes(
-    master: NDArray[np.uint32], numbers: NDArray[np.uint8], factor: np.uint32, offset: np.uint32
+def _perturb(
+    master: NDArray[np.uint32],
+    out: NDArray[np.float32],
+    state: NDArray[np.uint32],
+    noise: NDArray[np.uint32],
+    spans: Spans,
+    streaming: bool,
 ) -> None:
-    for i in range(master.size):
-        master[i] += U32(factor * U32(numbers[i])) - offset
+    written = -1
+    for index in range(len(spans)):
+        start, stop, fraction, step = spans[index]
+        scale = np.float32(2.0 ** -float(fraction))
+        while start < stop:
+            piece = start // PIECE_BITS
+            if piece != written:
+                write_noise(state, piece, U32(0), noise)
+                written = piece
+            first, last = piece * PIECE_BITS, min((piece + 1) * PIECE_BITS, master.size)
+            here = start - first, min(stop, last) - first
+            there, target = master[first:last], out[first:last]
+            _perturb_piece(there, target, noise, here, (step, scale), streaming)
+            start = last
+
+
+@compiled
+def _perturb_piece(
+    master: NDArray[np.uint32],
+    out: NDArray[np.float32],
+    noise: NDArray[np.uint32],
+    span: tuple[int, int],
+    move: tuple[np.int64, np.float32],
+    streaming: bool,
+) -> None:
+    start, stop = span
+    first, last = -(-start // LINE), stop // LINE
+    if first >= last:
+        _perturb_some(master, out, noise, span, move)
+        return
+    lines, target = master[: last * LINE], out[: last * LINE]
+    _perturb_some(master, out, noise, (start, first * LINE), move)
+    if streaming:
+        _stream_lines(lines, target, noise, first, move)
+    else:
+        _perturb_lines(lines.reshape(-1, LINE), target.reshape(-1, LINE), noise, first, move)
+    _perturb_some(master, out, noise, (last * LINE, stop), move)
+
+
+@compiled
+def _perturb_lines(
+    master: NDArray[np.uint32],
+    out: NDArray[np.float32],
+    noise: NDArray[np.uint32],
+    first: int,
+    move: tuple[np.int64, np.float32],
+) -> None:
+    up, down, scale = U32(move[0]), U32(-move[0]), move[1]
+    for line in range(first, len(master)):
+        word = noise[place(line)]
+        for bit in range(LINE):
+            value = master[line, bit]
+            upwards = word & (U32(1) << U32(bit))
+            moved = np.int32(value + up) if upwards else np.int32(value + down)
+            out[line, bit] = np.float32(moved) * scale
+
+
+@compiled
+def _stream_lines(
+    master: NDArray[np.uint32],
+    out: NDArray[np.float32],
+    noise: NDArray[np.uint32],
+    first: int,
+    move: tuple[np.int64, np.float32],
+) -> None:
+    up, down, scale = U32(move[0]), U32(-move[0]), move[1]
+    for line in range(first, master.size // LINE):
+        word = noise[place(line)]
+        stream_perturbed(master, out, line * LINE, word, up, down, scale)
+        stream_perturbed(master, out, line * LINE + 16, word >> U32(16), up, down, scale)
+
+
+@compiled
+def _perturb_some(
+    master: NDArray[np.uint32],
+    out: NDArray[np.float32],
+    noise: NDArray[np.uint32],
+    span: tuple[int, int],
+    move: tuple[np.int64, np.float32],
+) -> None:
+    up, down, scale = U32(move[0]), U32(-move[0]), move[1]
+    for i in range(span[0], span[1]):
+        word = noise[place(i // LINE)]
+        moved = up if word & (U32(1) << U32(i % LINE)) else down
+        out[i] = np.float32(np.int32(master[i] + moved)) * scale
