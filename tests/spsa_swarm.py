@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dht.memory import MemoryNetwork, MemorySwarm
+from node.chain.round import ChainRound
 from node.home.address_book import AddressBook
 from node.methods.spsa.engine import Engine
 from node.methods.spsa.moves import Move
@@ -27,6 +28,7 @@ from node.transfer.tree_server import TreeServer, TreeShelf
 from protocol.errors import TalkootError
 from protocol.identity import Identity, PeerId
 from protocol.layout import Layout
+from protocol.ledger import Standing
 from protocol.manifest import (
     NO_RUN,
     Manifest,
@@ -38,6 +40,7 @@ from protocol.manifest import (
     run_id_of,
     sign_manifest,
 )
+from protocol.rounds import Phase
 from tests.messages import among_friends
 from tests.swarm_run import QuickDisk
 
@@ -79,6 +82,8 @@ class EngineProber:
     probe_seconds: float = 0.02
     failures: int = 0
     """So many probes fail first."""
+    seal_failures: int = 0
+    """So many seals fail first."""
     engine: Engine = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +119,10 @@ class EngineProber:
         return Probed(values, found.loss)
 
     async def freeze(self) -> Vectors:
+        await asyncio.sleep(self.probe_seconds)
+        if self.seal_failures:
+            self.seal_failures -= 1
+            raise TrainerError("trainer_died", "killed by signal 9", hint="Free some memory.")
         self.engine.freeze()
         theta, rest = self.engine.vectors
         return theta.copy(), rest.copy()
@@ -131,6 +140,8 @@ class SpsaPeer:
     worker: SpsaWorker | None = None
     task: asyncio.Task[None] | None = None
     error: BaseException | None = None
+    states: dict[int, State] = field(default_factory=dict)
+    """All that it came to hold, by round; of two in one round the last."""
 
     @property
     def id(self) -> PeerId:
@@ -212,7 +223,8 @@ class SpsaSwarm:
     ) -> SpsaPeer:
         """Start a peer; number 0 is the host and holds the genesis state, others hold nothing."""
         prober = EngineProber(SpsaSettings.read(self.method), probe_seconds)
-        peer = SpsaPeer(number, identity(number), prober, kind)
+        states = self.peers[number].states if number in self.peers else {}
+        peer = SpsaPeer(number, identity(number), prober, kind, states=states)
         self.peers[number] = peer
         ready = asyncio.Event()
         peer.task = self._tasks.create_task(self._live(peer, ready), name=f"peer {number}")
@@ -245,12 +257,24 @@ class SpsaSwarm:
             )
             held = self._genesis(self.run) if fresh else state
             peer.worker = peer.kind(setting, peer.prober, shelf, held, fresh=fresh)
+            if held is not None:
+                peer.states[held.round] = held
+            self._watch(peer, peer.worker)
             ready.set()
             try:
                 async with TreeServer(swarm, self.run, shelf):
                     await peer.worker.run()
             except* TalkootError as errors:
                 peer.error = errors
+
+    def _watch(self, peer: SpsaPeer, worker: SpsaWorker) -> None:
+        hold = worker._hold
+
+        def watched(state: State) -> None:
+            peer.states[state.round] = state
+            hold(state)
+
+        worker._hold = watched  # type: ignore[method-assign]
 
     async def kill(self, number: int) -> None:
         """End a peer as SIGKILL does: no goodbye."""
@@ -269,11 +293,17 @@ class SpsaSwarm:
         wanted = [self.peers[number] for number in numbers]
         await self.until(lambda: all(peer.round >= round_ for peer in wanted), seconds)
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 300.0) -> None:
+    async def until(
+        self, condition: Callable[[], bool], seconds: float = 300.0, every: float = 0.05
+    ) -> None:
         """Wait, in virtual time, until `condition` holds."""
         async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110 - no event tells of all that a test may ask
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(every)
+
+    async def phase(self, number: int, phase: Phase) -> None:
+        """Wait until a peer is in this phase."""
+        await self.until(lambda: self.worker(number).machine.phase is phase, 60.0, every=0.002)
 
     async def same_root(self, numbers: Iterable[int], seconds: float = 120.0) -> bytes:
         """Wait until these peers stand on one root, and return it."""
@@ -284,6 +314,48 @@ class SpsaSwarm:
 
         await self.until(lambda: len(roots()) == 1, seconds)
         return roots().pop()
+
+    async def together(self, numbers: Sequence[int]) -> None:
+        """Start peers, and wait until each takes part in a round."""
+        await self.start_many(number for number in numbers if number not in self.peers)
+        await self.until(lambda: all(self.worker(each).tally.samples_accepted for each in numbers))
+
+    async def block(self, number: int, height: int) -> ChainRound:
+        """Wait until a peer measures in a round with at least so many blocks, and return it."""
+
+        def chain() -> ChainRound | None:
+            worker = self.worker(number)
+            training = worker.machine.phase is Phase.TRAINING and worker.round is not None
+            return worker.round if training else None
+
+        await self.until(lambda: (now := chain()) is not None and now.chain.tip.height >= height)
+        found = chain()
+        assert found is not None
+        return found
+
+    def roots(self, numbers: Iterable[int], since: int = 0) -> dict[int, set[bytes]]:
+        """Return the roots that these peers held in each round."""
+        found: dict[int, set[bytes]] = {}
+        for number in numbers:
+            for round_, state in self.peers[number].states.items():
+                if round_ >= since:
+                    found.setdefault(round_, set()).add(state.root)
+        return found
+
+    def banned(self, number: int) -> set[PeerId]:
+        """Return who is banned by the state that a peer holds."""
+        state = self.peers[number].state
+        return set(state.ledger.banned) if state else set()
+
+    def standing(self, number: int, of: int) -> Standing:
+        """Return a peer's standing by the state that another one holds."""
+        state = self.peers[number].state
+        assert state is not None
+        return state.ledger.by_peer()[self.peers[of].id]
+
+    def accused(self, number: int) -> set[PeerId]:
+        """Return whom a peer holds evidence against."""
+        return set(self.worker(number)._auditor.evidence._verified)
 
     def worker(self, number: int) -> SpsaWorker:
         worker = self.peers[number].worker
