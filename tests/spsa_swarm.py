@@ -257,6 +257,7 @@ class SpsaSwarm:
             )
             held = self._genesis(self.run) if fresh else state
             peer.worker = peer.kind(setting, peer.prober, shelf, held, fresh=fresh)
+            peer.worker._checks._rng = np.random.default_rng(peer.number)
             if held is not None:
                 peer.states[held.round] = held
             self._watch(peer, peer.worker)
@@ -356,6 +357,11 @@ class SpsaSwarm:
     def accused(self, number: int) -> set[PeerId]:
         """Return whom a peer holds evidence against."""
         return set(self.worker(number)._auditor.evidence._verified)
+
+    def lies(self, number: int) -> dict[PeerId, int]:
+        """Return the round of each liar's lie, by the evidence that a peer holds."""
+        held = self.worker(number)._auditor.evidence._verified
+        return {peer: accusation.round for peer, accusation in held.items()}
 
     def worker(self, number: int) -> SpsaWorker:
         worker = self.peers[number].worker
