@@ -126,9 +126,9 @@ def _speeds(subject: Subject, label: str, name: str, backend: kernels.Backend) -
     """Return how fast a backend is: gpps of apply, and perturb as a multiple of a copy."""
     figures = {}
     for probes in PROBES:
-        (seconds,) = _best_seconds(lambda probes=probes: subject.apply(probes, backend))
+        (seconds,) = _best_seconds(lambda probes=probes: subject.apply(probes, backend), rounds=9)
         figures[f"apply_{name}_{label}_{probes}_gpps"] = subject.size * probes / seconds / 1e9
-    perturbing, copying = _best_seconds(lambda: subject.perturb(backend), subject.copy, rounds=25)
+    perturbing, copying = _best_seconds(lambda: subject.perturb(backend), subject.copy, rounds=49)
     figures[f"perturb_{name}_{label}_ratio_to_copy"] = perturbing / copying
     return figures
 

@@ -1,7 +1,7 @@
 """The kernels' arithmetic compiled by numba, of which a loop over neighbours makes vectors.
 
-The first call compiles for some six seconds; what was compiled is kept on disk and then loads in
-less than one. Noise comes in pieces of 32,768 bits, in an order of its own (numba_noise.py).
+The first call of each compiles, ten seconds in all; what was compiled is kept on disk and then
+loads in less than one. Noise comes in pieces of 32,768 bits, in an order of its own (numba_noise.py).
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ Words = NDArray[np.uint64]
 Spans = NDArray[np.int64]
 Eight = tuple[U64, U64, U64, U64, U64, U64, U64, U64]
 
-BLOCK_PIECES = 4  # rows of 16 KiB
+BLOCK_PIECES = 2  # rows of 8 KiB
 ROW_WORDS = PIECE_WORDS // 2  # of 64 bits, for each piece
 LINE = 32  # parameters to a word of noise
 STREAMED_BYTES = 1 << 24  # about what the caches of a desktop hold
@@ -153,9 +153,9 @@ def _add_bytes(
 
 @compiled
 def _bits_to_bytes(bits: Words, here: int, out: Words) -> None:
-    """Write a piece's numbers, a byte each, whose 8 bit planes are `bits` (8, words) from `here` on.
+    """Write the numbers, a byte each, of the piece whose 8 bit planes begin at bits[:, here].
 
-    Those in byte c of word here + i become word 512·c + i of `out` (4096,).
+    Those in byte c of the planes' word `here` + i become word 512·c + i of `out` (4096,).
     """
     r0, r1, r2, r3 = bits[0, here:], bits[1, here:], bits[2, here:], bits[3, here:]
     r4, r5, r6, r7 = bits[4, here:], bits[5, here:], bits[6, here:], bits[7, here:]
