@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -203,6 +203,7 @@ INTEGERS = st.integers(-(2**33), 2**33)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
+@settings(deadline=None)  # the first example may compile
 @given(layout=layouts(), weights=WEIGHTS, data=st.data())
 def test_whatever_is_applied_equals_the_reference(
     name: str, layout: tuple[int, list[tuple[int, int]]], weights: list[int], data: st.DataObject
@@ -213,6 +214,7 @@ def test_whatever_is_applied_equals_the_reference(
 
 
 @pytest.mark.parametrize("name", BACKENDS)
+@settings(deadline=None)  # the first example may compile
 @given(layout=layouts(), sign=st.sampled_from([1, -1]), data=st.data())
 def test_whatever_is_perturbed_equals_the_reference(
     name: str, layout: tuple[int, list[tuple[int, int]]], sign: int, data: st.DataObject

@@ -1,7 +1,7 @@
 """The kernels' arithmetic compiled by numba, of which a loop over neighbours makes vectors.
 
-The first call of each compiles, ten seconds in all; what was compiled is kept on disk and then
-loads in less than one. Noise comes in pieces of 32,768 bits, in an order of its own (numba_noise.py).
+The first calls compile, for ten seconds in all; what was compiled is kept on disk and loads in less
+than one. Noise comes in pieces of 32,768 bits, in an order of its own (numba_noise.py).
 """
 
 from collections.abc import Sequence
