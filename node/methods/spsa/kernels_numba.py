@@ -19,7 +19,7 @@ from node.methods.spsa.numba_noise import (
     start_states,
     write_noise,
 )
-from node.methods.spsa.numba_streaming import ALIGNMENT, stream_perturbed
+from node.methods.spsa.numba_vectors import ALIGNMENT, store_perturbed, stream_perturbed
 
 U32 = np.uint32
 U64 = np.uint64
@@ -242,7 +242,7 @@ def _perturb_piece(
     if streaming:
         _stream_lines(lines, target, noise, first, move)
     else:
-        _perturb_lines(lines.reshape(-1, LINE), target.reshape(-1, LINE), noise, first, move)
+        _perturb_lines(lines, target, noise, first, move)
     _perturb_some(master, out, noise, (last * LINE, stop), move)
 
 
@@ -255,13 +255,10 @@ def _perturb_lines(
     move: tuple[np.int64, np.float32],
 ) -> None:
     up, down, scale = U32(move[0]), U32(-move[0]), move[1]
-    for line in range(first, len(master)):
+    for line in range(first, master.size // LINE):
         word = noise[place(line)]
-        for bit in range(LINE):
-            value = master[line, bit]
-            upwards = word & (U32(1) << U32(bit))
-            moved = np.int32(value + up) if upwards else np.int32(value + down)
-            out[line, bit] = np.float32(moved) * scale
+        store_perturbed(master, out, line * LINE, word, up, down, scale)
+        store_perturbed(master, out, line * LINE + 16, word >> U32(16), up, down, scale)
 
 
 @compiled
