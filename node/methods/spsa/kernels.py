@@ -128,7 +128,7 @@ def best_backend() -> Backend:
         return cast(Backend, importlib.import_module("node.methods.spsa.kernels_numba"))
     except ImportError as error:
         logger.info(
-            "Probes are applied and perturbed by numpy, at a third of the speed or less: %s. "
+            "Probes are applied and perturbed by numpy, at a quarter of the speed or less: %s. "
             "Install talkoot[spsa] for numba.",
             error,
         )
