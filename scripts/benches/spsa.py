@@ -12,9 +12,9 @@ time is linear in N: it is measured with two probes. Tensors are of 1,000 x 1,00
 P = 1M of 100 x 1,000); weights are as the quantiser makes them, normal, deviation 20.
 
 perturb: how many times as long one perturbation into a buffer takes as torch's buffer.copy_(P
-float32), which moves as many bytes and computes nothing; less is better. 10M floats come from memory
-and are written past the caches, so that making the noise costs nothing more (0.9 to 1.1); 1M stay
-in the third-level cache, where the noise alone is a quarter of a copy (1.5; the aim was 1.2).
+float32), which moves as many bytes and computes nothing; less is better. 10M floats are written
+past the caches, which makes up for the noise (0.9 to 1.1); 1M stay in the third-level cache, where
+the noise alone takes a quarter of a copy (1.5; the aim was 1.2).
 
 The figures without a size are the worse of P = 1M and 10M. gpps: 10⁹ parameters x probes a second.
 PyPI's mezo is compared where it is installed (pip install --no-deps mezo).
