@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 logger = logging.getLogger(__name__)
 
 WEIGHT_LIMIT = 8 * 127
-PROBES = 256  # in one pass over the master: its planes are at most 18, and its rows 5 MB
+PROBES = 256  # in one pass over the master: its planes are at most 18, and its rows 5 MB at most
 MASK = (1 << 32) - 1
 
 ApplySpan = tuple[int, int, int]
@@ -128,7 +128,7 @@ def best_backend() -> Backend:
         return cast(Backend, importlib.import_module("node.methods.spsa.kernels_numba"))
     except ImportError as error:
         logger.info(
-            "Probes are applied and perturbed by numpy, at a third of the speed or less: %s. "
+            "Probes are applied and perturbed by numpy, at a quarter of the speed or less: %s. "
             "Install talkoot[spsa] for numba.",
             error,
         )
