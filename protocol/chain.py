@@ -83,7 +83,7 @@ class Chain:
         root: of the agreed state that the round grows from.
         rules: how it grows.
         counts: tells whether a peer's word counts, by that state.
-        now: the time, of any origin.
+        now: the time, of any origin; who comes late may give that of the round's beginning.
         round_: the round's number, which every block must name (the root implies it).
     """
 
@@ -154,19 +154,11 @@ class Chain:
             marks: how tickets would name the blocks of somebody else's chain, from height 0 on.
             limit: blocks at most.
         """
-        path, link = [], self.tip
-        while link.block and link.parent and marks[link.height : link.height + 1] != [link.mark]:
-            path.append(link.block)
-            link = link.parent
-        return list(islice(reversed(path), limit))
+        return self.tip.after(marks, limit)
 
     def marks(self) -> list[bytes]:
         """Return how tickets name the blocks of our chain, from height 0 on."""
-        found, link = [], self.tip
-        while link.parent is not None:
-            found.append(link.mark)
-            link = link.parent
-        return [self.genesis.mark, *found[::-1]]
+        return self.tip.marks()
 
     # tickets
 
@@ -207,8 +199,9 @@ class Chain:
         Args:
             block: a block of this round, its signatures checked.
             now: the time.
-            asked: it was asked for by its digest, or a block that others build on: its time has
-                passed.
+            asked: it came in answer to a question. Only those are taken without end, and without
+                a turn where the chain is so far behind that tickets on it are too old; else who
+                answers may have made them just now.
 
         Raises:
             RoundError: no honest convener signs such a block, or this one signs too many.
@@ -221,7 +214,8 @@ class Chain:
             return self._hear_orphan(block, now)
         grow(parent, block, self.rules, self._counts)
         due = self._due(block)
-        if not asked and now < due:
+        passed = (asked and self._is_behind(block, now)) or self._is_built_on(block)
+        if now < due and not passed:
             self._early.add(block, due)
             return Heard.EARLY
         self._take_all(block, now, asked=asked)
@@ -252,6 +246,11 @@ class Chain:
         """Return whether another convener believes in a block, so that its time has passed."""
         after = self._orphans.after(block.digest)
         return any(child.convener != block.convener for child in after)
+
+    def _is_behind(self, block: OpenBlock, now: float) -> bool:
+        """Return whether the block before is so long here that others must have closed more."""
+        patience = self.rules.depth * self.rules.block_seconds
+        return now >= self._seen_at[block.message.prev] + patience
 
     def _due(self, block: OpenBlock) -> float:
         """Return from when on a block is believed: half of its wait, as clocks run differently."""
@@ -285,7 +284,8 @@ class Chain:
         self._links[block.digest] = link
         self._children.setdefault(parent.digest, []).append(link)
         self._blocks_of[block.convener] += 1
-        self._seen_at[block.digest] = now
+        behind = asked and self._is_behind(block, now)
+        self._seen_at[block.digest] = self._seen_at[parent.digest] if behind else now
         if block.convener == self.me:
             self._closed.add(parent.digest)
         add_support(link, self._counts)

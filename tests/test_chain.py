@@ -676,12 +676,13 @@ def test_a_block_above_that_bound_is_taken_where_others_build_on_it() -> None:
 
 def test_a_convener_has_only_so_many_blocks_in_the_tree() -> None:
     scene = Scene(rules=ChainRules(blocks=2))
-    start, liar = scene.tip, by_rank(2)[0]
-    for number in range(2 * 2 + MAX_SIBLINGS + 1):
-        after = scene.take(block(SECOND, start, [ticket(2, number << 16, start)]))
-        last = block(liar, after, [ticket(1, 0, after)])
-        if number < 2 * 2 + MAX_SIBLINGS:
-            assert scene.chain.hear_block(last, scene.now) is Heard.TAKEN
+    start, most = scene.tip, 2 * 2 + MAX_SIBLINGS
+    places = [
+        scene.take(block(SECOND, start, [ticket(2, number << 16, start)]))
+        for number in range(most + 1)
+    ]
+    *some, last = (block(by_rank(2)[0], after, [ticket(1, 0, after)]) for after in places)
+    assert all(scene.chain.hear_block(each, scene.now) is Heard.TAKEN for each in some)
     with pytest.raises(RoundError, match="again and again"):
         scene.chain.hear_block(last, scene.now)
 
