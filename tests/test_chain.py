@@ -4,12 +4,13 @@ import pytest
 
 from protocol.block_tree import Link
 from protocol.blocks import OpenBlock
-from protocol.chain import MAX_PROOFS, MAX_SIBLINGS, Chain, ChainRules, Fork, Heard, is_better
+from protocol.chain import MAX_SIBLINGS, Chain, ChainRules, Fork, Heard, is_better
 from protocol.errors import RoundError
 from protocol.tickets import Ticket, first_seq
 from protocol.waiting import (
     MAX_POOL,
     MAX_POOL_PER_PEER,
+    MAX_PROOFS,
     MAX_WAITING,
     MAX_WAITING_PER_CONVENER,
 )
@@ -17,7 +18,8 @@ from tests.chain_scene import ROUND, RULES, Scene, block, by_rank, ticket
 from tests.messages import ROOT, peer
 
 FIRST, SECOND, *_ = by_rank(1)
-GENESIS = Link(0, ROOT)
+WAIT_SECONDS = RULES.turn_seconds + 0.5 * RULES.block_seconds
+"""Until the block of a second convener is believed."""
 
 
 def convener(place: int = 0, **options: int) -> Scene:
@@ -178,7 +180,7 @@ def test_a_block_before_its_convener_s_turn_waits() -> None:
     found = block(SECOND, scene.tip, scene.make_all(1, 2))
     assert scene.chain.hear_block(found, scene.now) is Heard.EARLY
     assert scene.tip is scene.chain.genesis
-    scene.wait(0.5 * RULES.turn_seconds - 0.1)
+    scene.wait(WAIT_SECONDS - 0.1)
     assert scene.tip is scene.chain.genesis
     assert scene.chain.has(found.digest)
     scene.wait(0.2)
@@ -232,7 +234,9 @@ def test_a_block_does_not_pass_its_turn_by_coming_before_the_one_before() -> Non
     assert scene.chain.hear_block(hasty, scene.now) is Heard.ORPHAN
     scene.chain.hear_block(first, scene.now)
     assert scene.tip.block is first
-    scene.wait(0.5 * RULES.turn_seconds * 5 + 0.1)
+    scene.wait(WAIT_SECONDS + 4 * RULES.turn_seconds - 0.1)
+    assert scene.tip.block is first
+    scene.wait(0.2)
     assert scene.tip.block is hasty
 
 
@@ -716,6 +720,31 @@ def test_a_peer_takes_over_what_it_lacks() -> None:
             scene.chain.hear_block(found, scene.now, asked=True)
     assert scene.tip.digest == link.digest
     assert scene.chain.marks() == other.chain.marks()
+
+
+def far_behind(scene: Scene) -> tuple[OpenBlock, OpenBlock]:
+    """Return two blocks of one convener, both long before its turn."""
+    last = next(number for number in by_rank(1)[2:] if number in by_rank(2, range(1, 6))[2:])
+    first = block(last, scene.tip, scene.make_all(1, 2))
+    place = Link(1, first.digest)
+    return first, block(last, place, scene.make_all(1, 2, on=place))
+
+
+def test_who_answers_a_peer_that_is_up_to_date_does_not_pass_its_turn() -> None:
+    scene = Scene()
+    scene.decide()
+    for found in far_behind(scene):
+        scene.chain.hear_block(found, scene.now, asked=True)
+    assert scene.tip is scene.chain.genesis
+
+
+def test_a_peer_that_is_far_behind_takes_all_at_once() -> None:
+    scene = Scene()
+    blocks = far_behind(scene)
+    scene.wait(RULES.depth * RULES.block_seconds)
+    for found in blocks:
+        assert scene.chain.hear_block(found, scene.now, asked=True) is Heard.TAKEN
+    assert scene.tip.block is blocks[-1]
 
 
 def test_the_tip_is_idle_until_it_moves() -> None:
