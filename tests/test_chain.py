@@ -141,6 +141,24 @@ def test_a_ticket_goes_into_a_block_after_its_peer_s_later_one() -> None:
     assert scene.chain.hear_ticket(first) is False
 
 
+def test_a_ticket_in_a_block_waits_no_longer() -> None:
+    scene = Scene()
+    taken, waiting = scene.hear(1, 2)
+    scene.take(block(FIRST, scene.tip, [taken]))
+    assert scene.chain.ticket(taken.key) is None
+    assert scene.chain.ticket(waiting.key) is waiting
+    assert not scene.chain.hear_ticket(taken)
+
+
+def test_the_next_convener_waits_from_when_the_tickets_are_there() -> None:
+    scene = convener(1)
+    assert scene.wait(10) is None
+    scene.hear(*range(6))
+    assert scene.decide() is None
+    assert scene.wait(RULES.turn_seconds - 0.1) is None
+    assert scene.wait(0.2) is not None
+
+
 def test_a_peer_has_no_more_tickets_in_a_block_than_fit() -> None:
     scene = convener()
     tickets = scene.hear(1, 1, 1, 1, 1, 1)
