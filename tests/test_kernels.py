@@ -276,6 +276,7 @@ def no_backend_yet() -> Iterator[None]:
 def test_without_numba_numpy_does_the_work_and_the_log_says_once_what_it_costs(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(kernels, "FEW_PARAMETERS", 0)
     monkeypatch.setitem(sys.modules, "numba", None)
     for module in ("kernels_numba", "numba_noise", "numba_compiled"):
         monkeypatch.delitem(sys.modules, f"node.methods.spsa.{module}", raising=False)
@@ -324,3 +325,10 @@ def test_where_nothing_can_be_kept_on_disk_it_compiles_all_the_same(
     monkeypatch.setattr("numba.config.CACHE_DIR", "/proc")
     twice.__code__ = twice.__code__.replace(co_filename="/proc/nowhere.py")
     assert compiled(twice)(21) == 42
+
+
+@pytest.mark.usefixtures("no_backend_yet")
+def test_a_small_model_does_without_numba_s_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "node.methods.spsa.kernels_numba", None)
+    apply(master_of(80), keys_of(2), [3, -4], [(0, 80, 5)])
+    assert kernels.best_backend.cache_info().misses == 0
