@@ -9,8 +9,9 @@ vote of each peer with a ticket in it), then the lower rank. Only peers whose wo
 and vote. All this follows from the blocks alone: peers with one tree agree.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from protocol.blocks import OpenBlock
 from protocol.errors import RoundError
@@ -69,6 +70,22 @@ class Link:
             found.append(link.block)
             link = link.parent
         return found[::-1]
+
+    def marks(self) -> list[bytes]:
+        """Return how tickets name the places up to here, from height 0 on."""
+        found, link = [self.mark], self
+        while link.parent is not None:
+            link = link.parent
+            found.append(link.mark)
+        return found[::-1]
+
+    def after(self, marks: Sequence[bytes], limit: int) -> list[OpenBlock]:
+        """Return the first `limit` blocks up to here after the last one that `marks` name."""
+        path, link = [], self
+        while link.block and link.parent and marks[link.height : link.height + 1] != [link.mark]:
+            path.append(link.block)
+            link = link.parent
+        return list(islice(reversed(path), limit))
 
 
 class Used:

@@ -35,14 +35,12 @@ from protocol.errors import RoundError
 from protocol.identity import PeerId
 from protocol.rollcall import convener_rank
 from protocol.tickets import Ticket
-from protocol.waiting import TicketPool, WaitingBlocks
+from protocol.waiting import Fork, Proofs, TicketPool, WaitingBlocks
 
 __all__ = ["Chain", "ChainRules", "CloseBlock", "Fork", "Heard", "Link", "grow", "is_better"]
 
 MAX_SIBLINGS = 4
 """Blocks of one convener after one block: more than two are noise."""
-MAX_PROOFS = 256
-"""Liars of each kind that are told of; of those whose word counts, all."""
 ORPHAN_BLOCKS = 8
 """For the time of so many blocks, one waits for the block before it."""
 
@@ -67,14 +65,6 @@ class Heard(Enum):
     """It waits for the block before, which is not here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
-    """Two tickets, or two blocks, of one peer where an honest one signs only one."""
-
-    first: Ticket | OpenBlock
-    second: Ticket | OpenBlock
-
-
 class Chain:
     """The blocks of one round.
 
@@ -83,7 +73,7 @@ class Chain:
         root: of the agreed state that the round grows from.
         rules: how it grows.
         counts: tells whether a peer's word counts, by that state.
-        now: the time, of any origin.
+        now: the time, of any origin; who comes late may give that of the round's beginning.
         round_: the round's number, which every block must name (the root implies it).
     """
 
@@ -102,8 +92,6 @@ class Chain:
         self.rules = rules
         self.genesis = Link(0, root)
         self.tip = self.genesis
-        self.forks: list[Fork] = []
-        """Proofs of lies, one of each kind a liar; the caller takes them away."""
         self._round = round_
         self._counts = counts
         self._tip_since = now
@@ -114,7 +102,7 @@ class Chain:
         self._seen_at: dict[bytes, float] = {root: now}
         self._blocks_of: Counter[PeerId] = Counter()
         self._tickets: dict[tuple[PeerId, int], Ticket] = {}
-        self._accused: set[tuple[type, PeerId]] = set()
+        self._proofs = Proofs(counts)
         self._orphans = WaitingBlocks()
         self._early = WaitingBlocks()
         self._pool = TicketPool(counts)
@@ -123,6 +111,11 @@ class Chain:
         self._conveners: list[PeerId] = []
 
     # what the caller may look at
+
+    @property
+    def forks(self) -> list[Fork]:
+        """Proofs of lies, one of each kind a liar; the caller takes them away."""
+        return self._proofs.found
 
     @property
     def complete(self) -> bool:
@@ -167,19 +160,11 @@ class Chain:
             marks: how tickets would name the blocks of somebody else's chain, from height 0 on.
             limit: blocks at most.
         """
-        path, link = [], self.tip
-        while link.block and link.parent and marks[link.height : link.height + 1] != [link.mark]:
-            path.append(link.block)
-            link = link.parent
-        return list(islice(reversed(path), limit))
+        return self.tip.after(marks, limit)
 
     def marks(self) -> list[bytes]:
         """Return how tickets name the blocks of our chain, from height 0 on."""
-        found, link = [], self.tip
-        while link.parent is not None:
-            found.append(link.mark)
-            link = link.parent
-        return [self.genesis.mark, *found[::-1]]
+        return self.tip.marks()
 
     # tickets
 
@@ -187,7 +172,7 @@ class Chain:
         """Take a ticket into the pool; return whether it is new and there is room for it."""
         for known in (self._pool.get(ticket.key), self._tickets.get(ticket.key)):
             if known is not None and known.digest != ticket.digest:
-                self._accuse(ticket.peer, Fork(known, ticket))
+                self._proofs.add(ticket.peer, known, ticket)
                 return False
         if not self._is_open(ticket) or not self._pool.add(ticket):
             return False
@@ -204,14 +189,6 @@ class Chain:
             return True
         return False
 
-    def _accuse(self, peer: PeerId, proof: Fork) -> None:
-        """Keep the first proof of each kind against a peer; of made-up peers only so many."""
-        liar = type(proof.first), peer
-        if liar in self._accused or (len(self._accused) >= MAX_PROOFS and not self._counts(peer)):
-            return
-        self._accused.add(liar)
-        self.forks.append(proof)
-
     # blocks
 
     def hear_block(self, block: OpenBlock, now: float, *, asked: bool = False) -> Heard:
@@ -220,8 +197,9 @@ class Chain:
         Args:
             block: a block of this round, its signatures checked.
             now: the time.
-            asked: it was asked for by its digest, or a block that others build on: its time has
-                passed.
+            asked: it came in answer to a question. Only those are taken without end, and without
+                a turn where the chain here is so far behind that tickets on it are too old: who
+                answers others may have made them just now.
 
         Raises:
             RoundError: no honest convener signs such a block, or this one signs too many.
@@ -234,7 +212,8 @@ class Chain:
             return self._hear_orphan(block, now)
         grow(parent, block, self.rules, self._counts)
         due = self._due(block)
-        if not asked and now < due:
+        passed = (asked and self._is_behind(block, now)) or self._is_built_on(block)
+        if now < due and not passed:
             self._early.add(block, due)
             return Heard.EARLY
         self._take_all(block, now, asked=asked)
@@ -266,12 +245,27 @@ class Chain:
         after = self._orphans.after(block.digest)
         return any(child.convener != block.convener for child in after)
 
+    def _is_behind(self, block: OpenBlock, now: float) -> bool:
+        """Return whether the block before is so long here that others must have closed more."""
+        patience = self.rules.depth * self.rules.block_seconds
+        return now >= self._seen_at[block.message.prev] + patience
+
     def _due(self, block: OpenBlock) -> float:
-        """Return from when on a block is believed: half of its wait, as clocks run differently."""
-        if block.convener == self.me:
-            return 0.0
+        """Return from when on a block is believed: no sooner than that of the convener before.
+
+        Who waits for a ticket closes a block after `block_seconds`, so that a later convener which
+        doesn't wait would come first at each height.
+        """
         place = self._place(block.convener, block.message.height)
-        return self._seen_at[block.message.prev] + place * 0.5 * self.rules.turn_seconds
+        if block.convener == self.me or not place:
+            return 0.0
+        wait = place * self.rules.turn_seconds + 0.5 * self.rules.block_seconds
+        return self._seen_at[block.message.prev] + wait
+
+    def _closed_at(self, block: OpenBlock, now: float) -> float:
+        """Return when a block that we had to ask for may have been closed at the earliest."""
+        before = self._seen_at[block.message.prev]
+        return before if self._is_behind(block, now) else min(now, max(before, self._due(block)))
 
     def _take_all(self, block: OpenBlock, now: float, *, asked: bool = False) -> None:
         """Take in a block and those that waited for it."""
@@ -298,7 +292,7 @@ class Chain:
         self._links[block.digest] = link
         self._children.setdefault(parent.digest, []).append(link)
         self._blocks_of[block.convener] += 1
-        self._seen_at[block.digest] = now
+        self._seen_at[block.digest] = self._closed_at(block, now) if asked else now
         if block.convener == self.me:
             self._closed.add(parent.digest)
         add_support(link, self._counts)
@@ -312,7 +306,7 @@ class Chain:
         same = [other for other in others if other.convener == block.convener]
         for other in same:
             if other.message.life == block.message.life:
-                self._accuse(block.convener, Fork(other, block))
+                self._proofs.add(block.convener, other, block)
         many = self._blocks_of[block.convener] >= 2 * self.rules.blocks + MAX_SIBLINGS
         if not asked and (many or len(same) >= MAX_SIBLINGS):
             raise RoundError(f"{block.convener} closes blocks again and again")
@@ -321,7 +315,7 @@ class Chain:
         for ticket in block.tickets:
             for known in (self._pool.get(ticket.key), self._tickets.get(ticket.key)):
                 if known is not None and known.digest != ticket.digest:
-                    self._accuse(ticket.peer, Fork(known, ticket))
+                    self._proofs.add(ticket.peer, known, ticket)
             self._tickets.setdefault(ticket.key, ticket)
 
     def _best_after(self, link: Link) -> Link:

@@ -1,6 +1,7 @@
 """What a chain of blocks keeps for later, within bounds that one peer can't use up for all."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from protocol.blocks import TICKETS_PER_PEER, OpenBlock
 from protocol.identity import PeerId
@@ -10,6 +11,37 @@ MAX_POOL = 2048
 MAX_POOL_PER_PEER = 2 * TICKETS_PER_PEER
 MAX_WAITING = 64
 MAX_WAITING_PER_CONVENER = 4
+MAX_PROOFS = 256
+"""Liars that are told of; of those whose word counts, all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Two tickets, or two blocks, of one peer where an honest one signs only one."""
+
+    first: Ticket | OpenBlock
+    second: Ticket | OpenBlock
+
+
+class Proofs:
+    """Proofs of lies: against each peer one by its tickets, and one by its blocks.
+
+    Args:
+        counts: tells whether a peer's word counts; anybody can make up others that lie.
+    """
+
+    def __init__(self, counts: Callable[[PeerId], bool]) -> None:
+        self.found: list[Fork] = []
+        self._counts = counts
+        self._accused: set[tuple[type, PeerId]] = set()
+
+    def add(self, peer: PeerId, first: Ticket | OpenBlock, second: Ticket | OpenBlock) -> None:
+        """Keep a proof against a peer, unless there was one."""
+        liar = type(first), peer
+        full = len(self._accused) >= MAX_PROOFS and not self._counts(peer)
+        if liar not in self._accused and not full:
+            self._accused.add(liar)
+            self.found.append(Fork(first, second))
 
 
 class TicketPool:

@@ -4,12 +4,13 @@ import pytest
 
 from protocol.block_tree import Link
 from protocol.blocks import OpenBlock
-from protocol.chain import MAX_PROOFS, MAX_SIBLINGS, Chain, ChainRules, Fork, Heard, is_better
+from protocol.chain import MAX_SIBLINGS, Chain, ChainRules, Fork, Heard, is_better
 from protocol.errors import RoundError
 from protocol.tickets import Ticket, first_seq
 from protocol.waiting import (
     MAX_POOL,
     MAX_POOL_PER_PEER,
+    MAX_PROOFS,
     MAX_WAITING,
     MAX_WAITING_PER_CONVENER,
 )
@@ -17,7 +18,8 @@ from tests.chain_scene import ROUND, RULES, Scene, block, by_rank, ticket
 from tests.messages import ROOT, peer
 
 FIRST, SECOND, *_ = by_rank(1)
-GENESIS = Link(0, ROOT)
+WAIT_SECONDS = RULES.turn_seconds + 0.5 * RULES.block_seconds
+"""Until the block of a second convener is believed."""
 
 
 def convener(place: int = 0, **options: int) -> Scene:
@@ -139,6 +141,24 @@ def test_a_ticket_goes_into_a_block_after_its_peer_s_later_one() -> None:
     assert scene.chain.hear_ticket(first) is False
 
 
+def test_a_ticket_in_a_block_waits_no_longer() -> None:
+    scene = Scene()
+    taken, waiting = scene.hear(1, 2)
+    scene.take(block(FIRST, scene.tip, [taken]))
+    assert scene.chain.ticket(taken.key) is None
+    assert scene.chain.ticket(waiting.key) is waiting
+    assert not scene.chain.hear_ticket(taken)
+
+
+def test_the_next_convener_waits_from_when_the_tickets_are_there() -> None:
+    scene = convener(1)
+    assert scene.wait(10) is None
+    scene.hear(*range(6))
+    assert scene.decide() is None
+    assert scene.wait(RULES.turn_seconds - 0.1) is None
+    assert scene.wait(0.2) is not None
+
+
 def test_a_peer_has_no_more_tickets_in_a_block_than_fit() -> None:
     scene = convener()
     tickets = scene.hear(1, 1, 1, 1, 1, 1)
@@ -178,7 +198,7 @@ def test_a_block_before_its_convener_s_turn_waits() -> None:
     found = block(SECOND, scene.tip, scene.make_all(1, 2))
     assert scene.chain.hear_block(found, scene.now) is Heard.EARLY
     assert scene.tip is scene.chain.genesis
-    scene.wait(0.5 * RULES.turn_seconds - 0.1)
+    scene.wait(WAIT_SECONDS - 0.1)
     assert scene.tip is scene.chain.genesis
     assert scene.chain.has(found.digest)
     scene.wait(0.2)
@@ -232,7 +252,9 @@ def test_a_block_does_not_pass_its_turn_by_coming_before_the_one_before() -> Non
     assert scene.chain.hear_block(hasty, scene.now) is Heard.ORPHAN
     scene.chain.hear_block(first, scene.now)
     assert scene.tip.block is first
-    scene.wait(0.5 * RULES.turn_seconds * 5 + 0.1)
+    scene.wait(WAIT_SECONDS + 4 * RULES.turn_seconds - 0.1)
+    assert scene.tip.block is first
+    scene.wait(0.2)
     assert scene.tip.block is hasty
 
 
@@ -676,13 +698,13 @@ def test_a_block_above_that_bound_is_taken_where_others_build_on_it() -> None:
 
 def test_a_convener_has_only_so_many_blocks_in_the_tree() -> None:
     scene = Scene(rules=ChainRules(blocks=2))
-    start, liar, last = scene.tip, by_rank(2)[0], None
-    for number in range(2 * 2 + MAX_SIBLINGS + 1):
-        after = scene.take(block(SECOND, start, [ticket(2, number << 16, start)]))
-        last = block(liar, after, [ticket(1, 0, after)])
-        if number < 2 * 2 + MAX_SIBLINGS:
-            assert scene.chain.hear_block(last, scene.now) is Heard.TAKEN
-    assert last is not None
+    start, most = scene.tip, 2 * 2 + MAX_SIBLINGS
+    places = [
+        scene.take(block(SECOND, start, [ticket(2, number << 16, start)]))
+        for number in range(most + 1)
+    ]
+    *some, last = (block(by_rank(2)[0], after, [ticket(1, 0, after)]) for after in places)
+    assert all(scene.chain.hear_block(each, scene.now) is Heard.TAKEN for each in some)
     with pytest.raises(RoundError, match="again and again"):
         scene.chain.hear_block(last, scene.now)
 
@@ -716,6 +738,31 @@ def test_a_peer_takes_over_what_it_lacks() -> None:
             scene.chain.hear_block(found, scene.now, asked=True)
     assert scene.tip.digest == link.digest
     assert scene.chain.marks() == other.chain.marks()
+
+
+def far_behind(scene: Scene) -> tuple[OpenBlock, OpenBlock]:
+    """Return two blocks of one convener, both long before its turn."""
+    last = next(number for number in by_rank(1)[2:] if number in by_rank(2, range(1, 6))[2:])
+    first = block(last, scene.tip, scene.make_all(1, 2))
+    place = Link(1, first.digest)
+    return first, block(last, place, scene.make_all(1, 2, on=place))
+
+
+def test_who_answers_a_peer_that_is_up_to_date_does_not_pass_its_turn() -> None:
+    scene = Scene()
+    scene.decide()
+    for found in far_behind(scene):
+        scene.chain.hear_block(found, scene.now, asked=True)
+    assert scene.tip is scene.chain.genesis
+
+
+def test_a_peer_that_is_far_behind_takes_all_at_once() -> None:
+    scene = Scene()
+    blocks = far_behind(scene)
+    scene.wait(RULES.depth * RULES.block_seconds)
+    for found in blocks:
+        assert scene.chain.hear_block(found, scene.now, asked=True) is Heard.TAKEN
+    assert scene.tip.block is blocks[-1]
 
 
 def test_the_tip_is_idle_until_it_moves() -> None:

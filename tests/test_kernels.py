@@ -4,12 +4,13 @@ import importlib
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -202,6 +203,7 @@ INTEGERS = st.integers(-(2**33), 2**33)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
+@settings(deadline=None)  # the first example may compile
 @given(layout=layouts(), weights=WEIGHTS, data=st.data())
 def test_whatever_is_applied_equals_the_reference(
     name: str, layout: tuple[int, list[tuple[int, int]]], weights: list[int], data: st.DataObject
@@ -212,6 +214,7 @@ def test_whatever_is_applied_equals_the_reference(
 
 
 @pytest.mark.parametrize("name", BACKENDS)
+@settings(deadline=None)  # the first example may compile
 @given(layout=layouts(), sign=st.sampled_from([1, -1]), data=st.data())
 def test_whatever_is_perturbed_equals_the_reference(
     name: str, layout: tuple[int, list[tuple[int, int]]], sign: int, data: st.DataObject
@@ -273,6 +276,7 @@ def no_backend_yet() -> Iterator[None]:
 def test_without_numba_numpy_does_the_work_and_the_log_says_once_what_it_costs(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(kernels, "FEW_PARAMETERS", 0)
     monkeypatch.setitem(sys.modules, "numba", None)
     for module in ("kernels_numba", "numba_noise", "numba_compiled"):
         monkeypatch.delitem(sys.modules, f"node.methods.spsa.{module}", raising=False)
@@ -289,3 +293,42 @@ def test_without_numba_numpy_does_the_work_and_the_log_says_once_what_it_costs(
 def test_with_numba_numba_does_the_work() -> None:
     pytest.importorskip("numba")
     assert kernels.best_backend() is backend_named("numba")
+
+
+def test_machine_code_is_kept_under_the_digest_of_all_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numba")
+    from node.methods.spsa import numba_compiled
+
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    assert numba_compiled.compiled(next_number)(1) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [f"numba-{numba_compiled._DIGEST}"]
+    assert list(tmp_path.rglob("*.nbc"))
+
+
+def next_number(number: int) -> int:
+    return number + 1
+
+
+def test_where_nothing_can_be_kept_on_disk_it_compiles_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("numba")
+    from node.methods.spsa.numba_compiled import compiled
+
+    def twice(number: int) -> int:
+        return 2 * number
+
+    for variable in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(variable, "/proc")
+    monkeypatch.setattr("numba.config.CACHE_DIR", "/proc")
+    twice.__code__ = twice.__code__.replace(co_filename="/proc/nowhere.py")
+    assert compiled(twice)(21) == 42
+
+
+@pytest.mark.usefixtures("no_backend_yet")
+def test_a_small_model_does_without_numba_s_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "node.methods.spsa.kernels_numba", None)
+    apply(master_of(80), keys_of(2), [3, -4], [(0, 80, 5)])
+    assert kernels.best_backend.cache_info().misses == 0

@@ -35,7 +35,6 @@ def test_the_defaults_are_settings_too() -> None:
         {"scale": 0.0},
         {"scale": 1e30},
         {"weight_decay": -0.1},
-        {"check_rate": 1.01},
         {"trainable": ""},
         {"trainable": 3},
     ],

@@ -18,6 +18,12 @@ from protocol.link import parse_link
 _POLL_SECONDS = 0.5
 
 
+_METHODS = {
+    "local": "local: whole updates, aggregated by {rule}",
+    "spsa": "spsa: one byte per gradient",
+}
+
+
 def add(commands: Commands) -> None:
     """Add the commands."""
     join = commands.add_parser("join", help="look at the run behind a link, and take part")
@@ -69,7 +75,7 @@ def _show_preview(context: Context, preview: Preview) -> None:
                 ("Host", preview.host),
                 ("Licence", preview.licence or "not stated"),
                 ("Trains", f"{preview.task}, {preview.parameters:,} parameters"),
-                ("Method", f"{preview.method}, aggregated by {preview.rule}"),
+                ("Method", _METHODS[preview.method].format(rule=preview.rule)),
                 ("Download", f"{size(preview.download_bytes)}, {size(preview.data_bytes)} is data"),
                 ("Peers", f"{preview.peers} now, admission {preview.admission}"),
                 *_listed("Trust", preview.trust),

@@ -12,7 +12,9 @@ time is linear in N: it is measured with two probes. Tensors are of 1,000 x 1,00
 P = 1M of 100 x 1,000); weights are as the quantiser makes them, normal, deviation 20.
 
 perturb: how many times as long one perturbation into a buffer takes as torch's buffer.copy_(P
-float32), which moves as many bytes and computes nothing; less is better.
+float32), which moves as many bytes and computes nothing; less is better. 10M floats are written
+past the caches, which makes up for the noise (0.9 to 1.1); 1M stay in the third-level cache, where
+the noise alone takes a quarter of a copy (1.5; the aim was 1.2).
 
 The figures without a size are the worse of P = 1M and 10M. gpps: 10⁹ parameters x probes a second.
 PyPI's mezo is compared where it is installed (pip install --no-deps mezo).
@@ -126,9 +128,9 @@ def _speeds(subject: Subject, label: str, name: str, backend: kernels.Backend) -
     """Return how fast a backend is: gpps of apply, and perturb as a multiple of a copy."""
     figures = {}
     for probes in PROBES:
-        (seconds,) = _best_seconds(lambda probes=probes: subject.apply(probes, backend))
+        (seconds,) = _best_seconds(lambda probes=probes: subject.apply(probes, backend), rounds=9)
         figures[f"apply_{name}_{label}_{probes}_gpps"] = subject.size * probes / seconds / 1e9
-    perturbing, copying = _best_seconds(lambda: subject.perturb(backend), subject.copy, rounds=25)
+    perturbing, copying = _best_seconds(lambda: subject.perturb(backend), subject.copy, rounds=49)
     figures[f"perturb_{name}_{label}_ratio_to_copy"] = perturbing / copying
     return figures
 

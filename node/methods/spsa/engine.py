@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from node.methods.flat import layout_of
-from node.methods.spsa.fixed_point import Span, master_spans, pack, probe_step, unpack
+from node.methods.spsa.fixed_point import Span, decay, master_spans, pack, probe_step, unpack
 from node.methods.spsa.kernels import apply, perturb
 from node.methods.spsa.moves import Move
 from node.methods.spsa.quantiser import projection
@@ -114,7 +114,8 @@ class Engine:
         self._run, self._root = run, root
 
     def freeze(self) -> None:
-        """Put the state into the two vectors; `begin` goes on from it."""
+        """Decay, and put the state into the two vectors; `begin` goes on from it."""
+        decay(self._spans, self._master, self._settings.weight_decay)
         unpack(self._spans, self._master, self._theta, self._rest)
 
     @property

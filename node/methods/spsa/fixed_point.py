@@ -130,8 +130,8 @@ def unpack(spans: tuple[Span, ...], master: Master, theta: Floats, rest: Floats)
 def decay(spans: tuple[Span, ...], master: Master, part: float) -> None:
     """Take `part` of every matrix's weights off, in place: M ← rint(M·(1 - part)), half to even.
 
-    It doesn't commute with the steps of a block, so its place is at a seal. Without it the noise
-    of the probes makes weights grow like a random walk, until the rate is too high for them.
+    It doesn't commute with the steps of a block, so its place is at a seal. What it is for: the
+    probes' noise makes weights grow like a random walk, where the loss doesn't go to 0.
     """
     keep = 1.0 - part
     for span in spans:

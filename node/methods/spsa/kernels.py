@@ -18,10 +18,13 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from node.methods.spsa import kernels_numpy
+
 logger = logging.getLogger(__name__)
 
 WEIGHT_LIMIT = 8 * 127
-PROBES = 256  # in one pass over the master: its planes are at most 18, and its rows 5 MB
+PROBES = 256  # in one pass over the master: its planes are at most 18, and its rows 5 MB at most
+FEW_PARAMETERS = 100_000
 MASK = (1 << 32) - 1
 
 ApplySpan = tuple[int, int, int]
@@ -85,7 +88,9 @@ def apply(
     for first in range(0, len(live), PROBES):
         probes = live[first : first + PROBES]
         chosen = [keys[probe] for probe in probes]
-        (backend or best_backend()).apply(master.view(np.uint32), chosen, values[probes], wrapped)
+        (backend or _backend_for(master.size)).apply(
+            master.view(np.uint32), chosen, values[probes], wrapped
+        )
 
 
 def perturb(
@@ -118,7 +123,14 @@ def perturb(
         raise ValueError("out must be contiguous float32 of the master's size")
     wrapped = [(start, stop, bits, sign * step & MASK) for start, stop, bits, step in spans]
     if wrapped:
-        (backend or best_backend()).perturb(master, out, key, np.array(wrapped, np.int64))
+        (backend or _backend_for(master.size)).perturb(
+            master, out, key, np.array(wrapped, np.int64)
+        )
+
+
+def _backend_for(size: int) -> Backend:
+    """Return the backend for so many parameters: for a few, numba isn't worth its start."""
+    return cast(Backend, kernels_numpy) if size < FEW_PARAMETERS else best_backend()
 
 
 @cache
@@ -128,11 +140,11 @@ def best_backend() -> Backend:
         return cast(Backend, importlib.import_module("node.methods.spsa.kernels_numba"))
     except ImportError as error:
         logger.info(
-            "Probes are applied and perturbed by numpy, at a third of the speed or less: %s. "
+            "Probes are applied and perturbed by numpy, at a quarter of the speed or less: %s. "
             "Install talkoot[spsa] for numba.",
             error,
         )
-        return cast(Backend, importlib.import_module("node.methods.spsa.kernels_numpy"))
+        return cast(Backend, kernels_numpy)
 
 
 def _check_master(master: NDArray[np.int32]) -> None:

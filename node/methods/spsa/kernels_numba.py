@@ -1,7 +1,7 @@
 """The kernels' arithmetic compiled by numba, of which a loop over neighbours makes vectors.
 
-The first call compiles for some six seconds; what was compiled is kept on disk and then loads in
-less than one. Noise comes in pieces of 32,768 bits, in an order of its own (numba_noise.py).
+The first calls compile, for ten seconds in all; what was compiled is kept on disk and loads in less
+than one. Noise comes in pieces of 32,768 bits, in an order of its own (numba_noise.py).
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from node.methods.spsa.numba_noise import (
     start_states,
     write_noise,
 )
-from node.methods.spsa.numba_streaming import ALIGNMENT, stream_perturbed
+from node.methods.spsa.numba_vectors import ALIGNMENT, store_perturbed, stream_perturbed
 
 U32 = np.uint32
 U64 = np.uint64
@@ -27,7 +27,7 @@ Words = NDArray[np.uint64]
 Spans = NDArray[np.int64]
 Eight = tuple[U64, U64, U64, U64, U64, U64, U64, U64]
 
-BLOCK_PIECES = 4  # rows of 16 KiB
+BLOCK_PIECES = 2  # rows of 8 KiB
 ROW_WORDS = PIECE_WORDS // 2  # of 64 bits, for each piece
 LINE = 32  # parameters to a word of noise
 STREAMED_BYTES = 1 << 24  # about what the caches of a desktop hold
@@ -153,9 +153,9 @@ def _add_bytes(
 
 @compiled
 def _bits_to_bytes(bits: Words, here: int, out: Words) -> None:
-    """Write a piece's numbers, a byte each, whose 8 bit planes are `bits` (8, words) from `here` on.
+    """Write the numbers, a byte each, of the piece whose 8 bit planes begin at bits[:, here].
 
-    Those in byte c of word here + i become word 512·c + i of `out` (4096,).
+    Those in byte c of the planes' word `here` + i become word 512·c + i of `out` (4096,).
     """
     r0, r1, r2, r3 = bits[0, here:], bits[1, here:], bits[2, here:], bits[3, here:]
     r4, r5, r6, r7 = bits[4, here:], bits[5, here:], bits[6, here:], bits[7, here:]
@@ -242,7 +242,7 @@ def _perturb_piece(
     if streaming:
         _stream_lines(lines, target, noise, first, move)
     else:
-        _perturb_lines(lines.reshape(-1, LINE), target.reshape(-1, LINE), noise, first, move)
+        _perturb_lines(lines, target, noise, first, move)
     _perturb_some(master, out, noise, (last * LINE, stop), move)
 
 
@@ -255,13 +255,10 @@ def _perturb_lines(
     move: tuple[np.int64, np.float32],
 ) -> None:
     up, down, scale = U32(move[0]), U32(-move[0]), move[1]
-    for line in range(first, len(master)):
+    for line in range(first, master.size // LINE):
         word = noise[place(line)]
-        for bit in range(LINE):
-            value = master[line, bit]
-            upwards = word & (U32(1) << U32(bit))
-            moved = np.int32(value + up) if upwards else np.int32(value + down)
-            out[line, bit] = np.float32(moved) * scale
+        store_perturbed(master, out, line * LINE, word, up, down, scale)
+        store_perturbed(master, out, line * LINE + 16, word >> U32(16), up, down, scale)
 
 
 @compiled

@@ -44,8 +44,8 @@ class SpsaSettings:
     """Blocks from the one that a ticket grows from to the one that it is in."""
     scale: Annotated[float, Meta(ge=2.0**-30, le=2.0**30)] | None = None
     """The first; none until the host has measured it."""
-    weight_decay: Annotated[float, Meta(ge=0, le=10)] = 0.003
-    """Of matrices, at a seal: so many times the rates of all probes that it follows."""
+    weight_decay: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
+    """Part of every matrix that a seal takes off (node.methods.spsa.fixed_point.decay)."""
     trainable: Annotated[str, Meta(min_length=1, max_length=1024)] = "*"
     """Which tensors are trained: shell patterns over their names, with commas between."""
 

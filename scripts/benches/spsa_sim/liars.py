@@ -21,6 +21,8 @@ SETTINGS = SpsaSettings(probes=2)
 BLOCKS = 3072
 ACCUSATION_BLOCKS = 2
 """From a check to the ban, when everybody has repeated the check."""
+CHECK_RATE = 1 / 16
+"""Part of the blocks in which a peer repeats somebody's ticket."""
 TOLERANCE = 1
 """Last bits."""
 SLOW_PART = 0.1
@@ -196,7 +198,7 @@ class Swarm:
         height, chance = now
         live = [ticket for ticket in tickets if ticket.peer not in self._banned]
         for peer in self._present:
-            checks, place = chance.random() < self.settings.check_rate, chance.integers(len(live))
+            checks, place = chance.random() < CHECK_RATE, chance.integers(len(live))
             ticket = live[int(place)]
             if not checks or peer < self.plot.liars or ticket.peer == peer:
                 continue
