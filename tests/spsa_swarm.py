@@ -109,12 +109,12 @@ class EngineProber:
     async def apply(self, moves: Sequence[Move]) -> None:
         self.engine.apply(moves)
 
-    async def probe(self, peer: PeerId, seq: int, count: int, undo: Sequence[Move] = ()) -> Probed:
+    async def probe(self, peer: PeerId, seq: int, count: int) -> Probed:
         await asyncio.sleep(count * self.probe_seconds)
         if self.failures:
             self.failures -= 1
             raise TrainerError("trainer_died", "killed by signal 9", hint="Free some memory.")
-        found = self.engine.probe(peer, seq, count, undo)
+        found = self.engine.probe(peer, seq, count)
         values = tuple(each if np.isfinite(each) else None for each in found.projections)
         return Probed(values, found.loss)
 

@@ -1,6 +1,7 @@
 """Whole runs of method spsa whose network, peers and training processes fail: one state of bits."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
@@ -10,10 +11,8 @@ import pytest
 from dht.memory import MemoryNetwork
 from dht.memory_links import Conditions
 from dht.virtual_time import run
-from node.audit.evidence_box import EvidenceBox
+from node.chain.round import ChainRound
 from node.demo.spsa_liar import spsa_attacks, spsa_liar_of
-from protocol.evidence import Proof
-from protocol.identity import PeerId
 from protocol.rollcall import convener_rank
 from protocol.rounds import Phase
 from tests.spsa_swarm import SpsaSwarm
@@ -255,7 +254,9 @@ async def diverge(swarm: SpsaSwarm, number: int) -> None:
     chain.decide = lambda *_: None  # type: ignore[method-assign]
 
 
-def test_who_has_another_chain_at_the_roll_call_fetches_the_agreed_one(tmp_path: Path) -> None:
+def test_who_has_another_chain_at_the_roll_call_fetches_the_agreed_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def story(swarm: SpsaSwarm) -> None:
         await swarm.together(range(4))
         await diverge(swarm, 2)
@@ -271,47 +272,52 @@ def test_who_has_another_chain_at_the_roll_call_fetches_the_agreed_one(tmp_path:
         await all_take_part(swarm, range(4))
         agree(swarm, range(4))
 
-    play(tmp_path, story, conditions=Conditions((0.1, 0.2)))
+    with caplog.at_level(logging.INFO, logger="node.run.spsa"):
+        play(tmp_path, story, conditions=Conditions((0.1, 0.2)))
+    assert "another chain than ours" in caplog.text
+    assert "can't be had" not in caplog.text
 
 
-def test_who_cannot_have_the_agreed_chain_ends_on_the_agreed_state(tmp_path: Path) -> None:
+def test_who_cannot_have_the_agreed_chain_ends_on_the_agreed_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     async def story(swarm: SpsaSwarm) -> None:
         await swarm.together(range(4))
         for number in (0, 1, 3):
-            swarm.worker(number)._serve = lambda _: None  # type: ignore[method-assign]
+            monkeypatch.setattr(swarm.worker(number), "_serve", lambda _: None)
         await diverge(swarm, 2)
         held = swarm.peers[2].round
         await swarm.reach(held + 1, range(4))
         await all_take_part(swarm, range(4))
         agree(swarm, range(4), held + 2)
 
-    play(tmp_path, story)
+    with caplog.at_level(logging.INFO, logger="node.run.spsa"):
+        play(tmp_path, story)
+    assert "can't be had" in caplog.text
 
 
-def test_a_round_without_any_block_ends_all_the_same(tmp_path: Path) -> None:
+class Mute(ChainRound):
+    """Measures, and closes no block."""
+
+    async def _tend_on(self) -> None:
+        await asyncio.Event().wait()
+
+
+def test_a_round_without_any_block_ends_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def story(swarm: SpsaSwarm) -> None:
         await swarm.together(range(3))
         for number in range(3):
-            chain = (await swarm.block(number, 0)).chain
-        held = swarm.peers[0].round
-        for number in range(3):
-            round_ = swarm.worker(number).round
-            assert round_ is not None
-            chain = round_.chain
-            chain.hear_block = lambda *_, **__: None  # type: ignore[method-assign,assignment]
-            chain.decide = lambda *_: None  # type: ignore[method-assign]
-        await swarm.reach(held + 3, range(3), seconds=600)
+            monkeypatch.setattr(swarm.worker(number), "round_kind", Mute)
+        held = swarm.peers[0].round + 1
+        await swarm.reach(held + 2, range(3), seconds=600)
         await swarm.same_root(range(3))
         agree(swarm, range(3))
+        before, after = (swarm.peers[0].states[held + more] for more in (0, 1))
+        assert np.array_equal(before.params, after.params)
+        sealed = swarm.worker(0)._blocks.find(before.root)
+        assert sealed is not None
+        assert sealed.blocks == ()
 
     play(tmp_path, story)
-
-
-def note_accusations(box: EvidenceBox, found: list[tuple[PeerId, Proof]]) -> None:
-    accuse = box.accuse
-
-    async def noted(accused: PeerId, proof: Proof) -> None:
-        found.append((accused, proof))
-        await accuse(accused, proof)
-
-    box.accuse = noted  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ for it. Best effort: who misses a block asks for it (node.chain.sync).
 import asyncio
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from typing import Protocol
 
 from dht.swarm import NetworkError, Swarm
 from node.run.allowances import Allowances
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 MAX_UNSAID = 64
 """While p2pd takes nothing, older words give way to newer ones."""
-MAX_EARLY = 256
+MAX_EARLY, MAX_EARLY_PER_AUTHOR = 1024, 16
 """Words for a round that has yet to begin here."""
 AT_ONCE = 32
 """Messages heard until others have their turn."""
@@ -32,6 +32,26 @@ TICKETS_PER_MESSAGE = 8
 """So many signatures in a block cost as much as a message."""
 
 _TICKET, _BLOCK = b"\x00", b"\x01"
+
+
+class Hearer(Protocol):
+    """Takes what is said of one round."""
+
+    def known_ticket(self, data: bytes) -> Ticket | None:
+        """Return a ticket that was checked before, by its bytes."""
+        ...
+
+    def hear_ticket(self, ticket: Ticket) -> None:
+        """Take a ticket that its author broadcast, its signature checked."""
+        ...
+
+    def check_convener(self, convener: PeerId, block: Block) -> None:
+        """Check who closed a block, before its tickets' signatures. Raises ProtocolError."""
+        ...
+
+    def hear_block(self, author: PeerId, block: OpenBlock) -> None:
+        """Take a block that its convener broadcast, all signatures checked."""
+        ...
 
 
 class ChainChannel:
@@ -54,29 +74,13 @@ class ChainChannel:
         self._filled = asyncio.Event()
         self._allowances = Allowances()
         self._root: bytes | None = None
-        self._on_ticket: Callable[[Ticket], None] = lambda _: None
-        self._on_block: Callable[[PeerId, OpenBlock], None] = lambda *_: None
-        self._known: Callable[[bytes], Ticket | None] = lambda _: None
+        self._hearer: Hearer | None = None
         self._early: OrderedDict[bytes, PeerId] = OrderedDict()
         self.bytes_heard = self.bytes_said = 0
 
-    def follow(
-        self,
-        root: bytes,
-        on_ticket: Callable[[Ticket], None],
-        on_block: Callable[[PeerId, OpenBlock], None],
-        known: Callable[[bytes], Ticket | None],
-    ) -> None:
-        """Take what is heard for the round that grows from `root`, in place of the one before.
-
-        Args:
-            root: of the agreed state.
-            on_ticket: takes a ticket whose signature was checked.
-            on_block: takes who broadcast a block, and the block, its signatures checked.
-            known: returns a ticket that was checked before, by its bytes.
-        """
-        self._root, self._on_ticket, self._on_block = root, on_ticket, on_block
-        self._known = known
+    def follow(self, root: bytes, hearer: Hearer) -> None:
+        """Let `hearer` hear of the round that grows from `root`, in place of the one before."""
+        self._root, self._hearer = root, hearer
         early, self._early = self._early, OrderedDict()
         for data, author in early.items():
             self._take(author, data)
@@ -144,29 +148,36 @@ class ChainChannel:
 
     def _take_ticket(self, author: PeerId, data: bytes) -> None:
         mark, body = data[1 : 1 + VIEW_BYTES], data[1 + VIEW_BYTES :]
-        if self._root is None or mark != self._root[:VIEW_BYTES]:
+        if self._hearer is None or self._root is None or mark != self._root[:VIEW_BYTES]:
             self._keep_early(author, data)
             return
-        if self._known(body) is not None:
+        if self._hearer.known_ticket(body) is not None:
             return
         ticket = open_ticket(body, self._run, self._root)
         if ticket.peer != author:
             raise RecordError("it speaks with somebody else's words")
-        self._on_ticket(ticket)
+        self._hearer.hear_ticket(ticket)
 
     def _take_block(self, author: PeerId, data: bytes) -> None:
         signed = unseal(data[1:], self._run, Block, MAX_BLOCK_BYTES)
         if signed.signer != author:
             raise RecordError("it speaks with somebody else's words")
-        if signed.message.root != self._root:
+        hearer = self._hearer
+        if hearer is None or signed.message.root != self._root:
             self._keep_early(author, data)
             return
+        hearer.check_convener(author, signed.message)
         self._allowances.spend(author, len(signed.message.tickets) // TICKETS_PER_MESSAGE)
-        self._on_block(author, open_block(signed, self._run, self._known))
+        hearer.hear_block(author, open_block(signed, self._run, hearer.known_ticket))
 
     def _keep_early(self, author: PeerId, data: bytes) -> None:
+        """Keep a word; of one author's and of all the oldest give way."""
+        self._early.pop(data, None)
         self._early[data] = author
-        if len(self._early) > MAX_EARLY:
+        mine = [each for each, by in self._early.items() if by == author]
+        if len(mine) > MAX_EARLY_PER_AUTHOR:
+            del self._early[mine[0]]
+        elif len(self._early) > MAX_EARLY:
             self._early.popitem(last=False)
 
     def _refuse(self, author: PeerId, error: ProtocolError) -> None:

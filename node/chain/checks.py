@@ -1,8 +1,9 @@
 """Spot checks: repeating the tickets of others, chosen by a lot that nobody else knows.
 
 A ticket says where it was measured, so anybody who holds the chain can measure there too, and gets
-the same bytes (algorithms: protocol.noise, node.methods.spsa). Who lies in one ticket of ten is
-found out after some ten checks of its tickets, and everything that it said since is taken back.
+the same bytes (algorithms: protocol.noise, node.methods.spsa); their exponent follows from the
+chain. Who lies in one ticket of ten is found out after some ten checks of its tickets, and
+everything that it said since is taken back.
 """
 
 import logging
@@ -11,10 +12,11 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
-from node.chain.master import Master
+from node.chain.master import Branches, Master
 from node.chain.round import ChainRound
 from node.chain.seal import Past
-from node.methods.spsa.quantiser import quantise
+from node.methods.spsa.quantiser import exponent_of, quantise
+from node.store.state import State
 from protocol.chain import Link
 from protocol.errors import ProtocolError
 from protocol.evidence import FalseTicket
@@ -49,6 +51,7 @@ class TicketChecks:
         self._me = me
         self._rng = rng
         self._checked: set[bytes] = set()
+        self._checked_in = b""
 
     def happens(self, rate: float) -> bool:
         """Draw whether something happens that does at this rate."""
@@ -79,20 +82,32 @@ class TicketChecks:
         Raises:
             TrainerError: the training process failed.
         """
-        now = Past(round_.state, round_.branches, round_.chain.tip)
         base = round_.chain.place(ticket.said.base, ticket.said.view)
-        return AuditVerdict.UNKNOWN if base is None else await self._check(now, base, ticket)
+        if base is None:
+            return AuditVerdict.UNKNOWN
+        verdict = await self._check(round_.state, round_.branches, base, ticket)
+        self._note_checked(round_, ticket)
+        return verdict
 
-    async def _check(self, past: Past, base: Link, ticket: Ticket) -> AuditVerdict:
+    def _note_checked(self, round_: ChainRound, ticket: Ticket) -> None:
+        if self._checked_in != round_.state.root:
+            self._checked_in = round_.state.root
+            self._checked.clear()
+        self._checked.add(ticket.digest)
+
+    async def _check(
+        self, state: State, branches: Branches, base: Link, ticket: Ticket
+    ) -> AuditVerdict:
         said = ticket.said
-        await self._master.goto(past.state, past.branches, past.tip)
-        undo = past.branches.path(base, past.tip)
-        found = await self._master.probe(ticket.peer, said.seq, len(said.projections), undo)
+        if said.exponent != exponent_of(branches.scale_at(base)):
+            log.warning("a ticket of %s: exponent %d is a lie", ticket.peer, said.exponent)
+            return AuditVerdict.HOLDS
+        await self._master.goto(state, branches, base)
+        found = await self._master.probe(ticket.peer, said.seq, len(said.projections))
         repeated = [
             quantise(math.nan if value is None else value, said.exponent)
             for value in found.projections
         ]
-        self._checked.add(ticket.digest)
         verdict = judge_ticket(said.projections[: len(repeated)], repeated)
         level = logging.WARNING if verdict is AuditVerdict.HOLDS else logging.DEBUG
         log.log(level, "a ticket of %s: %s, repeated %s", ticket.peer, said.projections, repeated)
@@ -107,15 +122,21 @@ class TicketChecks:
             return AuditVerdict.FALSE
         if ticket.peer != accused:
             return AuditVerdict.FALSE
-        now = self.round
+        now, said = self.round, ticket.said
         if now is not None and now.state.root == proof.root:
-            false = now.state.round != proof.round
-            return AuditVerdict.FALSE if false else await self.check(now, ticket)
-        past = await self.past(proof.round, proof.root)
-        base = None if past is None else past.place(ticket.said.base, ticket.said.view)
-        if past is None or base is None:
+            state, branches = now.state, now.branches
+            base = now.chain.place(said.base, said.view)
+        else:
+            past = await self.past(proof.round, proof.root)
+            if past is None:
+                return AuditVerdict.UNKNOWN
+            state, branches = past.state, past.branches
+            base = past.place(said.base, said.view)
+        if state.round != proof.round:
+            return AuditVerdict.FALSE
+        if base is None:
             return AuditVerdict.UNKNOWN
-        return await self._check(past, base, ticket)
+        return await self._check(state, branches, base, ticket)
 
 
 async def _nothing(_round: int, _root: bytes) -> None:

@@ -1,6 +1,6 @@
 """Where the training process's weights are in the tree of blocks, and how they get elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from node.methods.spsa.blocks import BlockRules
 from node.methods.spsa.moves import Move
@@ -8,6 +8,9 @@ from node.store.state import State
 from node.training.trainer import Probed, Prober, Vectors
 from protocol.chain import Link
 from protocol.identity import PeerId
+
+PORTION_TICKETS = 4096
+"""In one message to the training process; one takes 290 bytes at most, and frames are bounded."""
 
 
 class Branches:
@@ -28,15 +31,20 @@ class Branches:
         return self._scale if link.block is None else self._of(link)[1]
 
     def path(self, start: Link, end: Link) -> list[Move]:
-        """Return the moves that lead from one place in the tree to another."""
+        """Return the moves that lead from one place in the tree to another.
+
+        The places may come from trees of their own: a digest tells all that lies before it.
+        """
         undo, do = [], []
-        while start is not end:
+        while start.digest != end.digest:
             if start.height >= end.height and start.parent is not None:
                 undo.append(self._of(start)[0].inverse())
                 start = start.parent
             elif end.parent is not None:
                 do.append(self._of(end)[0])
                 end = end.parent
+            else:
+                raise RuntimeError("no moves lead from one state to another")
         return undo + do[::-1]
 
     def _of(self, link: Link) -> tuple[Move, float]:
@@ -84,12 +92,12 @@ class Master:
         if start is None or not known:
             await self._prober.begin(self._run, state.root, (state.params, state.momentum))
             self._root, start = state.root, link.back(0)
-        if moves := branches.path(start, link):
+        for moves in _portions(branches.path(start, link)):
             await self._prober.apply(moves)
         self._at = link
 
-    async def probe(self, peer: PeerId, seq: int, count: int, undo: Sequence[Move] = ()) -> Probed:
-        """Evaluate the probes of a ticket where the weights are, but for the moves in `undo`.
+    async def probe(self, peer: PeerId, seq: int, count: int) -> Probed:
+        """Evaluate the probes of a ticket where the weights are.
 
         Raises:
             TrainerError: as above.
@@ -97,7 +105,7 @@ class Master:
         at, self._at = self._at, None
         if at is None:
             raise RuntimeError("the weights are nowhere")
-        found = await self._prober.probe(peer, seq, count, undo)
+        found = await self._prober.probe(peer, seq, count)
         self._at = at
         return found
 
@@ -108,5 +116,20 @@ class Master:
             TrainerError: as above.
         """
         self._at = None
-        await self._prober.apply([move.inverse() for move in void])
+        for moves in _portions([move.inverse() for move in void]):
+            await self._prober.apply(moves)
         return await self._prober.freeze()
+
+
+def _portions(moves: Sequence[Move]) -> Iterator[list[Move]]:
+    """Return the moves in portions, each of which fits into a message to the training process."""
+    portion: list[Move] = []
+    tickets = 0
+    for move in moves:
+        if portion and tickets + len(move.tickets) > PORTION_TICKETS:
+            yield portion
+            portion, tickets = [], 0
+        portion.append(move)
+        tickets += len(move.tickets)
+    if portion:
+        yield portion

@@ -26,7 +26,7 @@ from protocol.chain import Chain, CloseBlock, Fork, Link
 from protocol.errors import ProtocolError, TalkootError
 from protocol.identity import PeerId
 from protocol.signing import seal, unseal
-from protocol.tickets import VIEW_BYTES, Measured, Ticket, first_seq, sign_ticket
+from protocol.tickets import VIEW_BYTES, Measured, Ticket, first_seq, is_first, sign_ticket
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +107,7 @@ class ChainRound:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take part until the chain is complete, or `stop` is set; not before we did something."""
-        root, known = self.state.root, self._known.get
-        self._tools.channel.follow(root, self._on_ticket, self._on_block, known)
+        self._tools.channel.follow(self.state.root, self)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(work, name=f"round {self.state.round}")
@@ -126,11 +125,21 @@ class ChainRound:
 
     # what is heard
 
-    def _on_ticket(self, ticket: Ticket) -> None:
+    def known_ticket(self, data: bytes) -> Ticket | None:
+        """Return a ticket that was checked before, by its bytes."""
+        return self._known.get(data)
+
+    def hear_ticket(self, ticket: Ticket) -> None:
+        """Take a ticket in."""
         self._remember(ticket)
         self.chain.hear_ticket(ticket)
 
-    def _on_block(self, author: PeerId, block: OpenBlock) -> None:
+    def check_convener(self, convener: PeerId, block: Block) -> None:
+        """Check who closed a block, before its tickets. Raises RoundError."""
+        self.chain.check_convener(convener, block)
+
+    def hear_block(self, author: PeerId, block: OpenBlock) -> None:
+        """Take a block in, or refuse it."""
         for ticket in block.tickets:
             self._remember(ticket)
         try:
@@ -179,8 +188,12 @@ class ChainRound:
         )
         signed = seal(self._set.identity, self._set.run, message)
         block = OpenBlock(self.me, message, close.tickets, signed.envelope)
-        self._tools.channel.say_block(block)
-        self.chain.hear_block(block, _now())
+        try:
+            self.chain.hear_block(block, _now())
+        except ProtocolError as error:
+            log.warning("our block %d is one too many: %s", close.height, error)
+        else:
+            self._tools.channel.say_block(block)
 
     # blocks that we missed
 
@@ -204,8 +217,10 @@ class ChainRound:
             reply = await ask_for_blocks(self._set.swarm, run, peer, self.state.root, marks)
             for envelope in reply.blocks:
                 signed = unseal(envelope, run, Block, MAX_BLOCK_BYTES)
+                self.chain.check_convener(signed.signer, signed.message)
                 block = open_block(signed, run, self._known.get)
                 self.chain.hear_block(block, _now(), asked=True)
+                await asyncio.sleep(0)  # each has many signatures
         except (NetworkError, ProtocolError) as error:
             log.info("%s gives no blocks: %s", peer, error)
         self._look()
@@ -232,7 +247,7 @@ class ChainRound:
     async def _measure(self) -> None:
         """Measure one ticket on the tip, and say it."""
         began, tip = _now(), self.chain.tip
-        if len(self.chain.pending(self.me)) >= TICKETS_PER_PEER:
+        if len(self.chain.pending(self.me)) >= TICKETS_PER_PEER or self._is_used_up:
             await asyncio.sleep(TICKET_SECONDS)
             return
         await self._tools.master.goto(self.state, self.branches, tip)
@@ -241,6 +256,11 @@ class ChainRound:
         await asyncio.sleep(TICKET_SECONDS - took)
         self._say(tip, found)
         self._note(found, max(took, TICKET_SECONDS))
+
+    @property
+    def _is_used_up(self) -> bool:
+        """Whether the next number would be the first one of another life."""
+        return self._seq > first_seq(self._life) and is_first(self._seq)
 
     def _say(self, base: Link, found: Probed) -> None:
         exponent = exponent_of(self.branches.scale_at(base))

@@ -38,11 +38,10 @@ from node.store.lives import next_life
 from node.store.state import State
 from node.training.trainer import Prober, Vectors
 from node.training.training import OtherModelError
-from node.transfer.sources import FetchError
 from node.transfer.tree_server import HeldTree, TreeShelf
 from protocol.blocks import MAX_HEIGHT, log_chunks, read_log
 from protocol.chain import Fork, Link, grow
-from protocol.errors import ProtocolError, TalkootError
+from protocol.errors import TalkootError
 from protocol.events import Committed, Exchanged, Result, Trained
 from protocol.evidence import Equivocation, FalseTicket, ForkedTickets, Proof
 from protocol.identity import PeerId
@@ -51,7 +50,7 @@ from protocol.rollcall import Commitment, Roll, Verdict
 from protocol.rounds import Phase
 from protocol.signing import Signed
 from protocol.tickets import Ticket
-from trust.admission import judges_of
+from trust.admission import bans_of, judges_of
 from trust.audit import AuditVerdict
 
 log = logging.getLogger(__name__)
@@ -115,6 +114,8 @@ class SpsaWorker(Worker):
         self._contribution: _Contribution | None = None
         self._trees: deque[HeldTree] = deque()
         self._candidate: RoundFacts | None = None
+        self._sealed: SealedRound | None = None
+        """The round that led to the candidate."""
         self._closed: asyncio.Queue[RoundFacts] = asyncio.Queue()
         self._checks.past = self._past
         self._tools = RoundTools(
@@ -265,11 +266,13 @@ class SpsaWorker(Worker):
         judges = judges_of(roll, state.ledger, spec, stewards)
         tip = await self._agreed_tip(chain, contribution, roll, judges)
         now = Past(state, chain.branches, tip)
-        before = await self._rounds_before(state)
+        before = (
+            await self._rounds_before(state) if bans_of(roll, state.ledger, spec, stewards) else []
+        )
         seal = Seal.of(self._set, now, roll, before)
         params, rest = await self._sealed_vectors(now, seal)
         candidate = await asyncio.to_thread(state.next, params, rest, seal.ledger, seal.scale)
-        self._blocks.keep(state.root, SealedRound(tuple(tip.blocks()), roll.envelope))
+        self._sealed = SealedRound(tuple(tip.blocks()), roll.envelope)
         self.tally.note_round(roll, seal.reports)
         self.tally.bytes_said = self.chain_channel.bytes_said
         self.tally.bytes_heard = self.chain_channel.bytes_heard
@@ -305,7 +308,7 @@ class SpsaWorker(Worker):
             for block in blocks:
                 known = chain.chain.place_of(block.digest)
                 link = known or grow(link, block, chain.chain.rules, chain.branches.rules.counts)
-        except (FetchError, ProtocolError) as error:
+        except TalkootError as error:
             log.warning("the agreed chain of round %d can't be had: %s", roll.round, error)
             return own.tip
         return link
@@ -343,8 +346,10 @@ class SpsaWorker(Worker):
 
     def _adopt(self) -> None:
         facts, self._candidate = self._candidate, None
-        if facts is None:
+        sealed, self._sealed = self._sealed, None
+        if facts is None or sealed is None:
             raise RuntimeError("there is no state to adopt")
+        self._blocks.keep(facts.before.root, sealed)
         mine = facts.reports.get(self._set.identity.peer_id)
         if mine and mine.share > 0 and self._contribution:
             self.tally.samples_accepted += self._contribution.commitment.message.samples

@@ -180,8 +180,8 @@ class SpsaSession:
                 self._engine.apply(moves)
             case Freeze():
                 self._engine.freeze()
-            case Probe(peer, seq, count, undo):
-                found = self._engine.probe(PeerId(peer), seq, count, undo)
+            case Probe(peer, seq, count):
+                found = self._engine.probe(PeerId(peer), seq, count)
                 return Probed(tuple(map(_finite, found.projections)), _finite(found.loss))
             case Evaluate():
                 loss, accuracy = self._engine.evaluate()

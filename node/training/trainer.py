@@ -135,8 +135,8 @@ class Prober(Protocol):
         """Move the weights by these blocks."""
         ...
 
-    async def probe(self, peer: PeerId, seq: int, count: int, undo: Sequence[Move] = ()) -> Probed:
-        """Evaluate `count` probes of a ticket, on the weights without the moves in `undo`."""
+    async def probe(self, peer: PeerId, seq: int, count: int) -> Probed:
+        """Evaluate the first `count` probes of a ticket."""
         ...
 
     async def freeze(self) -> Vectors:
@@ -284,12 +284,10 @@ class TrainerProcess:
         async with self._using() as link:
             await self._do(link, Apply(tuple(moves)))
 
-    async def probe(self, peer: PeerId, seq: int, count: int, undo: Sequence[Move] = ()) -> Probed:
+    async def probe(self, peer: PeerId, seq: int, count: int) -> Probed:
         """Probe in the child (see Prober)."""
         async with self._using() as link:
-            answer = await link.ask(
-                Command(Probe(peer, seq, count, tuple(undo))), seconds=ANSWER_SECONDS
-            )
+            answer = await link.ask(Command(Probe(peer, seq, count)), seconds=ANSWER_SECONDS)
             return await self._expect(link, answer, Probed)
 
     async def freeze(self) -> Vectors:

@@ -83,8 +83,6 @@ class Probe(Message, frozen=True):
     peer: PeerIdField
     seq: Count
     count: Annotated[int, Meta(ge=1, le=MAX_PROBES)]
-    undo: tuple[Move, ...]
-    """The master without these is what they are evaluated on."""
 
 
 class Freeze(Message, frozen=True):
