@@ -18,7 +18,7 @@ from protocol.blocks import MAX_BLOCK_BYTES, Block, OpenBlock, open_block
 from protocol.errors import CodecError, ProtocolError, RecordError
 from protocol.identity import PeerId
 from protocol.signing import unseal
-from protocol.tickets import MAX_TICKET_BYTES, VIEW_BYTES, Ticket, open_ticket
+from protocol.tickets import MAX_TICKET_BYTES, Ticket, open_ticket
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ MAX_EARLY = 256
 """Words for a round that has yet to begin here."""
 AT_ONCE = 32
 """Messages heard until others have their turn."""
+ROOT_BYTES = 8
+"""Only tell rounds apart: the signature covers the whole root."""
 TICKETS_PER_MESSAGE = 8
 """So many signatures in a block cost as much as a message."""
 
@@ -57,6 +59,7 @@ class ChainChannel:
         self._on_ticket: Callable[[Ticket], None] = lambda _: None
         self._on_block: Callable[[PeerId, OpenBlock], None] = lambda *_: None
         self._known: Callable[[bytes], Ticket | None] = lambda _: None
+        self._admit: Callable[[PeerId, Block], None] = lambda *_: None
         self._early: OrderedDict[bytes, PeerId] = OrderedDict()
         self.bytes_heard = self.bytes_said = 0
 
@@ -66,6 +69,7 @@ class ChainChannel:
         on_ticket: Callable[[Ticket], None],
         on_block: Callable[[PeerId, OpenBlock], None],
         known: Callable[[bytes], Ticket | None],
+        admit: Callable[[PeerId, Block], None],
     ) -> None:
         """Take what is heard for the round that grows from `root`, in place of the one before.
 
@@ -74,7 +78,9 @@ class ChainChannel:
             on_ticket: takes a ticket whose signature was checked.
             on_block: takes who broadcast a block, and the block, its signatures checked.
             known: returns a ticket that was checked before, by its bytes.
+            admit: raises a ProtocolError for a block whose signatures aren't worth checking.
         """
+        self._admit = admit
         self._root, self._on_ticket, self._on_block = root, on_ticket, on_block
         self._known = known
         early, self._early = self._early, OrderedDict()
@@ -83,7 +89,7 @@ class ChainChannel:
 
     def say_ticket(self, ticket: Ticket, root: bytes) -> None:
         """Broadcast a ticket."""
-        self._say(_TICKET + root[:VIEW_BYTES] + ticket.data)
+        self._say(_TICKET + root[:ROOT_BYTES] + ticket.data)
 
     def say_block(self, block: OpenBlock) -> None:
         """Broadcast a block."""
@@ -133,7 +139,7 @@ class ChainChannel:
 
     def _take(self, author: PeerId, data: bytes) -> None:
         try:
-            if data[:1] == _TICKET and len(data) <= 1 + VIEW_BYTES + MAX_TICKET_BYTES:
+            if data[:1] == _TICKET and len(data) <= 1 + ROOT_BYTES + MAX_TICKET_BYTES:
                 self._take_ticket(author, data)
             elif data[:1] == _BLOCK:
                 self._take_block(author, data)
@@ -143,8 +149,8 @@ class ChainChannel:
             self._refuse(author, error)
 
     def _take_ticket(self, author: PeerId, data: bytes) -> None:
-        mark, body = data[1 : 1 + VIEW_BYTES], data[1 + VIEW_BYTES :]
-        if self._root is None or mark != self._root[:VIEW_BYTES]:
+        mark, body = data[1 : 1 + ROOT_BYTES], data[1 + ROOT_BYTES :]
+        if self._root is None or mark != self._root[:ROOT_BYTES]:
             self._keep_early(author, data)
             return
         if self._known(body) is not None:
@@ -161,6 +167,7 @@ class ChainChannel:
         if signed.message.root != self._root:
             self._keep_early(author, data)
             return
+        self._admit(author, signed.message)
         self._allowances.spend(author, len(signed.message.tickets) // TICKETS_PER_MESSAGE)
         self._on_block(author, open_block(signed, self._run, self._known))
 
