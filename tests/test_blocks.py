@@ -61,7 +61,7 @@ def test_a_block_of_fixed_tickets_has_fixed_bytes() -> None:
     assert found.digest.hex() == "d96925333b827c172bfb28eddadb802d8d53c96b06ef1c5a96e20e6f8368efdb"
     assert (
         log_root([found]).hex()
-        == "37a0c0dabf78bd3d52bac993f629187e386fe65db8fb12ca082f26e04bf09d19"
+        == "5a8e6c475d8411272e42b6d26106677132173abdf1b8b34eccf2f61711d77200"
     )
 
 
