@@ -41,7 +41,7 @@ class TicketChecks:
 
     def __init__(self, master: Master, run: bytes, me: PeerId, rng: np.random.Generator) -> None:
         self.round: ChainRound | None = None
-        """The round that we are in."""
+        """The round that we are in; see `begin`."""
         self.past: Callable[[int, bytes], Awaitable[Past | None]] = _nothing
         """Returns a round that is over, if it is kept, by its number and root."""
         self._master = master
@@ -49,6 +49,11 @@ class TicketChecks:
         self._me = me
         self._rng = rng
         self._checked: set[bytes] = set()
+
+    def begin(self, round_: ChainRound) -> None:
+        """Check the tickets of this round from now on."""
+        self.round = round_
+        self._checked.clear()
 
     def happens(self, rate: float) -> bool:
         """Draw whether something happens that does at this rate."""
