@@ -36,7 +36,7 @@ class BlocksRequest(Message, frozen=True):
 
     def __post_init__(self) -> None:
         if len(self.marks) % VIEW_BYTES:
-            raise ValueError("marks have 8 bytes each")
+            raise ValueError(f"marks have {VIEW_BYTES} bytes each")
 
     def each(self) -> list[bytes]:
         """Return the marks, one by one."""

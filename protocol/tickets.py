@@ -5,7 +5,7 @@ for a probe whose loss was not a number. Directions and batches follow from run,
 number (protocol.noise), so one byte is all that a gradient takes (Zelikman et al. 2023, "Just One
 Byte (per gradient)").
 
-    32 signer's public key | 4 seq | 2 base | 8 view | 8 prev | 1 exponent | K ≤ 64 | 64 signature
+    32 signer's public key | 4 seq | 2 base | 16 view | 16 prev | 1 exponent | K ≤ 64 | 64 signature
 
 Integers are big-endian; the signature covers run and state root beside the ticket, so a ticket
 counts in one round of one run only. The tickets of a peer form a chain: `prev` names the one
@@ -26,7 +26,7 @@ NULL = -128
 MOST = 127
 """Largest size of a projection in units of 2^exponent."""
 LEAST_EXPONENT, MOST_EXPONENT = -64, 63
-VIEW_BYTES = 8
+VIEW_BYTES = 16
 """Of the digest of a block or a ticket, enough to tell which one is meant."""
 LIFE_BITS = 16
 """A `seq` counts from 0 in each round and each life of a node, whose number is in its upper half:

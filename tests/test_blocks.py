@@ -58,10 +58,10 @@ def test_a_block_is_read_from_its_envelope_alone() -> None:
 
 def test_a_block_of_fixed_tickets_has_fixed_bytes() -> None:
     found = block(1, GENESIS, [*of(2, 0), *of(3, 0)])
-    assert found.digest.hex() == "3364d361a2636acf47df3b879f8d70d8c4469e0915c1a816c1db8cff8ca7679d"
+    assert found.digest.hex() == "d96925333b827c172bfb28eddadb802d8d53c96b06ef1c5a96e20e6f8368efdb"
     assert (
         log_root([found]).hex()
-        == "37a0c0dabf78bd3d52bac993f629187e386fe65db8fb12ca082f26e04bf09d19"
+        == "5a8e6c475d8411272e42b6d26106677132173abdf1b8b34eccf2f61711d77200"
     )
 
 
@@ -80,7 +80,7 @@ def test_tickets_that_were_checked_before_are_not_checked_again() -> None:
 
 
 def test_the_largest_block_fits_into_its_limit() -> None:
-    said = Measured((1 << 32) - 1, 9, ROOT[:8], ROOT[:8], -64, (-127,) * MAX_PROBES)
+    said = Measured((1 << 32) - 1, 9, ROOT[:16], ROOT[:16], -64, (-127,) * MAX_PROBES)
     tickets = [sign_ticket(identity(number), RUN, ROOT, said) for number in range(MAX_TICKETS)]
     found = reopened(closed(in_order(tickets), height=MAX_HEIGHT, life=1 << 32))
     assert len(found.tickets) == MAX_TICKETS

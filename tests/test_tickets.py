@@ -24,16 +24,16 @@ from protocol.tickets import (
 )
 from tests.messages import OTHER_RUN, ROOT, RUN, examples, identity, peer
 
-HEADER_BYTES = 32 + 4 + 2 + 8 + 8 + 1
-SAID = Measured(7, 3, b"viewview", b"previous", -5, (1, -1, 127, -127, NULL, 0))
+HEADER_BYTES = 32 + 4 + 2 + 16 + 16 + 1
+SAID = Measured(7, 3, b"view" * 4, b"prev" * 4, -5, (1, -1, 127, -127, NULL, 0))
 VECTOR = (
     "4cb5abf6ad79fbf5abbccafcc269d85cd2651ed4b885b5869f241aedf0a5ba29"  # public key of seed 1
-    "00000007" "0003" "7669657776696577" "70726576696f7573" "fb"
+    "00000007" "0003" "76696577766965777669657776696577" "70726576707265767072657670726576" "fb"
     "01ff7f818000"
 )  # fmt: skip
 SIGNATURE = (
-    "1c845abdebb6f94d934cdda870aa1c612da79c3d55f533f8240a55ac80775092"
-    "349d366147bccd4ddede8df3f133bd3e320f15395ffe874ab6befdb9625a2b03"
+    "5a0ccf5d4d5d322c9c0b1915c8c5020f3b35e56110a560f488704ca255125fa9"
+    "c219cae898788bceca9a0e894dbc8c7c1da6a50d534c94a47b817ffc44d1ac07"
 )
 
 
@@ -45,7 +45,7 @@ def chained(*seqs: int) -> list[Ticket]:
     """Return one peer's tickets of these numbers, each naming the one before."""
     tickets: list[Ticket] = []
     for seq in seqs:
-        prev = tickets[-1].mark if tickets else ROOT[:8]
+        prev = tickets[-1].mark if tickets else ROOT[:16]
         tickets.append(signed(replace(SAID, seq=seq, prev=prev)))
     return tickets
 
@@ -74,7 +74,7 @@ def test_the_signature_covers_domain_run_and_root() -> None:
 def test_a_ticket_is_named_by_its_bytes() -> None:
     ticket = signed()
     assert ticket.digest == sha256(ticket.data).digest()
-    assert ticket.mark == ticket.digest[:8]
+    assert ticket.mark == ticket.digest[:16]
     assert ticket.key == (peer(1), 7)
 
 
@@ -82,8 +82,8 @@ SAYINGS = st.builds(
     Measured,
     st.integers(0, (1 << 32) - 1),
     st.integers(0, (1 << 16) - 1),
-    st.binary(min_size=8, max_size=8),
-    st.binary(min_size=8, max_size=8),
+    st.binary(min_size=16, max_size=16),
+    st.binary(min_size=16, max_size=16),
     st.integers(LEAST_EXPONENT, MOST_EXPONENT),
     st.lists(st.integers(-128, 127), min_size=1, max_size=MAX_PROBES).map(tuple),
 )
@@ -167,7 +167,7 @@ def test_an_exponent_out_of_range_is_neither_signed_nor_opened(exponent: int) ->
         replace(SAID, seq=-1),
         replace(SAID, base=1 << 16),
         replace(SAID, exponent=200),
-        replace(SAID, view=b"a whole digest"),
+        replace(SAID, view=b"a digest that is whole"),
         replace(SAID, prev=b"short"),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_ticket_names_the_one_before() -> None:
 
 def test_a_ticket_that_names_another_predecessor_is_refused() -> None:
     first = chained(0)[0]
-    stray = signed(replace(SAID, seq=1, prev=b"nonsense"))
+    stray = signed(replace(SAID, seq=1, prev=b"nonsense" * 2))
     with pytest.raises(RoundError, match="no chain at 1"):
         check_neighbours(stray, first, None, ROOT)
 
@@ -202,7 +202,7 @@ def test_a_ticket_that_the_next_one_does_not_name_is_refused() -> None:
 
 def test_the_first_ticket_of_a_life_names_the_state() -> None:
     last = chained(0, 1)[1]
-    fresh = signed(replace(SAID, seq=first_seq(1), prev=ROOT[:8]))
+    fresh = signed(replace(SAID, seq=first_seq(1), prev=ROOT[:16]))
     check_neighbours(fresh, last, None, ROOT)
     check_neighbours(fresh, None, None, ROOT)
     wrong = signed(replace(SAID, seq=first_seq(1), prev=last.mark))

@@ -18,7 +18,7 @@ from protocol.blocks import MAX_BLOCK_BYTES, Block, OpenBlock, open_block
 from protocol.errors import CodecError, ProtocolError, RecordError
 from protocol.identity import PeerId
 from protocol.signing import unseal
-from protocol.tickets import MAX_TICKET_BYTES, VIEW_BYTES, Ticket, open_ticket
+from protocol.tickets import MAX_TICKET_BYTES, Ticket, open_ticket
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ MAX_EARLY, MAX_EARLY_PER_AUTHOR = 1024, 16
 """Words for a round that has yet to begin here."""
 AT_ONCE = 32
 """Messages heard until others have their turn."""
+ROOT_BYTES = 8
+"""Only tell rounds apart: the signature covers the whole root."""
 TICKETS_PER_MESSAGE = 8
 """So many signatures in a block cost as much as a message."""
 
@@ -87,7 +89,7 @@ class ChainChannel:
 
     def say_ticket(self, ticket: Ticket, root: bytes) -> None:
         """Broadcast a ticket."""
-        self._say(_TICKET + root[:VIEW_BYTES] + ticket.data)
+        self._say(_TICKET + root[:ROOT_BYTES] + ticket.data)
 
     def say_block(self, block: OpenBlock) -> None:
         """Broadcast a block."""
@@ -137,7 +139,7 @@ class ChainChannel:
 
     def _take(self, author: PeerId, data: bytes) -> None:
         try:
-            if data[:1] == _TICKET and len(data) <= 1 + VIEW_BYTES + MAX_TICKET_BYTES:
+            if data[:1] == _TICKET and len(data) <= 1 + ROOT_BYTES + MAX_TICKET_BYTES:
                 self._take_ticket(author, data)
             elif data[:1] == _BLOCK:
                 self._take_block(author, data)
@@ -147,8 +149,8 @@ class ChainChannel:
             self._refuse(author, error)
 
     def _take_ticket(self, author: PeerId, data: bytes) -> None:
-        mark, body = data[1 : 1 + VIEW_BYTES], data[1 + VIEW_BYTES :]
-        if self._hearer is None or self._root is None or mark != self._root[:VIEW_BYTES]:
+        mark, body = data[1 : 1 + ROOT_BYTES], data[1 + ROOT_BYTES :]
+        if self._hearer is None or self._root is None or mark != self._root[:ROOT_BYTES]:
             self._keep_early(author, data)
             return
         if self._hearer.known_ticket(body) is not None:

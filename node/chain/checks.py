@@ -43,7 +43,7 @@ class TicketChecks:
 
     def __init__(self, master: Master, run: bytes, me: PeerId, rng: np.random.Generator) -> None:
         self.round: ChainRound | None = None
-        """The round that we are in."""
+        """The round that we are in; see `begin`."""
         self.past: Callable[[int, bytes], Awaitable[Past | None]] = _nothing
         """Returns a round that is over, if it is kept, by its number and root."""
         self._master = master
@@ -51,7 +51,11 @@ class TicketChecks:
         self._me = me
         self._rng = rng
         self._checked: set[bytes] = set()
-        self._checked_in = b""
+
+    def begin(self, round_: ChainRound) -> None:
+        """Check the tickets of this round from now on."""
+        self.round = round_
+        self._checked.clear()
 
     def happens(self, rate: float) -> bool:
         """Draw whether something happens that does at this rate."""
@@ -86,14 +90,8 @@ class TicketChecks:
         if base is None:
             return AuditVerdict.UNKNOWN
         verdict = await self._check(round_.state, round_.branches, base, ticket)
-        self._note_checked(round_, ticket)
-        return verdict
-
-    def _note_checked(self, round_: ChainRound, ticket: Ticket) -> None:
-        if self._checked_in != round_.state.root:
-            self._checked_in = round_.state.root
-            self._checked.clear()
         self._checked.add(ticket.digest)
+        return verdict
 
     async def _check(
         self, state: State, branches: Branches, base: Link, ticket: Ticket

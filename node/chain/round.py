@@ -9,6 +9,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Set
+from contextlib import suppress
 from dataclasses import dataclass
 
 from dht.swarm import NetworkError
@@ -108,6 +109,7 @@ class ChainRound:
     async def run(self, stop: asyncio.Event) -> None:
         """Take part until the chain is complete, or `stop` is set; not before we did something."""
         self._tools.channel.follow(self.state.root, self)
+        await self._ask_soon()  # who comes late neither measures nor closes on an old block
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(work, name=f"round {self.state.round}")
@@ -118,6 +120,7 @@ class ChainRound:
                 self._moved.clear()
             for task in tasks:
                 task.cancel()
+        await self._ask_soon()  # of two ends of a chain most should commit to one
 
     async def _await(self, stop: asyncio.Event) -> None:
         await stop.wait()
@@ -205,9 +208,17 @@ class ChainRound:
             if self.chain.complete:
                 continue
             if self.chain.missing or idle > IDLE_BLOCKS * self._tools.settings.block_seconds:
-                await self._ask(sorted(self._tools.others().live - {self.me}))
+                await self._ask()
 
-    async def _ask(self, peers: list[PeerId]) -> None:
+    async def _ask_soon(self) -> None:
+        """Ask somebody, who keeps us waiting for the time of a block at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._tools.settings.block_seconds):
+                await self._ask()
+
+    async def _ask(self) -> None:
+        """Ask somebody, another one each time, for what follows the last block that both have."""
+        peers = sorted(self._tools.others().live - {self.me})
         if not peers:
             return
         self._asked += 1
@@ -215,14 +226,18 @@ class ChainRound:
         run, marks = self._set.run, self.chain.marks()
         try:
             reply = await ask_for_blocks(self._set.swarm, run, peer, self.state.root, marks)
-            for envelope in reply.blocks:
+        except (NetworkError, ProtocolError) as error:
+            log.info("%s gives no blocks: %s", peer, error)
+            return
+        for envelope in reply.blocks:
+            try:
                 signed = unseal(envelope, run, Block, MAX_BLOCK_BYTES)
                 self.chain.check_convener(signed.signer, signed.message)
                 block = open_block(signed, run, self._known.get)
                 self.chain.hear_block(block, _now(), asked=True)
-                await asyncio.sleep(0)  # each has many signatures
-        except (NetworkError, ProtocolError) as error:
-            log.info("%s gives no blocks: %s", peer, error)
+            except ProtocolError as error:
+                log.info("refused a block that %s gave: %s", peer, error)
+            await asyncio.sleep(0)  # each has many signatures
         self._look()
 
     # measuring

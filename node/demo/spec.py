@@ -27,7 +27,7 @@ class DemoRun:
 
 RUNS = {
     "local": DemoRun("text", {"batch": 8}, {}, 12, 50, 120.0, AUDIT_RATE),
-    "spsa": DemoRun("image", {}, {"probes": 16}, 16, 16, 120.0, CHECK_RATE),
+    "spsa": DemoRun("image", {}, {"probes": 16}, 16, 32, 120.0, CHECK_RATE),
 }
 
 

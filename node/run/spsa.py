@@ -193,7 +193,7 @@ class SpsaWorker(Worker):
         life = await asyncio.to_thread(next_life, path, self._set.folder.disk)
         self.round = self.round_kind(self._tools, state, branches_of(self._set, state), life)
         self._blocks.chain = self.round.chain
-        self._checks.round = self.round
+        self._checks.begin(self.round)
         return self.round
 
     def _others(self) -> Others:

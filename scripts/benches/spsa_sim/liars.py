@@ -82,7 +82,7 @@ class Fate:
     """What came of a run."""
 
     accuracy: float
-    """In percent: the mean over the last eighth of the run."""
+    """In percent: the mean over the last eighth of the run, or what it was when all was lost."""
     bans: tuple[int | None, ...]
     """For each liar, the block that it was banned at."""
     honest_bans: int
@@ -140,6 +140,7 @@ class Swarm:
             if (height + 1) * EVALUATIONS // plot.blocks > height * EVALUATIONS // plot.blocks:
                 found.append(standing(chain.layout, chain.theta))
                 if not found[-1].loss < LOST:
+                    found = found[-1:]
                     break
         return Fate(
             accuracy=mean(each.accuracy for each in found[-LAST:]),

@@ -37,8 +37,8 @@ def run_tables(*, small: bool = False, full: bool = False) -> dict[str, Any]:
     }
     fates: dict[Plot, list[Fate]] = {}
     for plot in _plots():
-        # What is not defended needs no second opinion.
-        count = plots if full or plot.defence == DEFENCES[-1] else 1
+        compared = plot.defence == DEFENCES[-1] and plot.liars != FEW
+        count = plots if full or compared else 1
         blocks = 16 if small else plot.blocks
         fates[plot] = [
             Swarm(replace(plot, seed=seed, blocks=blocks)).run() for seed in range(count)
