@@ -61,11 +61,14 @@ def advance_by_tickets(
     """Return the ledger after a round of method spsa.
 
     A ticket can be repeated by anybody, so nothing is measured but whether there were any: who
-    lied is proved so and banned, and nobody else is far away.
+    lied is proved so and banned, and nobody else is far away. A stranger has a standing from its
+    first commitment on: only that may cost a proof of work.
     """
     bans = bans_of(roll, ledger, spec, stewards)
     judges = electorate(set(roll.peers) - bans.keys(), ledger, spec, stewards)
-    worked = {peer for peer, probes in probed.probes.items() if probes > 0}
+    known = ledger.by_peer()
+    here = known.keys() | set(roll.peers)
+    worked = {peer for peer, probes in probed.probes.items() if probes > 0 and peer in here}
     facts = _Facts(
         round=roll.round,
         stewards=stewards,
@@ -79,7 +82,6 @@ def advance_by_tickets(
         accepted=probed.samples,
         punctual=presence_of(roll, worked, judges),
     )
-    known = ledger.by_peer()
     standings = [
         facts.applied_to(known.get(peer) or _first(peer, roll.round, stewards))
         for peer in sorted({*known, *facts.delivered, *bans})

@@ -95,8 +95,10 @@ class EvidenceChecker:
         """
         accused, run = PeerId(signed.message.accused), self._set.run
         match signed.message.proof:
-            case Equivocation() | Mismatch() | ForkedTickets() as proof:
+            case Equivocation() | Mismatch() as proof:
                 return _verdict(holds=check_signatures(run, accused, proof))
+            case ForkedTickets() as proof:
+                return await self._check_fork(accused, proof)
             case FalseAggregate() as proof:
                 return await self._check_aggregate(accused, proof, [signed.signer, *helpers])
             case FalseWork() as proof:
@@ -187,6 +189,14 @@ class EvidenceChecker:
             return False
         drawn = draw_work_audits(after.root, after.ledger, spec, self._set.stewards)
         return WorkAudit(evidence.signer, signed.signer) in drawn
+
+    async def _check_fork(self, accused: PeerId, proof: ForkedTickets) -> AuditVerdict:
+        """Check also the round, where we know it: from then on the liar's tickets are void."""
+        if not check_signatures(self._set.run, accused, proof):
+            return AuditVerdict.FALSE
+        state = await asyncio.to_thread(self._keeper.find, proof.round, proof.root)
+        known = state is None or state.round == proof.round
+        return AuditVerdict.HOLDS if known else AuditVerdict.UNKNOWN
 
     async def _check_ticket(self, accused: PeerId, proof: FalseTicket) -> AuditVerdict:
         if self._tickets is None:
