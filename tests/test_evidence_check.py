@@ -14,7 +14,9 @@ from protocol.evidence import (
     Evidence,
     FalseAccusation,
     FalseAggregate,
+    FalseTicket,
     FalseWork,
+    ForkedTickets,
     Proof,
 )
 from protocol.layout import Layout, TensorSpec
@@ -22,6 +24,7 @@ from protocol.merkle import leaf_hash
 from protocol.presence import Head
 from protocol.rollcall import NO_TERMS
 from protocol.signing import Signed, seal
+from protocol.tickets import VIEW_BYTES, Measured, sign_ticket
 from protocol.transfers import Receipt
 from tests.messages import (
     OTHER_RUN,
@@ -47,7 +50,7 @@ class Keeper:
     """Holds the genesis state and nothing after it."""
 
     def find(self, round_: int, root: bytes) -> State | None:
-        return STATE if (round_, root) == (0, STATE.root) else None
+        return STATE if root == STATE.root else None
 
     def after(self, round_: int, root: bytes) -> State | None:
         return None
@@ -171,3 +174,30 @@ def test_accusations_about_accusations_about_accusations_are_not_followed() -> N
         nested = accusation(nested)
         assert verdict(nested) is AuditVerdict.FALSE
         assert lie_of(RUN, nested) is None
+
+
+def forked(round_: int, root: bytes, values: tuple[int, int] = (1, 2)) -> ForkedTickets:
+    view = root[:VIEW_BYTES]
+    first, second = (
+        sign_ticket(identity(LIAR), RUN, root, Measured(0, 0, view, view, -3, (value,))).data
+        for value in values
+    )
+    return ForkedTickets(round_, root, first, second)
+
+
+def test_forked_tickets_are_proof_in_the_round_that_they_are_of() -> None:
+    assert verdict(forked(0, STATE.root)) is AuditVerdict.HOLDS
+    assert verdict(forked(0, STATE.root, (1, 1))) is AuditVerdict.FALSE
+    assert verdict(forked(0, STATE.root), accused=SENDER) is AuditVerdict.FALSE
+
+
+def test_forked_tickets_of_a_state_that_is_not_known_are_proof_all_the_same() -> None:
+    assert verdict(forked(7, b"z" * 32)) is AuditVerdict.HOLDS
+
+
+def test_forked_tickets_that_are_said_to_be_of_another_round_are_left_open() -> None:
+    assert verdict(forked(7, STATE.root)) is AuditVerdict.UNKNOWN
+
+
+def test_a_run_without_tickets_has_no_false_ones() -> None:
+    assert verdict(FalseTicket(0, STATE.root, b"x")) is AuditVerdict.FALSE
