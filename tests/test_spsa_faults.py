@@ -10,11 +10,15 @@ import pytest
 
 from dht.memory import MemoryNetwork
 from dht.memory_links import Conditions
+from dht.swarm import Stream
 from dht.virtual_time import run
 from node.chain.round import ChainRound
 from node.demo.spsa_liar import spsa_attacks, spsa_liar_of
+from node.run.spsa import SpsaWorker
+from protocol.manifest import TrustSpec
 from protocol.rollcall import convener_rank
 from protocol.rounds import Phase
+from protocol.tickets import first_seq
 from tests.spsa_swarm import SpsaSwarm
 
 Story = Callable[[SpsaSwarm], Awaitable[None]]
@@ -30,12 +34,13 @@ def play(
     conditions: Conditions | None = None,
     blocks: int = 8,
     seed: int = 1,
+    trust: TrustSpec | None = None,
 ) -> None:
     """Run a story in virtual time."""
 
     async def main() -> None:
         network = MemoryNetwork(seed=seed, conditions=conditions)
-        async with SpsaSwarm(folder, network, blocks=blocks, method=dict(FAST)) as swarm:
+        async with SpsaSwarm(folder, network, blocks, dict(FAST), trust) as swarm:
             await story(swarm)
 
     run(main(), limit_seconds=3600)
@@ -163,6 +168,44 @@ def test_all_peers_killed_within_a_round_go_on(tmp_path: Path) -> None:
     play(tmp_path, story, blocks=12)
 
 
+def test_a_peer_that_stood_still_goes_on_and_is_no_liar(tmp_path: Path) -> None:
+    async def story(swarm: SpsaSwarm) -> None:
+        await swarm.together(range(4))
+        await swarm.block(2, 3)
+        swarm.network.freeze(swarm.peers[2].id)
+        await asyncio.sleep(25)
+        swarm.network.thaw(swarm.peers[2].id)
+        await all_take_part(swarm, range(4))
+        agree(swarm, range(4), swarm.peers[2].round)
+        assert not any(swarm.accused(number) | swarm.banned(number) for number in range(4))
+
+    play(tmp_path, story)
+
+
+class Silent(SpsaWorker):
+    """Takes questions for blocks, and never answers."""
+
+    async def run(self) -> None:
+        async def wait(stream: Stream) -> None:
+            await asyncio.Event().wait()
+
+        self._blocks._handle = wait  # type: ignore[method-assign]
+        await super().run()
+
+
+def test_who_answers_no_questions_keeps_nobody_waiting(tmp_path: Path) -> None:
+    async def story(swarm: SpsaSwarm) -> None:
+        await swarm.start_many(range(3))
+        for silent in (3, 4):
+            await swarm.start(silent, Silent)
+        await swarm.reach(2, range(5))
+        held, began = swarm.peers[0].round, asyncio.get_running_loop().time()
+        await swarm.reach(held + 6, range(3))
+        assert asyncio.get_running_loop().time() - began < 6 * 4
+
+    play(tmp_path, story)
+
+
 def test_a_killed_convener_of_a_block_is_replaced(tmp_path: Path) -> None:
     async def story(swarm: SpsaSwarm) -> None:
         await swarm.together(range(4))
@@ -193,6 +236,50 @@ def test_a_peer_killed_at_a_seal_comes_back(tmp_path: Path, phase: Phase) -> Non
         agree(swarm, range(4))
 
     play(tmp_path, story, conditions=Conditions((0.05, 0.2)))
+
+
+def test_who_has_closed_too_many_blocks_leaves_them_to_others(tmp_path: Path) -> None:
+    async def story(swarm: SpsaSwarm) -> None:
+        await swarm.together(range(3))
+        chain = (await swarm.block(0, 1)).chain
+        chain._blocks_of[swarm.peers[0].id] = 1000
+        await all_take_part(swarm, range(3))
+        agree(swarm, range(3))
+
+    play(tmp_path, story)
+
+
+def test_who_has_used_up_the_numbers_of_its_life_is_silent_for_the_rest_of_the_round(
+    tmp_path: Path,
+) -> None:
+    async def story(swarm: SpsaSwarm) -> None:
+        await swarm.together(range(3))
+        round_ = await swarm.block(1, 1)
+        end = first_seq(round_._life + 1)
+        round_._seq = end - 2
+        await swarm.until(lambda: swarm.worker(1).round is not round_)
+        assert round_._seq == end
+        await all_take_part(swarm, range(3))
+        agree(swarm, range(3))
+        assert not any(swarm.accused(number) for number in range(3))
+
+    play(tmp_path, story)
+
+
+def test_while_nobody_that_counts_is_there_the_others_wait(tmp_path: Path) -> None:
+    trust = TrustSpec("clip", audit_rate=0.5, probation_rounds=1000, work_bits=0)
+
+    async def story(swarm: SpsaSwarm) -> None:
+        await swarm.start_many(range(3))
+        await swarm.reach(2, range(3))
+        await swarm.kill(0)
+        await asyncio.sleep(200)
+        await swarm.start(0)
+        await swarm.reach(swarm.peers[1].round + 2, range(3), seconds=600)
+        await swarm.same_root(range(3))
+        agree(swarm, range(3), swarm.peers[1].round)
+
+    play(tmp_path, story, trust=trust)
 
 
 # --- the training process
