@@ -1,9 +1,6 @@
 """Whole runs of method spsa with liars: proved, banned, and taken back to the last bit."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +15,12 @@ from node.methods.spsa.blocks import only
 from node.run.spsa import SpsaWorker
 from node.store.state import State
 from node.training.trainer import Vectors
-from protocol.block_tree import Link
-from protocol.blocks import TICKETS_PER_PEER
-from protocol.chain import CloseBlock
-from protocol.errors import RoundError
 from protocol.evidence import FalseTicket
-from protocol.identity import PeerId, public_key_of
+from protocol.identity import PeerId
 from protocol.manifest import TrustSpec
 from protocol.rollcall import Accusation, RollCall, open_roll
 from protocol.signing import unseal
-from protocol.tickets import Ticket
+from tests.chain_liars import Forging, OutOfTurn, TwoBlocks, closing_by
 from tests.spsa_swarm import EngineProber, SpsaSwarm
 from trust.admission import bans_of
 from trust.admission import established as established_by
@@ -204,60 +197,6 @@ def test_who_accuses_the_honest_is_banned_itself(tmp_path: Path) -> None:
         await all_ban(swarm, HONEST, LIAR)
 
     play(tmp_path, story)
-
-
-class LyingCloser(ChainRound):
-    """Closes each height at once, with what it likes."""
-
-    async def _tend_on(self) -> None:
-        while True:
-            tip = self.chain.tip
-            others = self._tools.others()
-            self.chain.decide(asyncio.get_running_loop().time(), others.expected, others.conveners)
-            for tickets in self._chosen(tip):
-                if tickets:
-                    self._tell(CloseBlock(tip.height + 1, tip.digest, tuple(tickets)))
-            self._look()
-            await asyncio.sleep(0.05)
-
-    def _tell(self, close: CloseBlock) -> None:
-        with suppress(RoundError):  # it may be too bad for itself
-            self._close(close)
-
-    def _chosen(self, tip: Link) -> list[list[Ticket]]:
-        return [self.chain.pending(self.me)[:TICKETS_PER_PEER]]
-
-
-class OutOfTurn(LyingCloser):
-    """Leaves everybody else out."""
-
-
-class Forging(LyingCloser):
-    """Puts words into others' mouths."""
-
-    def _chosen(self, tip: Link) -> list[list[Ticket]]:
-        (mine,) = super()._chosen(tip)
-        return [[self._forged(ticket) for ticket in mine]]
-
-    def _forged(self, ticket: Ticket) -> Ticket:
-        victim = min(self._tools.others().live - {self.me})
-        data = public_key_of(victim) + ticket.data[32:]
-        return replace(ticket, peer=victim, data=data)
-
-
-class TwoBlocks(LyingCloser):
-    """Tells two stories of one height."""
-
-    def _chosen(self, tip: Link) -> list[list[Ticket]]:
-        waiting = [self.chain.pending(peer)[:1] for peer in sorted(self._tools.others().live)]
-        return [tickets for tickets in waiting if tickets]
-
-
-def closing_by(kind: type[ChainRound]) -> type[SpsaWorker]:
-    class Closer(SpsaWorker):
-        round_kind = kind
-
-    return Closer
 
 
 @pytest.mark.parametrize("kind", [OutOfTurn, Forging])
