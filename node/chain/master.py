@@ -28,15 +28,23 @@ class Branches:
         return self._scale if link.block is None else self._of(link)[1]
 
     def path(self, start: Link, end: Link) -> list[Move]:
-        """Return the moves that lead from one place in the tree to another."""
+        """Return the moves that lead from one place in the round's tree to another.
+
+        The places may be of two trees over the same blocks: one that grew here, and one made again.
+
+        Raises:
+            ValueError: they are of two rounds.
+        """
         undo, do = [], []
-        while start is not end:
+        while start.digest != end.digest:
             if start.height >= end.height and start.parent is not None:
                 undo.append(self._of(start)[0].inverse())
                 start = start.parent
             elif end.parent is not None:
                 do.append(self._of(end)[0])
                 end = end.parent
+            else:
+                raise ValueError("the places are of two rounds")
         return undo + do[::-1]
 
     def _of(self, link: Link) -> tuple[Move, float]:
