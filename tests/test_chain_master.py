@@ -61,7 +61,7 @@ def test_the_same_place_in_another_copy_of_the_tree_is_the_same_place() -> None:
 
 def test_no_moves_lead_from_one_state_to_another() -> None:
     scene = TicketRound()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="two rounds"):
         scene.branches.path(Link(0, b"a" * 32), Link(0, b"b" * 32))
 
 

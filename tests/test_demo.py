@@ -127,6 +127,26 @@ def test_a_demo_ends_with_its_attacker_banned_by_evidence(
 
 
 @pytest.mark.swarm
+@pytest.mark.timeout(180)
+def test_a_demo_of_method_spsa_ends_on_one_root_with_its_liar_found_out(
+    environment: dict[str, str],
+) -> None:
+    command = [*DEMO, "--mode", "spsa", "--rounds", "6", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    summary = json.loads(done.stdout)
+    assert len(summary["state_roots"]) == 3
+    assert len(set(summary["state_roots"].values())) == 1
+    assert summary["banned"] == summary["attackers"]
+    assert {each["kind"] for each in summary["evidence"]} == {"FalseTicket"}
+    assert summary["loss_last"] < summary["loss_first"] - 0.1
+    assert summary["accuracy_last"] > summary["accuracy_first"] + 0.1
+    assert summary["probes"] > 6 * 32 * 16
+    assert 1 < summary["ticket_bytes_per_probe"] < 40
+    assert all(0 < said < 200_000 for said in summary["bytes_said"].values())
+
+
+@pytest.mark.swarm
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_ends_cleanly(

@@ -31,9 +31,12 @@ class Branches:
         return self._scale if link.block is None else self._of(link)[1]
 
     def path(self, start: Link, end: Link) -> list[Move]:
-        """Return the moves that lead from one place in the tree to another.
+        """Return the moves that lead from one place in the round's tree to another.
 
-        The places may come from trees of their own: a digest tells all that lies before it.
+        The places may be of two trees over the same blocks: one that grew here, and one made again.
+
+        Raises:
+            ValueError: they are of two rounds.
         """
         undo, do = [], []
         while start.digest != end.digest:
@@ -44,7 +47,7 @@ class Branches:
                 do.append(self._of(end)[0])
                 end = end.parent
             else:
-                raise RuntimeError("no moves lead from one state to another")
+                raise ValueError("the places are of two rounds")
         return undo + do[::-1]
 
     def _of(self, link: Link) -> tuple[Move, float]:
