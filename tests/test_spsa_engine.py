@@ -98,6 +98,14 @@ def test_a_probe_on_earlier_weights_is_the_probe_that_was_made_there() -> None:
     assert again == then != now
 
 
+def test_a_ticket_that_is_stopped_has_the_probes_made_so_far() -> None:
+    made = engine()
+    whole = made.probe(peer(2), 1, 4)
+    answers = iter([False, True])
+    part = made.probe(peer(2), 1, 4, lambda: next(answers))
+    assert part.projections == whole.projections[:2]
+
+
 def test_only_what_the_pattern_names_is_trained() -> None:
     made = engine(SpsaSettings(trainable="0.weight"))
     assert [tensor.name for tensor in made.layout.tensors] == ["0.weight"]

@@ -2,11 +2,15 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dht.memory import MemoryNetwork
 from dht.virtual_time import run
+from node.chain.sync import ask_for_blocks
+from protocol.block_requests import BlocksReply
 from tests.spsa_swarm import SpsaSwarm
 
 
@@ -42,3 +46,27 @@ def test_who_was_away_goes_through_what_was_said_and_comes_to_the_same_bits(
     with caplog.at_level(logging.INFO, logger="node.run.spsa"):
         run(story())
     assert any("replayed" in record.message for record in caplog.records)
+
+
+def test_who_is_given_blocks_without_end_fetches_the_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def endless(*arguments: Any) -> BlocksReply:
+        return replace(await ask_for_blocks(*arguments), more=True)
+
+    monkeypatch.setattr("node.chain.replay._Cost.most", property(lambda _: 1e9))
+    monkeypatch.setattr("node.chain.replay.ask_for_blocks", endless)
+
+    async def story() -> None:
+        async with SpsaSwarm(tmp_path, MemoryNetwork(seed=1)) as swarm:
+            await swarm.start_many(range(4))
+            await swarm.reach(2, range(4))
+            await swarm.kill(3)
+            await swarm.reach(5, range(3))
+            await swarm.start(3)
+            await swarm.reach(7, range(4))
+            await swarm.same_root(range(4))
+
+    with caplog.at_level(logging.INFO, logger="node.run.spsa"):
+        run(story())
+    assert any("more blocks than a round has" in record.message for record in caplog.records)

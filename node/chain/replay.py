@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from dht.swarm import NetworkError
 from node.chain.master import Master
-from node.chain.seal import Past, Seal
+from node.chain.seal import Past, Seal, chain_rules
 from node.chain.sync import SealedRound, ask_for_blocks
 from node.run.setting import RunSetting
 from node.store.state import State
@@ -109,6 +109,8 @@ class Replay:
             if reply.roll is None or not reply.blocks:
                 raise NetworkError("it doesn't have them any more")
             blocks += [self._open(envelope) for envelope in reply.blocks]
+            if len(blocks) > chain_rules(self.setting).blocks:
+                raise NetworkError("it gives more blocks than a round has")
             roll, more = reply.roll, reply.more
         found = open_roll(unseal(roll, run, RollCall), run, self.setting.terms)
         if (found.round, found.prev_root) != (state.round, state.root):

@@ -181,7 +181,7 @@ class SpsaSession:
             case Freeze():
                 self._engine.freeze()
             case Probe(peer, seq, count):
-                found = self._engine.probe(PeerId(peer), seq, count)
+                found = self._engine.probe(PeerId(peer), seq, count, stop.is_set)
                 return Probed(tuple(map(_finite, found.projections)), _finite(found.loss))
             case Evaluate():
                 loss, accuracy = self._engine.evaluate()

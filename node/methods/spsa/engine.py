@@ -7,7 +7,7 @@ perturbs in place and restores, drifts).
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -141,8 +141,10 @@ class Engine:
                         weights.append(weight)
             apply(self._master, keys, weights, move.application.multipliers(self._spans))
 
-    def probe(self, peer: PeerId, seq: int, count: int) -> Probes:
-        """Evaluate the first probes of a ticket where the master is."""
+    def probe(
+        self, peer: PeerId, seq: int, count: int, stopped: Callable[[], bool] = lambda: False
+    ) -> Probes:
+        """Evaluate the first probes of a ticket where the master is, or one until `stopped`."""
         seed = batch_key(self._run, self._root, peer, seq)
         found, losses = [], []
         for number, batch in enumerate(islice(self._task.batches(seed), count)):
@@ -150,6 +152,8 @@ class Engine:
             plus, minus = (self._loss(key, sign, batch) for sign in (1, -1))
             found.append(projection(plus, minus, self._settings.epsilon))
             losses += [loss for loss in (plus, minus) if math.isfinite(loss)]
+            if stopped():
+                break
         loss = sum(losses) / len(losses) if losses else math.nan
         return Probes(tuple(found), loss)
 
