@@ -1,16 +1,18 @@
 """Whole runs of method spsa: real workers and engines on the in-process network."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from dht.memory import MemoryNetwork
+from dht.swarm import Swarm
 from dht.virtual_time import run
 from node.chain.sync import ask_for_blocks
 from protocol.block_requests import BlocksReply
+from protocol.identity import PeerId
 from tests.spsa_swarm import SpsaSwarm
 
 
@@ -51,8 +53,11 @@ def test_who_was_away_goes_through_what_was_said_and_comes_to_the_same_bits(
 def test_who_is_given_blocks_without_end_fetches_the_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def endless(*arguments: Any) -> BlocksReply:
-        return replace(await ask_for_blocks(*arguments), more=True)
+    async def endless(
+        swarm: Swarm, run_: bytes, peer: PeerId, root: bytes, marks: Sequence[bytes]
+    ) -> BlocksReply:
+        """Return the round's first blocks, as if there were more, whatever was asked for."""
+        return replace(await ask_for_blocks(swarm, run_, peer, root, marks[:1]), more=True)
 
     monkeypatch.setattr("node.chain.replay._Cost.most", property(lambda _: 1e9))
     monkeypatch.setattr("node.chain.replay.ask_for_blocks", endless)
