@@ -128,6 +128,16 @@ def test_each_trust_rule_shows_its_size(changes: dict[str, float], words: str) -
     assert words in "; ".join(trust_in_words(msgspec.structs.replace(PUBLIC, **changes)))
 
 
+def test_the_rules_of_method_spsa_speak_of_tickets() -> None:
+    rules = trust_in_words(PUBLIC, "spsa")
+    assert rules[0] == "work is checked: others repeat 1 of 16 tickets of each peer"
+    assert not any("of a round's weight" in rule for rule in rules)
+    always = msgspec.structs.replace(PUBLIC, audit_rate=1.0)
+    assert "every ticket" in trust_in_words(always, "spsa")[0]
+    never = msgspec.structs.replace(PUBLIC, audit_rate=0.0)
+    assert "not audited" in trust_in_words(never, "spsa")[0]
+
+
 FRIENDS = msgspec.structs.replace(PUBLIC, audit_rate=0.0, probation_passes=0)
 
 

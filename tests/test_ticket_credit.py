@@ -32,6 +32,7 @@ from tests.standing_scene import (
 )
 from trust.audit import AuditVerdict
 from trust.evidence import check_equivocation, check_forked_tickets, judge_ticket, lie_of
+from trust.explanation import describe
 from trust.reputation import Probed, advance_by_tickets
 from trust.score import KEPT
 
@@ -247,3 +248,13 @@ def test_each_kind_of_lie_has_words_of_its_own() -> None:
     words = {words_of(kind) for kind in ("FalseTicket", "ForkedTickets", "Equivocation")}
     assert len(words) == 3
     assert not any("rules" in each for each in words)
+
+
+def test_nothing_is_told_as_measured_that_was_not() -> None:
+    known = ledger(standing(0), newcomer(1))
+    mine = after(known, roll_of(2), {0: 16, 1: 16})[PEERS[1]]
+    assert mine.rounds == 1
+    assert mine.score > FIRST_SCORE
+    told = {each.name: each.sentence for each in describe(mine, SPEC, NO_STEWARDS)}
+    assert "anybody can repeat it" in told["work"]
+    assert not {"distance", "noise", "worst part"} & told.keys()

@@ -92,6 +92,11 @@ def _reputation(standing: Standing) -> str:
 
 def _measures(standing: Standing) -> list[Component]:
     if standing.distance is None:
+        if standing.rounds:
+            rounds = f"in {standing.rounds} of its rounds"
+            return [
+                Component("work", rounds, "anybody can repeat it: only proof counts against it")
+            ]
         return [Component("measured", "never", "no update of it has been measured yet")]
     parts = [
         Component("distance", f"{standing.distance:.2f}", _distance(standing.distance)),

@@ -31,7 +31,7 @@ from trust.conduct import (
     punctuality,
 )
 from trust.measures import Exchanged, Measured, measure, median
-from trust.score import average, counted, falls, scored, suspended
+from trust.score import average, counted, falls, scored, suspended, trusted_round
 
 
 def advance(ledger: Ledger, exchanged: Exchanged, spec: TrustSpec, stewards: Set[PeerId]) -> Ledger:
@@ -61,7 +61,7 @@ def advance_by_tickets(
     """Return the ledger after a round of method spsa.
 
     A ticket can be repeated by anybody, so nothing is measured but whether there were any: who
-    lied is proved so and banned, and nobody else is far away. A stranger has a standing from its
+    lied is proved so and banned, and everybody else's reputation grows. A stranger has a standing from its
     first commitment on: only that may cost a proof of work.
     """
     bans = bans_of(roll, ledger, spec, stewards)
@@ -73,7 +73,8 @@ def advance_by_tickets(
         round=roll.round,
         stewards=stewards,
         audited=spec.audit_rate > 0,
-        measured={peer: Measured(1.0, 1.0, None, None) for peer in worked},
+        measured={},
+        provable=worked,
         usual_cosine=None,
         bans={peer: accusation.evidence for peer, accusation in bans.items()},
         passes=dict.fromkeys(passed_checks(roll, judges) & worked, 1),
@@ -106,6 +107,8 @@ class _Facts:
     """Of every member."""
     accepted: Mapping[PeerId, int]
     punctual: Mapping[PeerId, float]
+    provable: Set[PeerId] = frozenset()
+    """Whose work can be repeated by anybody, so that nothing of it is measured."""
 
     def applied_to(self, standing: Standing) -> Standing:
         """Return the standing after the round; of a banned peer nothing changes any more."""
@@ -132,6 +135,8 @@ class _Facts:
         if self.delivered[peer] > 0:
             copied = average(standing.copied, 1.0 if peer in self.copies else 0.0)
             standing = replace(standing, copied=copied)
+        if peer in self.provable:
+            return trusted_round(standing)
         if peer not in self.measured:
             return standing
         standing = scored(standing, self.measured[peer], self.usual_cosine)

@@ -97,6 +97,12 @@ def scored(standing: Standing, measured: Measured, usual_cosine: float | None) -
     return replace(averaged, score=score)
 
 
+def trusted_round(standing: Standing) -> Standing:
+    """Return the standing with one more round of work against which only proof counts (e = 1)."""
+    score = _within(SCORE_KEPT * standing.score + (1 - SCORE_KEPT))
+    return replace(standing, rounds=counted(standing.rounds, 1), score=score)
+
+
 def suspended(standing: Standing) -> Standing:
     """Return the standing at the beginning of another probation."""
     return replace(
