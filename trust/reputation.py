@@ -61,8 +61,8 @@ def advance_by_tickets(
     """Return the ledger after a round of method spsa.
 
     A ticket can be repeated by anybody, so nothing is measured but whether there were any: who
-    lied is proved so and banned, and everybody else's reputation grows. A stranger has a standing from its
-    first commitment on: only that may cost a proof of work.
+    lied is proved so and banned, and everybody else's reputation grows. A stranger has a standing
+    from its first commitment on: only that may cost a proof of work.
     """
     bans = bans_of(roll, ledger, spec, stewards)
     judges = electorate(set(roll.peers) - bans.keys(), ledger, spec, stewards)
