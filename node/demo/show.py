@@ -245,7 +245,8 @@ def tell(out: Console, options: DemoOptions, summary: Summary, sample: str) -> N
         weight = f"{summary.attacker_weight or 0.0:.3f}"
         each = f"{len(summary.attackers)}: {options.attack}, {ATTACKS[options.attack].summary}"
         facts.append(("Attackers", each))
-        facts.append(("Their weight", f"{weight} at most in an aggregate"))
+        of_what = "in an aggregate" if options.mode == "local" else "of a round"
+        facts.append(("Their weight", f"{weight} at most {of_what}"))
         caught = len(set(summary.banned) & set(summary.attackers))
         facts.append(("Banned", f"{caught} of {len(summary.attackers)} at every honest peer"))
     if innocent := set(summary.banned) - set(summary.attackers):
