@@ -17,7 +17,10 @@ from protocol.blocks import OpenBlock
 from protocol.errors import RoundError
 from protocol.identity import PeerId
 from protocol.rollcall import convener_rank
-from protocol.tickets import VIEW_BYTES, Ticket, check_neighbours
+from protocol.tickets import NULL, VIEW_BYTES, Ticket, check_neighbours
+
+MAX_STRANGERS = 32
+"""In one block, of peers whose word doesn't count: keys cost nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,8 @@ def grow(
             whose word counts.
     """
     message = block.message
+    if message.height > rules.blocks:
+        raise RoundError(f"a round has no block {message.height}")
     if (message.height, message.prev) != (parent.height + 1, parent.digest):
         raise RoundError(f"block {message.height} doesn't follow the block before it")
     used = Used(parent, rules, message.root)
@@ -149,7 +154,10 @@ def grow(
         latest = last.get(ticket.peer)
         if latest is None or latest.said.seq < ticket.said.seq:
             last[ticket.peer] = ticket
-    votes = len({ticket.peer for ticket in block.tickets if counts(ticket.peer)})
+    peers = {ticket.peer for ticket in block.tickets}
+    if len(peers) - sum(map(counts, peers)) > MAX_STRANGERS:
+        raise RoundError(f"block {message.height} is full of those whose word doesn't count")
+    votes = len({ticket.peer for ticket in block.tickets if speaks(ticket, counts)})
     if not votes:
         raise RoundError(f"block {message.height} holds no ticket that counts")
     rank = convener_rank(message.root, message.height, block.convener)
@@ -169,6 +177,11 @@ def check_base(ticket: Ticket, tip: Link, rules: ChainRules) -> None:
         raise RoundError(f"a ticket of {ticket.peer} was measured on another chain")
 
 
+def speaks(ticket: Ticket, counts: Callable[[PeerId], bool]) -> bool:
+    """Return whether a ticket is a vote: it measured something, and its peer's word counts."""
+    return counts(ticket.peer) and any(value != NULL for value in ticket.said.projections)
+
+
 def add_support(link: Link, counts: Callable[[PeerId], bool]) -> None:
     """Count those with a ticket in a new block of the tree as supporters of what they measured on.
 
@@ -178,7 +191,7 @@ def add_support(link: Link, counts: Callable[[PeerId], bool]) -> None:
         return
     for ticket in link.block.tickets:
         place = link.back(ticket.said.base)
-        while counts(ticket.peer) and place.parent and ticket.peer not in place.supporters:
+        while speaks(ticket, counts) and place.parent and ticket.peer not in place.supporters:
             place.supporters.add(ticket.peer)
             place = place.parent
 

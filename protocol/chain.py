@@ -20,6 +20,7 @@ from enum import Enum
 from itertools import islice
 
 from protocol.block_tree import (
+    MAX_STRANGERS,
     ChainRules,
     Link,
     Used,
@@ -41,6 +42,8 @@ __all__ = ["Chain", "ChainRules", "CloseBlock", "Fork", "Heard", "Link", "grow",
 
 MAX_SIBLINGS = 4
 """Blocks of one convener after one block: more than two are noise."""
+BELIEVED_BLOCKS = 1.5
+"""The time of so many blocks passes before another convener's word is taken for a turn."""
 ORPHAN_BLOCKS = 8
 """For the time of so many blocks, one waits for the block before it."""
 
@@ -94,7 +97,7 @@ class Chain:
         self.tip = self.genesis
         self._round = round_
         self._counts = counts
-        self._tip_since = now
+        self._now = self._tip_since = now
         self._ready_since: float | None = None
         self._closed: set[bytes] = set()
         self._links: dict[bytes, Link] = {root: self.genesis}
@@ -204,6 +207,7 @@ class Chain:
         Raises:
             RoundError: no honest convener signs such a block, or this one signs too many.
         """
+        self._now = now
         self.check_convener(block.convener, block.message)
         if block.digest in self._links:
             return Heard.TAKEN
@@ -241,9 +245,14 @@ class Chain:
         return Heard.TAKEN if block.digest in self._links else Heard.ORPHAN
 
     def _is_built_on(self, block: OpenBlock) -> bool:
-        """Return whether another convener believes in a block, so that its time has passed."""
+        """Return whether another convener believes in a block, so that its time has passed.
+
+        Not at once: two that build on each other's blocks could close a whole round between them.
+        """
         after = self._orphans.after(block.digest)
-        return any(child.convener != block.convener for child in after)
+        since = self._seen_at.get(block.message.prev, self._now)
+        ripe = self._now >= since + BELIEVED_BLOCKS * self.rules.block_seconds
+        return ripe and any(child.convener != block.convener for child in after)
 
     def _is_behind(self, block: OpenBlock, now: float) -> bool:
         """Return whether the block before is so long here that others must have closed more."""
@@ -348,7 +357,7 @@ class Chain:
                 as soon as it holds a ticket of each of them.
             conveners: who may close blocks and is live, ourselves included.
         """
-        self._conveners = list(conveners)
+        self._now, self._conveners = now, list(conveners)
         self._orphans.take_due(now)
         for block in self._early.take_due(now):
             with suppress(RoundError):  # of one that signs too many
@@ -391,8 +400,15 @@ class Chain:
         height = self.tip.height + 1
         used = Used(self.tip, self.rules, self.root)
         found: list[tuple[tuple[bool, int, bytes], Ticket]] = []
+        ranks = {peer: convener_rank(self.root, height, peer) for peer, _ in self._pool.by_peer()}
+        strangers = [
+            peer for peer in sorted(ranks, key=ranks.__getitem__) if not self._counts(peer)
+        ]
+        late = set(strangers[MAX_STRANGERS:])
         for peer, tickets in self._pool.by_peer():
-            rank = convener_rank(self.root, height, peer)
+            rank = ranks[peer]
+            if peer in late:
+                continue
             fitting = (ticket for ticket in tickets if self._fits(ticket, used))
             for place, ticket in enumerate(islice(fitting, TICKETS_PER_PEER)):
                 found.append(((not self._counts(peer), place, rank), ticket))

@@ -1,12 +1,13 @@
+from contextlib import suppress
 from time import process_time
 
 import pytest
 
-from protocol.block_tree import Link
+from protocol.block_tree import MAX_STRANGERS, Link
 from protocol.blocks import OpenBlock
 from protocol.chain import MAX_SIBLINGS, Chain, ChainRules, Fork, Heard, is_better
 from protocol.errors import RoundError
-from protocol.tickets import Ticket, first_seq
+from protocol.tickets import NULL, Ticket, first_seq
 from protocol.waiting import (
     MAX_POOL,
     MAX_POOL_PER_PEER,
@@ -14,7 +15,7 @@ from protocol.waiting import (
     MAX_WAITING,
     MAX_WAITING_PER_CONVENER,
 )
-from tests.chain_scene import ROUND, RULES, Scene, block, by_rank, ticket
+from tests.chain_scene import EVERYBODY, ROUND, RULES, Scene, block, by_rank, ticket
 from tests.messages import ROOT, peer
 
 FIRST, SECOND, *_ = by_rank(1)
@@ -218,7 +219,10 @@ def test_the_turn_is_that_of_the_block_s_own_height() -> None:
     assert scene.chain.hear_block(last, scene.now) is Heard.EARLY
 
 
-def test_a_block_that_another_convener_built_on_does_not_wait_for_its_turn() -> None:
+@pytest.mark.parametrize(("waited", "height"), [(0.0, 0), (1.4, 0), (1.6, 1)])
+def test_a_block_that_another_convener_built_on_does_not_wait_for_its_turn(
+    waited: float, height: int
+) -> None:
     scene = Scene()
     scene.decide()
     early = block(by_rank(1)[-1], scene.tip, scene.make_all(1, 2))
@@ -226,9 +230,48 @@ def test_a_block_that_another_convener_built_on_does_not_wait_for_its_turn() -> 
     builder = next(number for number in by_rank(2) if number != by_rank(1)[-1])
     scene.chain.hear_block(early, scene.now)
     child = block(builder, place, scene.make_all(1, 2, on=place))
-    scene.chain.hear_block(child, scene.now)
-    assert scene.link(early).height == 1
+    scene.chain.hear_block(child, scene.now + waited * RULES.block_seconds)
+    assert scene.tip.height >= height
+    assert scene.chain.has(early.digest)
+    assert (scene.tip.height == 0) == (height == 0)
     assert scene.chain.missing is None
+
+
+def test_a_round_is_not_two_conveners_to_close_at_once() -> None:
+    scene = Scene()
+    scene.decide()
+    pair, place = by_rank(1)[-2:], scene.tip
+    for height in range(1, 8):
+        each = block(pair[height % 2], place, [ticket(pair[0], height, place)])
+        with suppress(RoundError):
+            scene.chain.hear_block(each, scene.now)
+        place = Link(height, each.digest)
+    scene.decide()
+    assert scene.tip.height == 0
+
+
+def test_a_ticket_that_measured_nothing_is_no_vote() -> None:
+    scene = Scene()
+    empty = ticket(1, 0, scene.tip, value=NULL)
+    with pytest.raises(RoundError, match="no ticket that counts"):
+        scene.chain.hear_block(block(by_rank(1)[0], scene.tip, [empty]), scene.now)
+
+
+def test_a_block_full_of_strangers_is_refused() -> None:
+    scene = Scene()
+    strangers = [ticket(number, 0, scene.tip) for number in range(100, 101 + MAX_STRANGERS)]
+    crowd = block(by_rank(1)[0], scene.tip, [*scene.make_all(1), *strangers])
+    with pytest.raises(RoundError, match="full of those whose word doesn't count"):
+        scene.chain.hear_block(crowd, scene.now)
+
+
+def test_our_own_block_has_room_for_so_many_strangers_only() -> None:
+    scene = Scene()
+    for number in range(100, 110 + MAX_STRANGERS):
+        scene.chain.hear_ticket(ticket(number, 0, scene.tip))
+    scene.hear(*EVERYBODY)
+    chosen = {each.peer for each in scene.chain._choose()}
+    assert len(chosen) == MAX_STRANGERS + len(EVERYBODY)
 
 
 def test_who_builds_on_its_own_early_block_waits_all_the_same() -> None:

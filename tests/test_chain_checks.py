@@ -162,12 +162,12 @@ def test_nobody_checks_itself_or_whom_it_accuses_or_a_ticket_twice() -> None:
         await scene.grow(2)
         scene.close(await scene.measure(ME), await scene.measure(1))
         drawn = []
-        while ticket := scene.checks.draw(scene.chain.tip, frozenset({peer(2)})):
+        while ticket := scene.checks.draw([scene.chain.tip], frozenset({peer(2)})):
             assert await scene.checks.check(scene.now, ticket) is FALSE
             drawn.append(ticket.key)
         assert sorted(drawn) == [(peer(1), seq) for seq in range(3)]
         scene.begin()
-        assert scene.checks.draw(scene.chain.tip, frozenset()) is not None
+        assert scene.checks.draw([scene.chain.tip], frozenset()) is not None
 
     run(story())
 
@@ -177,14 +177,14 @@ def test_who_says_much_cannot_hide_who_says_little() -> None:
     few = scene.say(1, [1])
     scene.close(few, *(scene.say(2, [1]) for _ in range(4)))
     scene.close(*(scene.say(2, [1]) for _ in range(4)))
-    drawn = [scene.checks.draw(scene.chain.tip, frozenset()) for _ in range(200)]
+    drawn = [scene.checks.draw([scene.chain.tip], frozenset()) for _ in range(200)]
     assert 70 < sum(ticket == few for ticket in drawn) < 130
 
 
 def test_only_recent_tickets_are_drawn() -> None:
     assert RECENT_BLOCKS > 12  # more than this scene's round has
     scene = Scene()
-    assert scene.checks.draw(scene.chain.tip, frozenset()) is None
+    assert scene.checks.draw([scene.chain.tip], frozenset()) is None
 
 
 def test_the_rate_is_the_part_of_all_draws() -> None:

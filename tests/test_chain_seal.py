@@ -129,13 +129,14 @@ def accused(number: int, round_: int) -> tuple[Accusation, ...]:
     return (Accusation(accused=peer(number), evidence=b"e" * 32, round=round_, chunk=None),)
 
 
-def test_a_ban_takes_back_the_tickets_since_the_lie() -> None:
+def test_a_ban_takes_back_all_kept_tickets_and_the_scale() -> None:
     now = past_of(scene_of((1, 2, 3), (2, 3)))
     everyone = {1: ONE, 2: ONE, 3: ONE, 4: ONE}
-    for round_, taken in ((0, 2), (1, 0)):
+    for round_ in (0, 1):
         roll = roll_of(everyone, accusations=accused(3, round_))
         seal = Seal.of(setting(), now, roll, ())
-        assert weights_of(seal.void) == [peer(3)] * taken
+        assert weights_of(seal.void) == [peer(3)] * 2
+        assert seal.scale == now.state.header.scale
         assert seal.ledger.banned == {peer(3)}
         assert seal.reports[peer(3)].share == 0
     honest = Seal.of(setting(), now, roll_of(everyone), ())

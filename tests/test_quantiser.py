@@ -218,3 +218,8 @@ def test_a_loss_that_does_not_answer_to_probes_is_refused(values: list[float]) -
     with pytest.raises(ScaleError) as caught:
         first_scale(values)
     assert "epsilon" in caught.value.hint
+
+
+def test_one_block_of_lies_cannot_lift_the_scale_far() -> None:
+    lies = [Report([127] * 256, exponent_of(1.0))]
+    assert next_scale(1.0, lies) == pytest.approx(1.5)

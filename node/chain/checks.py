@@ -8,7 +8,7 @@ everything that it said since is taken back.
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
@@ -28,7 +28,8 @@ from trust.evidence import judge_ticket
 log = logging.getLogger(__name__)
 
 RECENT_BLOCKS = 16
-"""Tickets in the last blocks of the round are checked: older ones take longer to go back to."""
+"""Tickets in the last blocks are checked, those of the round before too: or who lies in the last
+block of each round would never be found out."""
 
 
 class TicketChecks:
@@ -61,15 +62,15 @@ class TicketChecks:
         """Draw whether something happens that does at this rate."""
         return bool(self._rng.random() < rate)
 
-    def draw(self, tip: Link, left_out: frozenset[PeerId]) -> Ticket | None:
+    def draw(self, tips: Sequence[Link], left_out: frozenset[PeerId]) -> Ticket | None:
         """Return a ticket to check: first one of its peers is drawn, so that nobody hides.
 
         Args:
-            tip: the end of the chain.
+            tips: the ends of the chains of the round before and of this one.
             left_out: whom there is no need to check.
         """
         found: dict[PeerId, list[Ticket]] = {}
-        blocks = tip.blocks()[-RECENT_BLOCKS:]
+        blocks = [block for tip in tips for block in tip.blocks()][-RECENT_BLOCKS:]
         for ticket in (each for block in blocks for each in block.tickets):
             skipped = ticket.peer == self._me or ticket.peer in left_out
             if not skipped and ticket.digest not in self._checked:
@@ -92,6 +93,18 @@ class TicketChecks:
         verdict = await self._check(round_.state, round_.branches, base, ticket)
         self._checked.add(ticket.digest)
         return verdict
+
+    async def check_past(self, past: Past, ticket: Ticket) -> AuditVerdict:
+        """Return whether a ticket of a round that is over is a lie.
+
+        Raises:
+            TrainerError: the training process failed.
+        """
+        base = past.place(ticket.said.base, ticket.said.view)
+        if base is None:
+            return AuditVerdict.UNKNOWN
+        self._checked.add(ticket.digest)
+        return await self._check(past.state, past.branches, base, ticket)
 
     async def _check(
         self, state: State, branches: Branches, base: Link, ticket: Ticket

@@ -16,7 +16,7 @@ from protocol.chain import ChainRules, Link, grow
 from protocol.identity import PeerId
 from protocol.ledger import Ledger
 from protocol.rollcall import Roll, convener_rank
-from protocol.tickets import NULL
+from protocol.tickets import NULL, Ticket
 from trust.admission import bans_of
 from trust.reputation import Probed, advance_by_tickets
 
@@ -66,6 +66,10 @@ class Past:
         link = self.tip.back(height)
         return link if (link.height, link.mark) == (height, mark) else None
 
+    def holds(self, ticket: Ticket) -> bool:
+        """Return whether a ticket is in a block of this round."""
+        return any(ticket in block.tickets for block in self.tip.blocks())
+
     def tickets_of(self, peers: Set[PeerId]) -> list[Move]:
         """Return what these peers' tickets did."""
         moves = self.branches.path(self.tip.back(0), self.tip)
@@ -92,9 +96,10 @@ class Seal:
     """What a chain does to the state that it grows from, beside the weights."""
 
     void: tuple[Move, ...]
-    """What is taken back: the round's tickets of those who were proved liars."""
+    """What is taken back: the tickets in this round and those kept, of who was proved a liar."""
     ledger: Ledger
     scale: float
+    """Where liars had their say, it is again what it was before."""
     reports: dict[PeerId, MemberReport]
     """What share each peer had in the round."""
 
@@ -110,13 +115,9 @@ class Seal:
         """
         spec, stewards, ledger = setting.manifest.trust, setting.stewards, now.state.ledger
         bans = bans_of(roll, ledger, spec, stewards)
-        void = [
-            move
-            for past in (*before, now)
-            for move in past.tickets_of(
-                {peer for peer, each in bans.items() if each.round <= past.state.round}
-            )
-        ]
+        lied = [(past, past.tickets_of(bans.keys())) for past in (*before, now)]
+        void = [move for _, moves in lied for move in moves]
+        first = next((past for past, moves in lied if moves), None)
         said: Counter[PeerId] = Counter()
         counted: Counter[PeerId] = Counter()
         for block in now.tip.blocks():
@@ -129,7 +130,8 @@ class Seal:
         probed = Probed(said, {peer: per_probe * probes for peer, probes in counted.items()})
         after = advance_by_tickets(ledger, roll, probed, spec, stewards)
         reports = _reports(roll, said, counted)
-        return cls(tuple(void), after, now.branches.scale_at(now.tip), reports)
+        scale = now.branches.scale_at(now.tip) if first is None else first.state.header.scale
+        return cls(tuple(void), after, scale, reports)
 
 
 def _reports(

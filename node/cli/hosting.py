@@ -24,15 +24,14 @@ TEMPLATE = """\
 # A run: what is trained, how, and by which rules. They can't change once it has started.
 # Start it with: talkoot host start {file}
 
-name = "my-run"
-description = "A small language model that writes Python."
-licence = "PSF-2.0"            # of the data and the model, for those who join
+name = "my-run"                # another one for each run: commands take it
+{about}
 # stewards = ["12D3Koo…"]      # PeerIDs of nodes that you trust like your own, from the start
 
 {method}[trust]
 # These are for a small run among friends. For a public run take the values in brackets.
 rule = "clip"                  # clip withstands liars; also {rules}
-audit_rate = 0.0625            # part of the rounds in which a peer repeats another's work [0.0625]
+audit_rate = 0.0625            # part of its work for which a peer repeats another's [0.0625]
 kept_rounds = 3                # rounds for which it can be audited; costs disk space [3]
 probation_rounds = 3           # a newcomer's work counts only after so many rounds [50]
 probation_passes = 0           # and after so many passed audits [3]
@@ -40,6 +39,14 @@ newcomer_share = 1.0           # most of a round's weight for all who just left 
 work_bits = 0                  # joining costs 2 to this power hashes; 23 takes some seconds [23]
 """
 
+_ABOUT = {
+    "local": """\
+description = "A small language model that writes Python."
+licence = "PSF-2.0"            # of the data and the model, for those who join""",
+    "spsa": """\
+description = "A small model that tells handwritten digits."
+licence = "CC-BY-4.0"          # of the data and the model, for those who join""",
+}
 _LOCAL = """\
 [task]
 kind = "text"                  # what is installed: {kinds}
@@ -79,7 +86,7 @@ kind = "image"                 # what is installed: {kinds}
 kind = "spsa"                  # one byte per gradient: for slow lines and little memory
 
 [method.settings]
-# probes = 16                  # most that a peer says at once
+# probes = 4                   # most that a peer says at once; 16 or more for a slow line
 # block_seconds = 2.0          # longest time until what was said moves the weights
 # trainable = "*"              # which tensors, for example "*lora*,head.*"
 
@@ -118,7 +125,7 @@ def _init(context: Context, options: argparse.Namespace) -> int:
     kinds = ", ".join(sorted(task_kinds())) or "nothing yet"
     rules = ", ".join(rule for rule in get_args(Rule) if rule != "clip")
     method = METHODS[options.method].format(kinds=kinds)
-    text = TEMPLATE.format(file=file, method=method, rules=rules)
+    text = TEMPLATE.format(file=file, about=_ABOUT[options.method], method=method, rules=rules)
     try:
         with file.open("x", encoding="utf-8") as handle:
             handle.write(text)

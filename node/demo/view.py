@@ -66,7 +66,7 @@ class DemoView:
             self._live.update(Group(self._progress, _table(peers, statuses)))
         elif first.round > self._told_round:
             self._told_round = first.round
-            dropped = [share.name for share in _shares(first) if share.dropped]
+            dropped = [share.name for share in _shares(first) if share.dropped and share.name]
             note = f", dropped: {', '.join(dropped)}" if dropped else ""
             self.say(f"round {first.round} of {self._rounds}: training loss {loss}{note}")
 

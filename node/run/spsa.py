@@ -25,7 +25,7 @@ from node.audit.inspection import Inspector
 from node.audit.listener import Listener
 from node.audit.witness import Witness
 from node.chain.channel import ChainChannel
-from node.chain.checks import TicketChecks
+from node.chain.checks import RECENT_BLOCKS, TicketChecks
 from node.chain.master import Master
 from node.chain.replay import Replay
 from node.chain.round import ChainRound, Others, RoundTools
@@ -227,12 +227,20 @@ class SpsaWorker(Worker):
         if not self._checks.happens(self._set.manifest.trust.audit_rate):
             return
         accused = frozenset(PeerId(each.accused) for each in self._auditor.accusations(chain.state))
-        ticket = self._checks.draw(chain.chain.tip, accused)
+        state, tip = chain.state, chain.chain.tip
+        past = None
+        if state.round > 0 and tip.height < RECENT_BLOCKS:
+            past = await self._past(state.round - 1, state.header.prev_root)
+        ticket = self._checks.draw([past.tip, tip] if past else [tip], accused)
         if ticket is None:
             return
-        verdict = await self._checks.check(chain, ticket)
+        if past is not None and past.holds(ticket):
+            state = past.state
+            verdict = await self._checks.check_past(past, ticket)
+        else:
+            verdict = await self._checks.check(chain, ticket)
         if verdict is AuditVerdict.HOLDS:
-            proof = FalseTicket(chain.state.round, chain.state.root, ticket.data)
+            proof = FalseTicket(state.round, state.root, ticket.data)
             await evidence.accuse(ticket.peer, proof)
         elif verdict is AuditVerdict.FALSE:
             self._auditor.note_verdict(Verdict(ticket.peer, passed=True))
@@ -307,7 +315,9 @@ class SpsaWorker(Worker):
             link = chain.chain.genesis
             for block in blocks:
                 known = chain.chain.place_of(block.digest)
-                link = known or grow(link, block, chain.chain.rules, chain.branches.rules.counts)
+                if known is None or known.parent is not link:
+                    known = grow(link, block, chain.chain.rules, chain.branches.rules.counts)
+                link = known
         except TalkootError as error:
             log.warning("the agreed chain of round %d can't be had: %s", roll.round, error)
             return own.tip

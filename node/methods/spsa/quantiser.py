@@ -28,6 +28,9 @@ CLIP = 1.5
 SCALES_IN_RANGE = 5
 MEMORY_PROBES = 256
 """A block of n values moves the scale by n/(n + this) of the way to what it reports."""
+MOST_GROWTH = 2.0
+"""Of a scale that a block reports: who closes a block of its own tickets alone can't lift what is
+clipped, which is counted in scales, at once."""
 QUARTILE = 0.3186
 """Of |c|, where c is normal with deviation 1."""
 
@@ -172,6 +175,7 @@ def next_scale(scale: float, reports: Iterable[Report]) -> float:
     if not sizes:
         return scale
     found = _quartile([size for size in sizes if size]) or scale / 2
+    found = min(found, MOST_GROWTH * scale)
     return _bounded(scale + len(sizes) / (len(sizes) + MEMORY_PROBES) * (found - scale))
 
 
