@@ -9,8 +9,8 @@ vote of each peer with a ticket in it), then the lower rank. Only peers whose wo
 and vote. All this follows from the blocks alone: peers with one tree agree.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from protocol.blocks import OpenBlock
@@ -207,6 +207,51 @@ def is_better(link: Link, than: Link) -> bool:
     if fork in (link.height, than.height):
         return link.height > than.height
     return order(link.back(fork + 1)) < order(than.back(fork + 1))
+
+
+def best_of(
+    root: bytes,
+    chains: Iterable[Sequence[OpenBlock]],
+    rules: ChainRules,
+    counts: Callable[[PeerId], bool],
+) -> Link:
+    """Return the best place in the tree that these chains make together.
+
+    Args:
+        root: of the state that they grow from.
+        chains: each from its first block on; what is no chain is left out.
+        rules: how they grow.
+        counts: tells whose word counts.
+    """
+    genesis = Link(0, root)
+    places, children = {root: genesis}, dict[bytes, list[Link]]()
+    for link in (each for blocks in chains for each in _places(genesis, blocks, rules, counts)):
+        if link.digest in places or link.parent is None:
+            continue
+        parent = places[link.parent.digest]
+        places[link.digest] = new = replace(link, parent=parent, supporters=set())
+        children.setdefault(parent.digest, []).append(new)
+        add_support(new, counts)
+    best = genesis
+    while after := children.get(best.digest):
+        best = min(after, key=order)
+    return best
+
+
+def _places(
+    link: Link,
+    blocks: Sequence[OpenBlock],
+    rules: ChainRules,
+    counts: Callable[[PeerId], bool],
+) -> list[Link]:
+    found = []
+    try:
+        for block in blocks:
+            link = grow(link, block, rules, counts)
+            found.append(link)
+    except RoundError:
+        return []
+    return found
 
 
 def common(first: Link, second: Link) -> Link:

@@ -3,7 +3,7 @@ from time import process_time
 
 import pytest
 
-from protocol.block_tree import MAX_STRANGERS, Link
+from protocol.block_tree import MAX_STRANGERS, Link, best_of
 from protocol.blocks import OpenBlock
 from protocol.chain import MAX_SIBLINGS, Chain, ChainRules, Fork, Heard, is_better
 from protocol.errors import RoundError
@@ -814,3 +814,30 @@ def test_the_tip_is_idle_until_it_moves() -> None:
     assert scene.chain.idle_seconds(scene.now) == 5
     scene.extend(scene.tip, 1)
     assert scene.chain.idle_seconds(scene.now) == 0
+
+
+# the best of several chains
+
+
+def test_who_share_all_but_the_last_block_outweigh_fewer_with_a_chain_of_their_own() -> None:
+    honest, liars = Scene(counted=range(9)), Scene(counted=range(9))
+    first = honest.extend(honest.tip, 0, 1, 2, 3, 4)
+    second = honest.extend(first, 0, 1, 2, 3, 4)
+    third = honest.extend(second, 0, 1, 2)
+    sibling = honest.extend(second, 3, 4, by=by_rank(3)[1])
+    own = liars.tip
+    for _ in range(3):
+        own = liars.extend(own, 5, 6, 7, 8)
+    chains = [own.blocks(), sibling.blocks(), third.blocks()]
+    assert best_of(ROOT, chains, RULES, honest.counts).digest == third.digest
+    assert best_of(ROOT, chains[:2], RULES, honest.counts).digest == sibling.digest
+    assert best_of(ROOT, chains[:1], RULES, honest.counts).digest == own.digest
+
+
+def test_what_is_no_chain_is_left_out() -> None:
+    scene = Scene()
+    first = scene.extend(scene.tip, 1, 2)
+    second = scene.extend(first, 1, 2)
+    gap = [scene.extend(second, 1, 2).blocks()[-1]]
+    assert best_of(ROOT, [gap, first.blocks()], RULES, scene.counts).digest == first.digest
+    assert best_of(ROOT, [gap], RULES, scene.counts).block is None

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 from msgspec.structs import replace
 
-from node.chain.seal import Past, Seal, chain_rules, chosen_log
+from node.chain.seal import Past, Seal, candidate_logs, chain_rules
 from node.chain.sync import SealedRound
 from node.methods.spsa.moves import Move
 from node.run.setting import RunSetting
@@ -35,7 +35,7 @@ def roll_of(roots: Mapping[int, bytes], **changes: object) -> Roll:
 
 
 def chosen(roots: Mapping[int, bytes], judges: tuple[int, ...] = (1, 2, 3, 4)) -> bytes:
-    return chosen_log(roll_of(roots), {peer(number) for number in judges})[0]
+    return candidate_logs(roll_of(roots), {peer(number) for number in judges})[0][0]
 
 
 def test_the_chain_that_most_judges_committed_to_counts() -> None:
@@ -45,10 +45,10 @@ def test_the_chain_that_most_judges_committed_to_counts() -> None:
 
 def test_who_is_no_judge_has_no_vote_but_may_have_the_chain() -> None:
     roots = {1: ONE, 2: ONE, 5: OTHER, 6: OTHER, 7: OTHER}
-    root, holders = chosen_log(roll_of(roots), {peer(1), peer(2)})
+    ((root, holders),) = candidate_logs(roll_of(roots), {peer(1), peer(2)})
     assert root == ONE
     assert set(holders) == {peer(1), peer(2)}
-    assert set(chosen_log(roll_of({1: ONE, 5: ONE}), {peer(1)})[1]) == {peer(1), peer(5)}
+    assert set(candidate_logs(roll_of({1: ONE, 5: ONE}), {peer(1)})[0][1]) == {peer(1), peer(5)}
 
 
 def test_where_no_judge_committed_all_members_have_a_vote() -> None:
@@ -59,6 +59,14 @@ def test_of_equals_that_of_the_lowest_rank_counts() -> None:
     first = min((1, 2), key=lambda number: convener_rank(ROOT, 3, peer(number)))
     assert chosen({1: ONE, 2: OTHER}) == {1: ONE, 2: OTHER}[first]
     assert chosen({1: OTHER, 2: ONE}) == {1: OTHER, 2: ONE}[first]
+
+
+def test_without_a_majority_all_that_a_quarter_committed_to_may_count() -> None:
+    third, few = b"3" * 32, b"4" * 32
+    groups = [ONE] * 5 + [OTHER] * 4 + [third] * 6 + [few]
+    roots = dict(enumerate(groups, start=1))
+    found = candidate_logs(roll_of(roots), {peer(number) for number in roots})
+    assert [root for root, _ in found] == [third, ONE, OTHER]
 
 
 # --- rounds that are over

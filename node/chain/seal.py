@@ -20,23 +20,36 @@ from protocol.tickets import NULL, Ticket
 from trust.admission import bans_of
 from trust.reputation import Probed, advance_by_tickets
 
+QUARTERS = 4
+"""A chain that fewer than one in so many committed to is nobody's but its own."""
 
-def chosen_log(roll: Roll, judges: Set[PeerId]) -> tuple[bytes, list[PeerId]]:
-    """Return the root of the blocks that a roll call agrees on, and who committed to them.
 
-    It is what most of the judges committed to; of equals that of the judge with the lowest rank,
-    which nobody could foresee.
+def candidate_logs(roll: Roll, judges: Set[PeerId]) -> list[tuple[bytes, list[PeerId]]]:
+    """Return the roots of the blocks that may be agreed on, each with who committed to it.
+
+    It is what more than half of the judges committed to. Where there is none such, it is all that a
+    quarter of them did, of which the best branch counts (protocol.block_tree.best_of): honest peers
+    that differ in their last block share the rest, and outweigh fewer who share a chain of their
+    own. Where there is none such either, it is that of the judge with the lowest rank among the
+    largest groups, which nobody could foresee.
     """
     votes = {member.signer: member.message.update_root for member in roll.members}
     counted = {peer: root for peer, root in votes.items() if peer in judges} or votes
     counts = Counter(counted.values())
-    most = max(counts.values())
-    first = min(
-        (peer for peer, root in counted.items() if counts[root] == most),
-        key=lambda peer: convener_rank(roll.prev_root, roll.round, peer),
-    )
-    root = counted[first]
-    return root, [peer for peer, each in votes.items() if each == root]
+
+    def rank(root: bytes) -> tuple[int, bytes]:
+        ranks = (
+            convener_rank(roll.prev_root, roll.round, peer)
+            for peer, each in counted.items()
+            if each == root
+        )
+        return -counts[root], min(ranks)
+
+    ordered = sorted(counts, key=rank)
+    chosen = [root for root in ordered if QUARTERS * counts[root] >= len(counted)]
+    if not chosen or 2 * counts[ordered[0]] > len(counted):
+        chosen = ordered[:1]
+    return [(root, [peer for peer, each in votes.items() if each == root]) for root in chosen]
 
 
 @dataclass(frozen=True, slots=True)

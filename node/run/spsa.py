@@ -29,7 +29,7 @@ from node.chain.checks import RECENT_BLOCKS, TicketChecks
 from node.chain.master import Master
 from node.chain.replay import Replay
 from node.chain.round import ChainRound, Others, RoundTools
-from node.chain.seal import Past, Seal, branches_of, chosen_log
+from node.chain.seal import Past, Seal, branches_of, candidate_logs
 from node.chain.sync import BlockServer, SealedRound
 from node.methods.spsa.settings import SpsaSettings
 from node.run.setting import RunSetting
@@ -39,8 +39,9 @@ from node.store.state import State
 from node.training.trainer import Prober, Vectors
 from node.training.training import OtherModelError
 from node.transfer.tree_server import HeldTree, TreeShelf
-from protocol.blocks import MAX_HEIGHT, log_chunks, read_log
-from protocol.chain import Fork, Link, grow
+from protocol.block_tree import best_of
+from protocol.blocks import MAX_HEIGHT, OpenBlock, log_chunks, read_log
+from protocol.chain import Fork, Link
 from protocol.errors import TalkootError
 from protocol.events import Committed, Exchanged, Result, Trained
 from protocol.evidence import Equivocation, FalseTicket, ForkedTickets, Proof
@@ -301,27 +302,27 @@ class SpsaWorker(Worker):
     async def _agreed_tip(
         self, chain: ChainRound, own: _Contribution, roll: Roll, judges: frozenset[PeerId]
     ) -> Link:
-        """Return the end of the chain that counts; ours where the other can't be had."""
-        root, holders = chosen_log(roll, judges)
-        if root == own.tree.root:
-            return own.tip
-        log.info("another chain than ours was agreed on in round %d", roll.round)
-        try:
-            leaves, found = await self._inspector.fetch(root, holders, MAX_HEIGHT)
-            chunks = [found[index] for index in range(len(leaves))]
-            blocks = await asyncio.to_thread(
-                read_log, chunks, self._set.run, roll.round, roll.prev_root
-            )
-            link = chain.chain.genesis
-            for block in blocks:
-                known = chain.chain.place_of(block.digest)
-                if known is None or known.parent is not link:
-                    known = grow(link, block, chain.chain.rules, chain.branches.rules.counts)
-                link = known
-        except TalkootError as error:
-            log.warning("the agreed chain of round %d can't be had: %s", roll.round, error)
-            return own.tip
-        return link
+        """Return the end of the chain that counts; ours where no other can be had."""
+        chains = []
+        for root, holders in candidate_logs(roll, judges):
+            if root == own.tree.root:
+                chains.append(own.tip.blocks())
+                continue
+            log.info("another chain than ours may be agreed on in round %d", roll.round)
+            try:
+                chains.append(await self._fetch_log(roll, root, holders))
+            except TalkootError as error:
+                log.warning("a chain of round %d can't be had: %s", roll.round, error)
+        rules, counts = chain.chain.rules, chain.branches.rules.counts
+        tip = await asyncio.to_thread(best_of, roll.prev_root, chains, rules, counts)
+        return own.tip if tip.block is None else tip
+
+    async def _fetch_log(
+        self, roll: Roll, root: bytes, holders: Sequence[PeerId]
+    ) -> list[OpenBlock]:
+        leaves, found = await self._inspector.fetch(root, holders, MAX_HEIGHT)
+        chunks = [found[index] for index in range(len(leaves))]
+        return await asyncio.to_thread(read_log, chunks, self._set.run, roll.round, roll.prev_root)
 
     async def _rounds_before(self, state: State) -> list[Past]:
         """Return the last rounds before a state, as far as they are kept here."""
