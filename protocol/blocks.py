@@ -15,7 +15,6 @@ from msgspec import Meta
 from protocol.codec import Message
 from protocol.errors import RoundError
 from protocol.identity import PeerId
-from protocol.merkle import root_of
 from protocol.rollcall import RoundField
 from protocol.signing import Bytes32, Signed, unseal
 from protocol.tickets import MAX_TICKET_BYTES, Ticket, open_ticket, slot_of
@@ -91,11 +90,6 @@ def _check_order(slots: Sequence[tuple[bytes, int]]) -> None:
 def log_chunks(blocks: Iterable[OpenBlock]) -> list[bytes]:
     """Return a round's blocks as the chunks of a tree (protocol.trees): their sealed envelopes."""
     return [block.envelope for block in blocks]
-
-
-def log_root(blocks: Iterable[OpenBlock]) -> bytes:
-    """Return the Merkle root over a round's blocks: what its members commit to."""
-    return root_of(log_chunks(blocks))[0]
 
 
 def read_log(chunks: Sequence[bytes], run: bytes, round_: int, root: bytes) -> list[OpenBlock]:

@@ -143,10 +143,6 @@ class Chain:
         """Return a peer's tickets that wait for a block."""
         return self._pool.of(peer)
 
-    def place_of(self, digest: bytes) -> Link | None:
-        """Return the place of a block, if it is in the tree."""
-        return self._links.get(digest)
-
     def place(self, height: int, mark: bytes) -> Link | None:
         """Return the place that tickets name so, if it is in the tree."""
         links = self._links.values()

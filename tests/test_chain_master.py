@@ -12,6 +12,7 @@ from node.training.trainer import TrainerError
 from node.training.trainer_messages import MAX_FRAME_BYTES, Apply, Command
 from protocol.block_tree import Link
 from protocol.codec import encode
+from protocol.tickets import VIEW_BYTES
 from tests.messages import RUN, peer
 from tests.spsa_swarm import EngineProber
 from tests.ticket_round import TicketRound, copy_of
@@ -26,10 +27,11 @@ async def forked(scene: TicketRound) -> tuple[Link, Link]:
     other = scene.block(tickets[2:], by=1, after=fork)
     for each in (one, other):
         scene.chain.hear_block(each, 1e9, asked=True)
-    ends = scene.chain.place_of(one.digest), scene.chain.place_of(other.digest)
-    assert ends[0] is not None
-    assert ends[1] is not None
-    return ends[0], ends[1]
+    height = fork.height + 1
+    first, second = (scene.chain.place(height, each.digest[:VIEW_BYTES]) for each in (one, other))
+    assert first is not None
+    assert second is not None
+    return first, second
 
 
 def test_the_way_to_a_place_does_not_matter() -> None:
