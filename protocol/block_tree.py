@@ -201,14 +201,6 @@ def order(link: Link) -> tuple[int, int, bytes, bytes]:
     return -len(link.supporters), -link.votes, link.rank, link.digest
 
 
-def is_better(link: Link, than: Link) -> bool:
-    """Return whether one place in the tree is a better tip than another."""
-    fork = common(link, than).height
-    if fork in (link.height, than.height):
-        return link.height > than.height
-    return order(link.back(fork + 1)) < order(than.back(fork + 1))
-
-
 def best_of(
     root: bytes,
     chains: Iterable[Sequence[OpenBlock]],

@@ -5,7 +5,8 @@
     the best branch of the tree is the chain; its end is the tip, on which peers measure
 
 Who closes a height is the first by rank of those whose word counts; a silent one is followed by the
-next, whose block waits at each peer for its turn, unless another convener built on it. A convener
+next, whose block waits at each peer for its turn, or until another convener has built on it and
+some time has passed. A convener
 can omit a ticket, which then goes into the next block, but not forge one. Which branch is the best
 follows from the tree (protocol.block_tree), and all that a chain holds from its last block, so
 peers with one tip agree on everything. They may disagree on the tip for a while; the roll call at
@@ -28,7 +29,6 @@ from protocol.block_tree import (
     check_base,
     common,
     grow,
-    is_better,
     order,
 )
 from protocol.blocks import MAX_HEIGHT, MAX_TICKETS, TICKETS_PER_PEER, Block, OpenBlock
@@ -38,7 +38,7 @@ from protocol.rollcall import convener_rank
 from protocol.tickets import Ticket
 from protocol.waiting import Fork, Proofs, TicketPool, WaitingBlocks
 
-__all__ = ["Chain", "ChainRules", "CloseBlock", "Fork", "Heard", "Link", "grow", "is_better"]
+__all__ = ["Chain", "ChainRules", "CloseBlock", "Fork", "Heard", "Link", "grow"]
 
 MAX_SIBLINGS = 4
 """Blocks of one convener after one block: more than two are noise."""
@@ -134,10 +134,6 @@ class Chain:
     def has(self, digest: bytes) -> bool:
         """Return whether a block is in the tree, or waits to be."""
         return digest in self._links or digest in self._orphans or digest in self._early
-
-    def ticket(self, key: tuple[PeerId, int]) -> Ticket | None:
-        """Return a ticket that waits for a block."""
-        return self._pool.get(key)
 
     def pending(self, peer: PeerId) -> list[Ticket]:
         """Return a peer's tickets that wait for a block."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from protocol.block_tree import ChainRules, Link
+from protocol.block_tree import ChainRules, Link, common, order
 from protocol.blocks import Block, OpenBlock
 from protocol.chain import Chain, CloseBlock, Heard
 from protocol.identity import PeerId
@@ -39,6 +39,14 @@ def block(
     message = Block(round_, ROOT, height, after.digest, life, data)
     signed = seal(identity(number), RUN, message)
     return OpenBlock(signed.signer, message, ordered, signed.envelope)
+
+
+def is_better(link: Link, than: Link) -> bool:
+    """Return whether one place in the tree is a better tip than another."""
+    fork = common(link, than).height
+    if fork in (link.height, than.height):
+        return link.height > than.height
+    return order(link.back(fork + 1)) < order(than.back(fork + 1))
 
 
 def by_rank(height: int, numbers: Iterable[int] = EVERYBODY) -> list[int]:

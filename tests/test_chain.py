@@ -5,7 +5,7 @@ import pytest
 
 from protocol.block_tree import MAX_STRANGERS, Link, best_of
 from protocol.blocks import OpenBlock
-from protocol.chain import MAX_SIBLINGS, Chain, ChainRules, Fork, Heard, is_better
+from protocol.chain import MAX_SIBLINGS, Chain, ChainRules, Fork, Heard
 from protocol.errors import RoundError
 from protocol.tickets import NULL, Ticket, first_seq
 from protocol.waiting import (
@@ -15,7 +15,7 @@ from protocol.waiting import (
     MAX_WAITING,
     MAX_WAITING_PER_CONVENER,
 )
-from tests.chain_scene import EVERYBODY, ROUND, RULES, Scene, block, by_rank, ticket
+from tests.chain_scene import EVERYBODY, ROUND, RULES, Scene, block, by_rank, is_better, ticket
 from tests.messages import ROOT, peer
 
 FIRST, SECOND, *_ = by_rank(1)
@@ -146,8 +146,8 @@ def test_a_ticket_in_a_block_waits_no_longer() -> None:
     scene = Scene()
     taken, waiting = scene.hear(1, 2)
     scene.take(block(FIRST, scene.tip, [taken]))
-    assert scene.chain.ticket(taken.key) is None
-    assert scene.chain.ticket(waiting.key) is waiting
+    assert taken not in scene.chain.pending(taken.peer)
+    assert waiting in scene.chain.pending(waiting.peer)
     assert not scene.chain.hear_ticket(taken)
 
 
@@ -642,7 +642,7 @@ def test_proofs_against_made_up_peers_are_bounded_and_those_against_others_kept(
 def test_a_peer_has_only_so_many_tickets_waiting_and_its_latest_stay() -> None:
     scene = Scene()
     tickets = scene.hear(*[1] * (MAX_POOL_PER_PEER + 5))
-    waiting = [each for each in tickets if scene.chain.ticket(each.key)]
+    waiting = [each for each in tickets if each in scene.chain.pending(each.peer)]
     assert waiting == tickets[-MAX_POOL_PER_PEER:]
     assert not scene.chain.hear_ticket(tickets[0])
 

@@ -202,3 +202,27 @@ def test_a_request_with_part_of_a_mark_is_refused() -> None:
     assert cut != good
     with pytest.raises(CodecError):
         decode(cut, BlocksRequest)
+
+
+def test_who_asks_and_is_silent_has_a_few_places_only() -> None:
+    async def story(scene: Scene) -> None:
+        scene.fill()
+        scene.server.keep(scene.state.root, scene.sealed)
+        async with AsyncExitStack() as stack:
+            for _ in range(sync.SLOTS + 4):
+                stream = await scene.asking.open(peer(1), blocks_protocol(RUN), BLOCK_FRAME_BYTES)
+                stack.push_async_callback(stream.close)
+            other = await stack.enter_async_context(MemorySwarm(scene.network, identity(3)))
+            address = f"/memory/{peer(1)}/p2p/{peer(1)}"
+            await other.connect([address])
+            mark = [scene.state.root[:VIEW_BYTES]]
+            async with asyncio.timeout(ASK_SECONDS / 2):
+                reply = await ask_for_blocks(other, RUN, peer(1), scene.state.root, mark)
+            assert reply.roll == ROLL
+            with pytest.raises(NetworkError):
+                await scene.ask()
+        await asyncio.sleep(ASK_SECONDS + 1)
+        assert (await scene.ask()).roll == ROLL
+        assert not scene.server._asking
+
+    play(story)

@@ -3,7 +3,7 @@
 A ticket says where it was measured, so anybody who holds the chain can measure there too, and gets
 the same bytes (algorithms: protocol.noise, node.methods.spsa); their exponent follows from the
 chain. Who lies in one ticket of ten is found out after some ten checks of its tickets, and
-everything that it said since is taken back.
+everything that it said is taken back, as far as it is kept.
 """
 
 import logging

@@ -108,7 +108,7 @@ class Replay:
             reply = await ask_for_blocks(self.setting.swarm, run, peer, state.root, marks)
             if reply.roll is None or not reply.blocks:
                 raise NetworkError("it doesn't have them any more")
-            blocks += [self._open(envelope) for envelope in reply.blocks]
+            blocks += await asyncio.to_thread(self._opened, reply.blocks)
             if len(blocks) > chain_rules(self.setting).blocks:
                 raise NetworkError("it gives more blocks than a round has")
             roll, more = reply.roll, reply.more
@@ -117,9 +117,9 @@ class Replay:
             raise NetworkError("its roll call is another round's")
         return SealedRound(tuple(blocks), roll), found
 
-    def _open(self, envelope: bytes) -> OpenBlock:
-        signed = unseal(envelope, self.setting.run, Block, MAX_BLOCK_BYTES)
-        return open_block(signed, self.setting.run)
+    def _opened(self, envelopes: Sequence[bytes]) -> list[OpenBlock]:
+        run = self.setting.run
+        return [open_block(unseal(each, run, Block, MAX_BLOCK_BYTES), run) for each in envelopes]
 
     async def _after(self, state: State, sealed: SealedRound, roll: Roll) -> State:
         try:

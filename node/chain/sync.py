@@ -26,8 +26,8 @@ from protocol.tickets import VIEW_BYTES
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 10.0
-SLOTS = 16
-"""Replies at once."""
+SLOTS, SLOTS_A_PEER = 16, 2
+"""Replies at once, to all and to one peer: who asks and is silent keeps nobody else from asking."""
 KEPT_BYTES = 32 << 20
 """Of the blocks of rounds that are over."""
 
@@ -63,6 +63,7 @@ class BlockServer:
         self._refused = refused
         self._sealed: OrderedDict[bytes, SealedRound] = OrderedDict()
         self._slots = asyncio.Semaphore(SLOTS)
+        self._asking: Counter[PeerId] = Counter()
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -88,6 +89,16 @@ class BlockServer:
         return self._sealed.get(root)
 
     async def _handle(self, stream: Stream) -> None:
+        if self._asking[stream.peer] >= SLOTS_A_PEER:
+            return
+        self._asking[stream.peer] += 1
+        try:
+            await self._answer(stream)
+        finally:
+            self._asking[stream.peer] -= 1
+            self._asking += Counter()  # forgets the peers that are at zero
+
+    async def _answer(self, stream: Stream) -> None:
         try:
             async with self._slots, asyncio.timeout(ASK_SECONDS):
                 request = decode(await stream.receive(), BlocksRequest, BLOCK_FRAME_BYTES)

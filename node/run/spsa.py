@@ -1,10 +1,9 @@
 """Method `spsa` at this peer: a round is a chain of blocks, and its exchange agrees on the chain.
 
-TRAINING    the chain grows (node.chain.round)
-COMMITTED   what each peer's chain is, by the Merkle root over its blocks
-EXCHANGING  the chain that most committed to counts; who has another one fetches it, and its
-weights go there by exactly what differs
-AGREEING    the seal: the state that it leads to, voted on as with any method
+TRAINING: the chain grows (node.chain.round). COMMITTED: what each peer's chain is, by the Merkle
+root over its blocks. EXCHANGING: which chain counts (node.chain.seal); who has another one fetches
+it, and its weights go there by exactly what differs. AGREEING: the seal, the state that it leads
+to, is voted on as with any method.
 """
 
 import asyncio
@@ -56,7 +55,6 @@ from trust.audit import AuditVerdict
 
 log = logging.getLogger(__name__)
 
-FETCH_SECONDS = 60.0
 RETRY_SECONDS = 2.0
 SERVED_CHAINS = 4
 
