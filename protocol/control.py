@@ -6,13 +6,11 @@ descriptions, reasons): `printable` makes it safe to show.
 """
 
 import unicodedata
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from protocol.errors import TalkootError
 from protocol.manifest import MethodSpec, RoundSpec, Settings, Text, TrustSpec
 from protocol.signing import PeerIdField
 
@@ -34,36 +32,23 @@ RunState = Literal[
 NetworkState = Literal["starting", "online", "alone", "offline"]
 AddressKind = Literal["direct", "relayed", "local", "unknown"]
 PeerStanding = Literal["established", "probation", "suspended", "banned", "new"]
+Mode = Literal["always", "auto", "never", "finish"]
+"""always: whatever the limits say but heat and a full disk; auto: within the limits; never: paused;
+finish: as before until the round in progress is over, then never."""
 
+PauseCause = Literal[
+    "asked",
+    "finished",
+    "battery",
+    "in_use",
+    "schedule",
+    "temperature",
+    "disk",
+    "volume",
+    "metered",
+]
 
-class NoSuchRunError(TalkootError):
-    """No run of this node goes by that id or name."""
-
-    code = "no_such_run"
-
-
-class AmbiguousRunError(TalkootError):
-    """More than one run goes by that id prefix or name."""
-
-    code = "ambiguous_run"
-
-
-class NoSuchPeerError(TalkootError):
-    """No peer of the run goes by that id or name."""
-
-    code = "no_such_peer"
-
-
-class AmbiguousPeerError(TalkootError):
-    """More than one peer goes by that part of an id or name."""
-
-    code = "ambiguous_peer"
-
-
-class NoSuchEvidenceError(TalkootError):
-    """No evidence here begins with that root, or more than one does."""
-
-    code = "no_such_evidence"
+LONGEST_FOR_S = 31 * 86_400.0
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -201,6 +186,10 @@ class Peer(Reply, frozen=True, kw_only=True):
     """What the peer says that it does."""
     samples_per_second: float = 0.0
     address: AddressKind = "unknown"
+    device: str = ""
+    """What it says it trains on."""
+    latency_seconds: float | None = None
+    """Until it answers, as last measured here."""
     share: float | None = None
     """Its part of the last aggregate, 0 to 1."""
     dropped: bool = False
@@ -249,6 +238,56 @@ class Exported(Reply, frozen=True, kw_only=True):
     size_bytes: int
 
 
+class Traffic(Reply, frozen=True, kw_only=True):
+    """What this node sent and received over streams and broadcasts; bytes."""
+
+    up: int = 0
+    """Since the start."""
+    down: int = 0
+    up_per_second: float = 0.0
+    down_per_second: float = 0.0
+    month: int = 0
+    """Both directions in this calendar month, over all starts."""
+    month_limit: int | None = None
+
+
+class MemoryUse(Reply, frozen=True, kw_only=True):
+    """What training takes of the device's memory, in bytes."""
+
+    device: str
+    """Such as "cuda:0" or "cpu"."""
+    used: int
+    limit: int | None = None
+
+
+class ContributionRequest(Request, frozen=True, kw_only=True):
+    """Contribute or don't: until told otherwise, or for some time, then as configured."""
+
+    mode: Mode
+    for_s: Annotated[float, Meta(gt=0, le=LONGEST_FOR_S)] | None = None
+
+
+class Contribution(Reply, frozen=True, kw_only=True):
+    """Whether this node contributes, why not, and until when."""
+
+    mode: Mode
+    mode_until: float | None = None
+    """When the mode falls back to the configured one; None = not by itself."""
+    state: Literal["contributing", "finishing", "paused"]
+    cause: PauseCause | None = None
+    """Of a pause."""
+    reason: str = ""
+    """The cause in words, such as "on battery"."""
+    ends: str = ""
+    """What ends the pause, such as "resumes on mains power"."""
+    until: float | None = None
+    """When the pause ends, where that is known."""
+    seeding: bool = True
+    """Whether states and data are still served to others and rounds followed."""
+    unknown: tuple[str, ...] = ()
+    """What this machine can't tell though a limit asks for it, in plain sentences."""
+
+
 class Status(Reply, frozen=True, kw_only=True):
     """The node as a whole."""
 
@@ -266,82 +305,9 @@ class Status(Reply, frozen=True, kw_only=True):
     runs: tuple[RunStatus, ...] = ()
     refused: dict[str, int] = {}
     """Messages refused since the start, by error code."""
-
-
-def find_run(runs: Sequence[RunStatus], reference: str) -> RunStatus:
-    """Return the run that a person means by its id, the start of its id, or its name.
-
-    Raises:
-        NoSuchRunError: none.
-        AmbiguousRunError: several; a full id never is.
-    """
-    for status in runs:
-        if status.run == reference:
-            return status
-    found = [
-        status
-        for status in runs
-        if reference and (status.name == reference or status.run.startswith(reference.lower()))
-    ]
-    if not found:
-        raise NoSuchRunError(
-            f"no run here is called {printable(reference, 64)!r}",
-            hint="Show them with: talkoot runs",
-        )
-    if len(found) > 1:
-        raise AmbiguousRunError(
-            f"{printable(reference, 64)!r} can mean {len(found)} runs",
-            hint="Give more of the run's id; show them with: talkoot runs",
-        )
-    return found[0]
-
-
-def only_run(runs: Sequence[RunStatus], reference: str | None) -> RunStatus:
-    """Return the run that a person means (see `find_run`), or the only one if none is named.
-
-    Raises:
-        NoSuchRunError: none.
-        AmbiguousRunError: several, or none is named and there are several.
-    """
-    if reference is not None:
-        return find_run(runs, reference)
-    if not runs:
-        raise NoSuchRunError("there is no run here", hint="Join one with: talkoot join LINK")
-    if len(runs) > 1:
-        raise AmbiguousRunError(
-            f"there are {len(runs)} runs here: name the one you mean",
-            hint="Show them with: talkoot runs",
-        )
-    return runs[0]
-
-
-def find_peer(names: Mapping[str, str], reference: str) -> str:
-    """Return the PeerID that a person means: it, its start or end, or the peer's name.
-
-    Args:
-        names: every peer of the run by PeerID; "" where the name isn't known.
-        reference: an ellipsis before it, as listings print it, doesn't count.
-
-    Raises:
-        NoSuchPeerError: none.
-        AmbiguousPeerError: several; a full PeerID never is. Names are the peers' own choice.
-    """
-    if reference in names:
-        return reference
-    part = reference.strip().removeprefix("…")
-    found = [
-        peer
-        for peer, name in names.items()
-        if part and (name == reference or peer.startswith(part) or peer.endswith(part))
-    ]
-    shown = repr(printable(reference, 64))
-    hint = "Show them with: talkoot peers"
-    if not found:
-        raise NoSuchPeerError(f"no peer of this run is called {shown}", hint=hint)
-    if len(found) > 1:
-        hint = f"Give more of the PeerID. {hint}"
-        raise AmbiguousPeerError(f"{shown} can mean {len(found)} peers", hint=hint)
-    return found[0]
+    contribution: Contribution | None = None
+    traffic: Traffic | None = None
+    memory: MemoryUse | None = None
 
 
 def printable(text: str, limit: int = 200) -> str:

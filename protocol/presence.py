@@ -50,6 +50,8 @@ class Presence(Message, frozen=True):
     """The phase's name, "paused", "finished", or "leaving" as the last word of a peer that goes."""
     nonce: Annotated[int, Meta(ge=0, le=MAX_NONCE)] = 0
     """Its proof of work, where the run asks for one."""
+    device: Annotated[str, Meta(max_length=40)] = ""
+    """What it trains on, in its own words."""
 
     @property
     def head(self) -> Head:

@@ -9,14 +9,7 @@ import pytest
 from node.api.accounts import RunAccounts, Standings
 from node.api.evidence_words import facts_of, lie_of
 from node.store.ledger import Credit, EvidenceNote, RoundNote, RunLedger
-from protocol.control import (
-    AmbiguousPeerError,
-    NoSuchEvidenceError,
-    NoSuchPeerError,
-    Peer,
-    PeerStanding,
-    find_peer,
-)
+from protocol.control import Peer, PeerStanding
 from protocol.evidence import (
     Equivocation,
     Evidence,
@@ -30,6 +23,7 @@ from protocol.evidence import (
 from protocol.identity import PeerId
 from protocol.ledger import NO_LEDGER, Ledger, Standing
 from protocol.manifest import TrustSpec
+from protocol.references import AmbiguousPeerError, NoSuchEvidenceError, NoSuchPeerError, find_peer
 from protocol.signing import seal
 from protocol.transfers import Receipt
 from tests.fake_node import HOSTILE

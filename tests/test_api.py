@@ -26,8 +26,8 @@ from node.api.server import (
     serve_api,
 )
 from node.home.paths import Paths
-from protocol.control import AmbiguousPeerError, NoSuchEvidenceError, NoSuchPeerError
 from protocol.errors import TalkootError
+from protocol.references import AmbiguousPeerError, NoSuchEvidenceError, NoSuchPeerError
 from tests.fake_node import DETAIL, OTHER_RUN, RUN, FakeControls
 
 WRONG = "wrong"

@@ -14,7 +14,7 @@ from node.api.server import serve_api
 from node.cli import main
 from node.home.paths import HOME_VARIABLE, Paths
 from protocol.accounts import EvidenceItem, Fact, RoundCredit, StandingPart
-from protocol.control import NoSuchEvidenceError, NoSuchPeerError
+from protocol.references import NoSuchEvidenceError, NoSuchPeerError
 from tests.fake_node import DETAIL, EVIDENCE, HISTORY, HOSTILE, OTHER_RUN, RUN, WHY, FakeControls
 
 Shown = pytest.CaptureFixture[str]

@@ -20,16 +20,10 @@ from node.api.client import (
 )
 from node.api.server import serve_api
 from node.home.paths import Paths
-from protocol.control import (
-    AmbiguousRunError,
-    HostSpec,
-    NoSuchRunError,
-    TaskSource,
-    find_run,
-    printable,
-)
+from protocol.control import HostSpec, TaskSource, printable
 from protocol.errors import LinkError
 from protocol.manifest import MethodSpec, RoundSpec
+from protocol.references import AmbiguousRunError, NoSuchRunError, find_run
 from tests.fake_node import (
     DETAIL,
     EVIDENCE,

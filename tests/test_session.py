@@ -19,10 +19,11 @@ from node.store.keeper import StateKeeper
 from node.store.ledger import EvidenceNote, RunLedger
 from node.store.storage import WriteError
 from node.training.trainer import TrainerError, TrainResult
-from protocol.control import NoSuchPeerError, Peer, PeerShare
+from protocol.control import Peer, PeerShare
 from protocol.identity import PeerId
 from protocol.ledger import Ledger, Standing
 from protocol.manifest import Rule
+from protocol.references import NoSuchPeerError
 from tests.node_scene import (
     FakeTraining,
     Scene,

@@ -17,10 +17,11 @@ from protocol.accounts import (
     RoundCredit,
     StandingPart,
 )
-from protocol.control import NoSuchEvidenceError, Peer, PeerStanding, find_peer, printable
+from protocol.control import Peer, PeerStanding, printable
 from protocol.identity import PeerId
 from protocol.ledger import Ledger, Standing
 from protocol.manifest import Manifest
+from protocol.references import NoSuchEvidenceError, find_peer
 from trust.explanation import describe, standing_word
 
 

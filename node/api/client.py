@@ -27,10 +27,9 @@ from protocol.control import (
     Preview,
     RunStatus,
     Status,
-    find_run,
-    only_run,
 )
 from protocol.errors import TalkootError
+from protocol.references import find_run, only_run
 
 ANSWER_SECONDS = 10.0
 SEARCH_SECONDS = 120.0

@@ -32,25 +32,27 @@ from node.home.version import VERSION
 from protocol.accounts import MOST_ROUNDS, EvidenceDetail, EvidenceItem, History, PeerDetail
 from protocol.control import (
     API_PREFIX,
-    AmbiguousPeerError,
-    AmbiguousRunError,
     Exported,
     ExportRequest,
     Failure,
     Health,
     HostSpec,
     LinkRequest,
-    NoSuchEvidenceError,
-    NoSuchPeerError,
-    NoSuchRunError,
     Peer,
     Preview,
     Request,
     RunStatus,
     Status,
-    find_run,
 )
 from protocol.errors import TalkootError
+from protocol.references import (
+    AmbiguousPeerError,
+    AmbiguousRunError,
+    NoSuchEvidenceError,
+    NoSuchPeerError,
+    NoSuchRunError,
+    find_run,
+)
 from protocol.rollcall import MAX_ROUND
 
 MAX_BODY_BYTES = 64 << 10

@@ -34,7 +34,7 @@ from protocol.accounts import (
     PeerDetail,
     RoundCredit,
 )
-from protocol.control import NoSuchRunError, find_run
+from protocol.references import NoSuchRunError, find_run
 
 _SHOWN_ROUNDS = 20
 _ROOT_CHARACTERS = 12
