@@ -53,6 +53,7 @@ async def run(
     identity: Identity,
     stop: asyncio.Event,
     workers: WorkerOf = worker_of,
+    swarm_kind: type[HivemindSwarm] = HivemindSwarm,
 ) -> None:
     """Run the node until `stop` is set; a network that dies is started again.
 
@@ -62,12 +63,13 @@ async def run(
         identity: this peer.
         stop: ends the node, in order.
         workers: what takes part in runs: a liar, in a demonstration.
+        swarm_kind: the network: one that loses messages, in a test.
 
     Raises:
         TalkootError: the network or the API can't be started.
     """
     while not stop.is_set():
-        async with HivemindSwarm(
+        async with swarm_kind(
             identity,
             paths.identity,
             listen=lasting_addresses(config.node.listen, paths.ports),
