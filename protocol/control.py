@@ -156,6 +156,8 @@ class RunStatus(Reply, frozen=True, kw_only=True):
     """Trained here, since this node joined."""
     samples_accepted: int = 0
     """Of those, the samples whose update went into an agreed state."""
+    samples_rejected: int = 0
+    """Of those, the samples whose update was in the roll call and did not."""
     samples_per_second: float = 0.0
     peers: int = 0
     """Live peers, this one among them."""

@@ -11,7 +11,10 @@ from msgspec import Meta
 
 from protocol.control import Contribution, Peer, Reply, Request, Status
 
-Metric = Literal["loss", "contribution", "throughput"]
+Metric = Literal["loss", "contribution", "throughput", "trained", "rejected", "up", "down"]
+"""contribution: samples accepted; trained: samples trained, of which some are rejected, or neither
+yet; throughput: samples trained per second, the mean over the time the node ran; up, down: bytes
+that the run's peers were sent and sent."""
 ActivityKind = Literal["round", "contribution", "run", "peer", "trouble"]
 JsonValue = bool | int | float | str | list[str] | None
 
@@ -90,11 +93,13 @@ class Point(Reply, frozen=True, kw_only=True, array_like=True):
 
 
 class Series(Reply, frozen=True, kw_only=True):
-    """A figure over time, oldest first."""
+    """A figure over time, oldest first; times of which nothing is known are left out."""
 
     metric: Metric
     unit: str
     points: tuple[Point, ...]
+    bucket_seconds: float = 60.0
+    """What one point stands for: the sum over it, or the mean of loss and throughput."""
 
 
 class DiagnosticsRequest(Request, frozen=True, kw_only=True):
