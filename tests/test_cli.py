@@ -143,7 +143,7 @@ def test_an_unexpected_error_shows_no_traceback_unless_asked(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("node.cli.settings.as_tables", broken)
+    monkeypatch.setattr("node.cli.settings.as_values", broken)
     assert main(["config", "show"]) == 1
     shown = capsys.readouterr().err
     assert "ZeroDivisionError: oops" in shown

@@ -6,15 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.home.config import (
-    DEFAULT_API,
-    Config,
-    as_tables,
-    get_value,
-    load_config,
-    parse_size,
-    set_value,
-)
+from node.home.config import DEFAULT_API, Config, load_config
+from node.home.config_edit import as_tables, get_value, set_value
+from node.home.config_values import parse_size
 from node.home.strict_toml import MAX_TOML_BYTES, ConfigError, line_of, parse_toml, read_toml
 from protocol.control import HostSpec
 

@@ -26,7 +26,8 @@ from typing import Protocol, TypeVar
 import msgspec
 from aiohttp import web
 
-from node.home.config import DEFAULT_API, parse_api
+from node.home.config import DEFAULT_API
+from node.home.config_values import parse_api
 from node.home.paths import Paths, announced, new_token
 from node.home.version import VERSION
 from protocol.accounts import MOST_ROUNDS, EvidenceDetail, EvidenceItem, History, PeerDetail

@@ -16,7 +16,8 @@ from node.api.client import NodeNotRunningError, find_node
 from node.cli.context import Commands, Context
 from node.cli.outcome import FAILED, OK
 from node.cli.screen import say, show_json, size, table
-from node.home.config import DEFAULT_API, Config, load_config, parse_api
+from node.home.config import DEFAULT_API, Config, load_config
+from node.home.config_values import parse_api
 from node.home.identity_file import load_identity
 from node.home.paths import Paths
 from node.home.version import VERSION

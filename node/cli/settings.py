@@ -12,14 +12,8 @@ from node.api.client import NodeNotRunningError, find_node
 from node.cli.context import Commands, Context, allow_debug
 from node.cli.outcome import OK, UsageError
 from node.cli.screen import say, show_json
-from node.home.config import (
-    DEFAULT_API,
-    Config,
-    as_tables,
-    get_value,
-    load_config,
-    set_value,
-)
+from node.home.config import DEFAULT_API, Config, load_config
+from node.home.config_edit import as_tables, as_values, get_value, set_value
 from node.home.identity_file import load_identity
 from node.home.names import friendly_name
 from node.home.paths import write_file
@@ -58,16 +52,19 @@ def add(commands: Commands) -> None:
 
 
 def _show(context: Context, options: argparse.Namespace) -> int:
-    tables = as_tables(load_config(context.paths.config_file))
+    config = load_config(context.paths.config_file)
     if options.json:
-        show_json(context.out, tables)
+        show_json(context.out, as_tables(config))
         return OK
     say(context.err, f"# {context.paths.config_file}")
-    for section, values in tables.items():
-        say(context.out, f"[{section}]")
-        for name, value in values.items():
-            unset = "# " if value is None else ""
-            say(context.out, f"{unset}{name} = {_written(f'{section}.{name}', value)}")
+    shown = ""
+    for key, value in as_values(config).items():
+        section, _, name = key.rpartition(".")
+        if section != shown:
+            say(context.out, f"[{section}]")
+            shown = section
+        unset = "# " if value is None else ""
+        say(context.out, f"{unset}{name} = {_written(key, value)}")
     return OK
 
 

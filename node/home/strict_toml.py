@@ -158,6 +158,7 @@ def _run_checks(value: object, kind: object, place: str) -> None:
 
 def _checks(kind: object) -> Iterator[Check]:
     if get_origin(kind) is Annotated:
+        yield from _checks(get_args(kind)[0])
         yield from (extra for extra in get_args(kind)[1:] if isinstance(extra, Check))
     elif get_origin(kind) in {Union, UnionType}:
         for member in get_args(kind):
