@@ -1,4 +1,4 @@
-"""What this node remembers of a run for its people: every round, everybody's credit, and evidence.
+"""What this node remembers of a run for its people: rounds, credit, evidence, figures over time.
 
 One SQLite file in the run's folder. It decides nothing: whom the swarm believes is agreed among all
 peers (protocol.ledger). A round that is done again, after a fork or from an older checkpoint, takes
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from node.store.ledger_file import LedgerFile
+from node.store.series import Amounts, SeriesRow, amounts_since, note_amounts
 from node.store.storage import Disk
 from protocol.accounts import MOST_ROUNDS, CreditReason
 from protocol.evidence import MAX_EVIDENCE_BYTES
@@ -159,6 +160,14 @@ class RunLedger:
             ]
 
         return self._file.read(read)
+
+    def note_amounts(self, now: float, amounts: Amounts) -> None:
+        """Add what came together until `now`, in seconds since 1970 (see node.store.series)."""
+        self._file.write(lambda db: note_amounts(db, now, amounts))
+
+    def amounts_since(self, since: float) -> list[SeriesRow]:
+        """Return the minutes, hours and days that end after `since`, oldest first."""
+        return self._file.read(lambda db: amounts_since(db, since))
 
     def credit_of(self, peer: str) -> CreditTotals:
         """Return a peer's credit over all rounds, those that are kept as sums too."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
+from node.store.series import SCHEMA as SERIES_SCHEMA
 from node.store.storage import (
     DamagedFileError,
     Disk,
@@ -25,7 +26,8 @@ log = logging.getLogger(__name__)
 
 _BUSY_SECONDS = 5.0
 _ROOM = 1 << 18  # what a round's rows and SQLite's own files may take, in bytes
-_APPLICATION_ID, _SCHEMA_VERSION = 0x74616C6B, 1
+_APPLICATION_ID, _SCHEMA_VERSION = 0x74616C6B, 2
+_WITHOUT_SERIES = 1  # the version before figures over time were kept
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE rounds (
@@ -41,7 +43,14 @@ CREATE TABLE totals (
 CREATE TABLE evidence (
     root BLOB PRIMARY KEY, accused TEXT NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL,
     chunk INTEGER, sealed BLOB NOT NULL, verdict TEXT NOT NULL, heard_at REAL NOT NULL);
+{SERIES_SCHEMA}
 PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = {_SCHEMA_VERSION};
+COMMIT;
+"""
+_ADD_SERIES = f"""
+BEGIN IMMEDIATE;
+{SERIES_SCHEMA}
 PRAGMA user_version = {_SCHEMA_VERSION};
 COMMIT;
 """
@@ -139,13 +148,16 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     is_new = (application, version, tables) == (0, 0, 0)
-    if not is_new and (application, version) != (_APPLICATION_ID, _SCHEMA_VERSION):
+    is_ours = application == _APPLICATION_ID and version in {_WITHOUT_SERIES, _SCHEMA_VERSION}
+    if not is_new and not is_ours:
         raise DamagedFileError(f"{path} is of another program or another version of this one")
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     db.execute(f"PRAGMA journal_size_limit = {4 << 20}")
     if is_new:
         db.executescript(_SCHEMA)
+    elif version == _WITHOUT_SERIES:
+        db.executescript(_ADD_SERIES)
     (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise DamagedFileError(f"{path} is damaged: {found}")
