@@ -90,6 +90,7 @@ class Tally:
     samples_in_round: int = 0
     samples_mine: int = 0
     samples_accepted: int = 0
+    samples_rejected: int = 0
     samples_per_second: float = 0.0
     progress: float = 0.0
     loss: float | None = None
@@ -110,6 +111,13 @@ class Tally:
         known = sorted(loss for loss in losses if loss is not None)
         self.loss = known[len(known) // 2] if known else None
         self.reports, self.reported_round = reports, roll.round
+
+    def note_credit(self, samples: int, mine: MemberReport | None) -> None:
+        """Note what became of our own work in a round that is agreed."""
+        if mine is not None and mine.share > 0:
+            self.samples_accepted += samples
+        elif mine is not None:
+            self.samples_rejected += samples
 
     def note_exchange(self, roll: Roll, outcome: Outcome, *, reduces: bool) -> None:
         """Note what came of an exchange."""
