@@ -218,9 +218,9 @@ class LocalWorker(Worker):
     def _adopt(self) -> None:
         if self._candidate is None:
             raise RuntimeError("there is no state to adopt")
-        accepted = self.tally.reports.get(self._set.identity.peer_id)
-        if self._contribution and accepted and accepted.share > 0:
-            self.tally.samples_accepted += self._contribution.commitment.message.samples
+        if self._contribution:
+            mine = self.tally.reports.get(self._set.identity.peer_id)
+            self.tally.note_credit(self._contribution.commitment.message.samples, mine)
         state = self._candidate
         self._hold(state)
         if self._exchanged is not None:
