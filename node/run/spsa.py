@@ -359,9 +359,9 @@ class SpsaWorker(Worker):
         if facts is None or sealed is None:
             raise RuntimeError("there is no state to adopt")
         self._blocks.keep(facts.before.root, sealed)
-        mine = facts.reports.get(self._set.identity.peer_id)
-        if mine and mine.share > 0 and self._contribution:
-            self.tally.samples_accepted += self._contribution.commitment.message.samples
+        if self._contribution:
+            mine = facts.reports.get(self._set.identity.peer_id)
+            self.tally.note_credit(self._contribution.commitment.message.samples, mine)
         self._hold(facts.after)
         self._closed.put_nowait(facts)
 
