@@ -250,6 +250,7 @@ class Session:
             "loss": tally.loss,
             "samples_mine": tally.samples_mine,
             "samples_accepted": tally.samples_accepted,
+            "samples_rejected": tally.samples_rejected,
             "samples_per_second": tally.samples_per_second,
             "peers": live,
             "probes": tally.probes,
