@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dht.hivemind_swarm import HivemindSwarm
 from dht.swarm import NetworkError, Swarm
+from node.api.series import series_of
 from node.api.server import serve_api
 from node.home.config import Config
 from node.home.listen import lasting_addresses
@@ -26,6 +27,7 @@ from node.home.paths import Paths
 from node.home.version import VERSION
 from node.run.host import found_run, remove_drafts
 from node.run.preview import preview_of
+from node.run.recorder import Recorder
 from node.run.session import NodeSetting, Session
 from node.run.workers import WorkerOf, worker_of
 from node.store.run_folder import RunFolder
@@ -39,6 +41,7 @@ from protocol.control import Exported, HostSpec, Peer, Preview, RunStatus, Statu
 from protocol.errors import ManifestError, TalkootError
 from protocol.identity import Identity
 from protocol.link import JoinLink, parse_link
+from protocol.machine import Metric, Series
 from protocol.manifest import open_manifest
 
 log = logging.getLogger(__name__)
@@ -80,10 +83,12 @@ async def run(
             node.addresses = tuple(await swarm.addresses())
             async with asyncio.TaskGroup() as tasks:
                 node.start_sessions(tasks)
+                recording = tasks.create_task(node.recorder.run(), name="recorder")
                 async with serve_api(node, paths, config.node.api) as url:
                     node.api_url = url
                     await _first_of(stop, swarm.closed)
                 await node.end_sessions()
+                recording.cancel()
         if not stop.is_set():
             log.error("the network process has died; starting it again")
 
@@ -131,6 +136,9 @@ class Node:
         self._tasks: asyncio.TaskGroup | None = None
         self._sessions: dict[str, Session] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self.recorder = Recorder(
+            lambda: [(session.status(), session.ledger) for session in self._sessions.values()]
+        )
 
     # sessions
 
@@ -208,6 +216,12 @@ class Node:
     async def history(self, run: str, peer: str | None, since: int, limit: int) -> History:
         """Return the newest rounds, with the credit of a peer."""
         return await self._sessions[run].accounts().history(peer, since, limit)
+
+    async def series(self, metric: Metric, run: str | None, since: float, points: int) -> Series:
+        """Return a figure over time, of one run or summed over all."""
+        chosen = self._sessions.values() if run is None else [self._sessions[run]]
+        ledgers = [session.ledger for session in chosen]
+        return await series_of(ledgers, metric, since, points, time.time())
 
     async def peer(self, run: str, peer: str) -> PeerDetail:
         """Return why a peer stands as it does."""
