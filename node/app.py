@@ -33,6 +33,7 @@ from node.run.workers import WorkerOf, worker_of
 from node.store.run_folder import RunFolder
 from node.store.state import export
 from node.store.storage import Disk, StateError, telling
+from node.training.permit import Gate, Permit
 from node.training.trainer import Resources
 from node.transfer.sources import Sources
 from node.transfer.transfer import fetch_manifest
@@ -127,7 +128,8 @@ class Node:
             identity=identity,
             name=config.node.name or friendly_name(identity.peer_id),
             disk=self._disk,
-            resources=Resources(config.contribute.cpu_threads, config.contribute.device),
+            permit=Permit(Resources(config.contribute.cpu_threads, config.contribute.device)),
+            attendance=Gate(),
             reduces=not config.network.client_mode,
             max_state_bytes=config.storage.max_bytes,
             worker_of=workers,
@@ -291,7 +293,7 @@ class Node:
             self._swarm.time(),
             self._paths.runs,
             self._disk,
-            self._setting.resources,
+            self._setting.permit.resources,
         )
         session = self._start(self._folder(path), fresh=True)
         await session.serving.wait()

@@ -16,7 +16,15 @@ from node.exchange.wire import Floats
 from node.home.config import Config, StorageSection
 from node.home.paths import Paths
 from node.run.workers import WorkerOf, worker_of
-from node.training.trainer import LoadedTask, Resources, TrainerError, TrainerTask
+from node.training.permit import Permit
+from node.training.trainer import (
+    LoadedTask,
+    Progress,
+    TrainerError,
+    TrainerTask,
+    TrainPlan,
+    TrainResult,
+)
 from protocol.control import HostSpec, RunStatus, TaskSource
 from protocol.identity import Identity
 from protocol.manifest import MethodSpec, RoundSpec, Rule
@@ -33,14 +41,39 @@ class FakeTraining(FakeTrainer):
     failures_to_load: list[TrainerError]
     """Raised by the next loads, one each; shared by all."""
 
-    def __init__(self, _: Resources | None = None) -> None:
+    def __init__(self, permit: Permit | None = None) -> None:
         super().__init__()
+        self.permit = permit or Permit()
 
     async def __aenter__(self) -> "FakeTraining":
         return self
 
     async def __aexit__(self, *error: object) -> None:
         pass
+
+    async def obey(self) -> None:
+        """Nothing is to be ended."""
+
+    async def train(
+        self,
+        params: Floats,
+        plan: TrainPlan,
+        stop: asyncio.Event,
+        on_progress: Callable[[Progress], None],
+    ) -> TrainResult:
+        interrupted = TrainerError("interrupted", "training is paused")
+        if not self.permit.is_open:
+            raise interrupted
+        async with asyncio.TaskGroup() as tasks:
+            work = tasks.create_task(super().train(params, plan, stop, on_progress))
+            closed = tasks.create_task(self.permit.wait_closed())
+            await asyncio.wait([work, closed], return_when=asyncio.FIRST_COMPLETED)
+            done = work.done()
+            work.cancel()
+            closed.cancel()
+        if not done:
+            raise interrupted
+        return await work
 
     async def load(self, task: TrainerTask) -> LoadedTask:
         if self.failures_to_load:

@@ -23,6 +23,7 @@ from node.run.spsa import SpsaWorker
 from node.store.ledger import RunLedger
 from node.store.run_folder import RunFolder
 from node.store.state import State
+from node.training.permit import Permit
 from node.training.trainer import Probed, TrainerError, Vectors
 from node.transfer.tree_server import TreeServer, TreeShelf
 from protocol.errors import TalkootError
@@ -84,6 +85,7 @@ class EngineProber:
     """So many probes fail first."""
     seal_failures: int = 0
     """So many seals fail first."""
+    permit: Permit = field(default_factory=Permit)
     engine: Engine = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,7 +103,12 @@ class EngineProber:
     def layout(self) -> Layout:
         return self.engine.layout
 
+    def _check_permit(self) -> None:
+        if not self.permit.is_open:
+            raise TrainerError("interrupted", "training is paused")
+
     async def begin(self, run: bytes, root: bytes, vectors: Vectors) -> None:
+        self._check_permit()
         for mine, theirs in zip(self.engine.vectors, vectors, strict=True):
             mine[:] = theirs
         self.engine.begin(run, root)
@@ -111,6 +118,7 @@ class EngineProber:
 
     async def probe(self, peer: PeerId, seq: int, count: int) -> Probed:
         await asyncio.sleep(count * self.probe_seconds)
+        self._check_permit()
         if self.failures:
             self.failures -= 1
             raise TrainerError("trainer_died", "killed by signal 9", hint="Free some memory.")
@@ -120,6 +128,7 @@ class EngineProber:
 
     async def freeze(self) -> Vectors:
         await asyncio.sleep(self.probe_seconds)
+        self._check_permit()
         if self.seal_failures:
             self.seal_failures -= 1
             raise TrainerError("trainer_died", "killed by signal 9", hint="Free some memory.")
@@ -253,6 +262,7 @@ class SpsaSwarm:
                 folder=folder,
                 book=AddressBook(folder.path / "peers.json", QuickDisk()),
                 name=f"peer-{peer.number}",
+                permit=peer.prober.permit,
                 ledger=RunLedger(folder.path / "ledger.sqlite3", QuickDisk()),
             )
             held = self._genesis(self.run) if fresh else state

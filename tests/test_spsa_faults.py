@@ -304,6 +304,23 @@ def test_a_training_process_that_fails_in_probes_leaves_no_trace_in_the_bits(
     play(tmp_path, story)
 
 
+def test_a_peer_that_is_paused_keeps_nobody_waiting_and_comes_back_to_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    async def story(swarm: SpsaSwarm) -> None:
+        await swarm.together(range(3))
+        permit = swarm.peers[1].prober.permit
+        permit.close("on battery")
+        await swarm.until(lambda: swarm.worker(1).tally.paused)
+        await swarm.reach(swarm.peers[0].round + 3, range(3))
+        assert swarm.worker(1).tally.reason == ""
+        permit.open()
+        await all_take_part(swarm, range(3))
+        agree(swarm, range(3))
+
+    play(tmp_path, story)
+
+
 def test_a_training_process_that_fails_during_the_seal_seals_again(tmp_path: Path) -> None:
     async def story(swarm: SpsaSwarm) -> None:
         await swarm.together(range(3))

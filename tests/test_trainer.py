@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from node.methods.local import LocalSettings
 from node.tasks.image import ImageTask
+from node.training.permit import Permit
 from node.training.trainer import (
     LoadedTask,
     Progress,
@@ -214,6 +215,60 @@ async def test_killed_child_is_an_error_and_the_next_call_starts_another(
     assert not last.is_running()
 
 
+async def test_closing_the_permit_ends_the_process_at_once_and_opening_it_trains_the_same(
+    digits: TrainerTask,
+) -> None:
+    permit = Permit()
+    async with TrainerProcess(permit) as trainer:
+        params = (await trainer.load(digits)).params
+        expected = await train(trainer, params)
+        obeying = asyncio.create_task(trainer.obey())
+        for work in (Work(trainer, params), None):
+            task = asyncio.create_task(work.run()) if work else None
+            if work:
+                await work.running.wait()
+            child = child_of(trainer)
+            async with asyncio.timeout(5):
+                permit.close("on battery")
+                if task:
+                    with pytest.raises(TrainerError, match="paused") as caught:
+                        await task
+                    assert caught.value.code == "interrupted"
+                await asyncio.to_thread(child.wait)
+            assert trainer.pid is None
+            with pytest.raises(TrainerError, match="paused"):
+                await train(trainer, params)
+            permit.open()
+            again = await train(trainer, params)
+            assert again.update.tobytes() == expected.update.tobytes()
+        obeying.cancel()
+
+
+async def test_other_resources_take_effect_at_once(digits: TrainerTask) -> None:
+    permit = Permit(Resources(threads=1))
+    async with TrainerProcess(permit) as trainer:
+        params = (await trainer.load(digits)).params
+        expected = await train(trainer, params)
+        obeying = asyncio.create_task(trainer.obey())
+        work = Work(trainer, params)
+        task = asyncio.create_task(work.run())
+        await work.running.wait()
+        permit.use(Resources(threads=1, duty=0.2))
+        with pytest.raises(TrainerError, match="paused"):
+            await task
+        slow = await train(trainer, params)
+        assert slow.update.tobytes() == expected.update.tobytes()
+        assert slow.seconds > 2 * expected.seconds
+        obeying.cancel()
+
+
+async def test_while_the_permit_is_closed_no_process_is_started() -> None:
+    permit = Permit()
+    permit.close("on battery")
+    async with TrainerProcess(permit) as trainer:
+        assert trainer.pid is None
+
+
 async def test_stalled_child_is_killed_when_stopped_or_cancelled(
     digits: TrainerTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,7 +313,7 @@ async def test_load_that_fails_says_why_and_another_may_follow(
 
 
 async def test_device_that_is_not_there_is_named(digits: TrainerTask) -> None:
-    async with TrainerProcess(Resources(device="cuda:99")) as trainer:
+    async with TrainerProcess(Permit(Resources(device="cuda:99"))) as trainer:
         with pytest.raises(TrainerError, match="cuda:99") as caught:
             await trainer.load(digits)
         assert caught.value.code == "device_unavailable"

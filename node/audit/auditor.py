@@ -179,6 +179,7 @@ class Auditor(Accuser):
         while True:
             await self.evidence.work_came.wait()
             self.evidence.work_came.clear()
+            await self._set.permit.wait_open()
             if (duty := self._duty) is not None:
                 try:
                     await self._with_trainer(self._audit_work(duty))

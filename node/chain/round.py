@@ -22,6 +22,7 @@ from node.methods.spsa.settings import SpsaSettings
 from node.run.setting import RunSetting, Tally
 from node.store.state import State
 from node.training.trainer import Probed
+from node.training.training import wait_permitted
 from protocol.blocks import MAX_BLOCK_BYTES, TICKETS_PER_PEER, Block, OpenBlock, open_block
 from protocol.chain import Chain, CloseBlock, Fork, Link
 from protocol.errors import ProtocolError, TalkootError
@@ -246,10 +247,13 @@ class ChainRound:
         """Measure for ever; a training process that fails is asked again later."""
         seconds, tally = RETRY_SECONDS, self._tools.tally
         while True:
+            await wait_permitted(self._set.permit, tally, self._tools.on_trouble)
             try:
                 await self._measure()
                 await self._tools.side_work(self)
             except TalkootError as error:
+                if error.code == "interrupted":
+                    continue
                 log.error("training stopped: %s", error)  # noqa: TRY400
                 tally.reason = f"training stopped: {error.message}. {error.hint}".strip()
                 tally.paused = True

@@ -100,6 +100,7 @@ class Heartbeat:
             addresses=tuple(self._addresses[:MAX_ADDRESSES]),
             state=state,
             nonce=self._set.nonce,
+            device=self._set.device,
         )
         return self._channel.sign(presence)
 

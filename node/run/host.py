@@ -14,6 +14,7 @@ from node.store.run_folder import RunFolder
 from node.store.state import State
 from node.store.storage import Disk, move, telling
 from node.tasks import NoGradientError, Task, task_class
+from node.training.permit import Permit
 from node.training.trainer import LoadedTask, Prober, Resources, TrainerProcess, TrainerTask
 from protocol.control import HostSpec
 from protocol.identity import Identity, PeerId, public_key_of
@@ -55,7 +56,7 @@ async def found_run(
         task = TrainerTask(
             spec.task.kind, kind.version, spec.task.config, data_file.path, spec.method
         )
-        async with TrainerProcess(resources) as trainer:
+        async with TrainerProcess(Permit(resources)) as trainer:
             loaded = await trainer.load(task)
             genesis = await _genesis(spec, trainer, loaded, identity.peer_id)
         described = TaskSpec(

@@ -11,32 +11,30 @@ from msgspec.structs import replace
 from dht.swarm import Swarm
 from node.api.accounts import RunAccounts, Standings
 from node.audit.proof import earned_nonce, seconds_of
-from node.exchange.outcome import MemberReport
 from node.home.address_book import AddressBook
-from node.home.reach import address_kind, farthest_first
+from node.home.reach import farthest_first
 from node.run.setting import RunSetting
+from node.run.shown import described, last_round, peers_of, warnings_about
 from node.run.worker import Worker
 from node.run.workers import WorkerOf
 from node.store.ledger import RunLedger
 from node.store.run_folder import DataFile, RunFolder
 from node.store.state import State
 from node.store.storage import Disk
-from node.training.trainer import Resources, TrainerProcess, TrainerTask
+from node.training.permit import Gate, Permit
+from node.training.trainer import TrainerError, TrainerProcess, TrainerTask
 from node.transfer.sources import FetchError, Sources
 from node.transfer.transfer import fetch_blob
 from node.transfer.tree_server import TreeServer, TreeShelf
-from protocol.control import Peer, PeerShare, RoundReport, RunState, RunStatus
+from protocol.control import Peer, RunState, RunStatus
 from protocol.errors import TalkootError
 from protocol.identity import Identity, PeerId
 from protocol.ledger import NO_LEDGER
 from protocol.link import JoinLink
-from protocol.manifest import Manifest, open_manifest
-from protocol.rounds import Phase
+from protocol.manifest import open_manifest
 
 log = logging.getLogger(__name__)
 
-FEWEST_FOR_TRUST = 4
-"""With fewer peers no rule can tell the liar from the honest (algorithms.md, §1)."""
 LINK_ADDRESSES = 4
 MAX_NAMES = 2048
 _RETRY_SECONDS = 5.0
@@ -50,11 +48,16 @@ class NodeSetting:
     identity: Identity
     name: str
     disk: Disk
-    resources: Resources
+    permit: Permit
+    """Whether training may run, and what it may use."""
+    attendance: Gate
+    """Whether runs are taken part in at all: rounds followed, states and data served."""
     reduces: bool
     max_state_bytes: int
     worker_of: WorkerOf
     refused: Counter[str]
+    device: str = ""
+    """What others see that this node trains on."""
 
 
 class Session:
@@ -96,6 +99,8 @@ class Session:
         self._fetched = 0.0
         self._addresses: list[str] = []
         self._stopped: RunStatus | None = None
+        self._absent: RunStatus | None = None
+        """Where the run stood when we had to leave it for a while."""
         self._agreed = NO_LEDGER
         self._names: dict[PeerId, str] = {}
 
@@ -108,7 +113,10 @@ class Session:
         """Take part until cancelled; a failure ends the run here and is shown, not raised."""
         log.info("taking part in %s (%s)", self.manifest.name, self.run_id.hex()[:12])
         try:
-            await self._take_part()
+            while True:
+                await self._node.attendance.wait_open()
+                self._absent = None
+                await self._attend()
         except* TalkootError as group:
             error = _first(group)
             log.error("run %s stopped: %s", self.run_id.hex()[:12], error)  # noqa: TRY400
@@ -122,6 +130,16 @@ class Session:
         for address in addresses:
             self.book.note_address(address)
 
+    async def _attend(self) -> None:
+        """Take part until it isn't allowed any more."""
+        async with asyncio.TaskGroup() as tasks:
+            part = tasks.create_task(self._take_part(), name=f"part in {self.run_id.hex()[:8]}")
+            await self._node.attendance.wait_closed()
+            self.standings()  # the state goes with the worker
+            self._absent = replace(self.status(), peers=0, samples_per_second=0.0)
+            part.cancel()
+        self.worker = None
+
     async def _take_part(self) -> None:
         node, shelf = self._node, TreeShelf(self.envelope)
         await asyncio.to_thread(self.book.load)
@@ -129,8 +147,10 @@ class Session:
         async with (
             self.ledger,
             TreeServer(node.swarm, self.run_id, shelf),
-            TrainerProcess(node.resources) as trainer,
+            TrainerProcess(node.permit) as trainer,
+            asyncio.TaskGroup() as tasks,
         ):
+            tasks.create_task(trainer.obey(), name="obey")
             self._addresses = farthest_first(await node.swarm.addresses())
             self.serving.set()
             await node.swarm.connect(self.book.addresses())
@@ -138,7 +158,9 @@ class Session:
             shelf.put(data)
             task = self.manifest.task
             method = self.manifest.method
-            await trainer.load(TrainerTask(task.kind, task.version, task.config, data.path, method))
+            await self._load(
+                trainer, TrainerTask(task.kind, task.version, task.config, data.path, method)
+            )
             state = await asyncio.to_thread(self.folder.checkpoints.load_newest)
             nonce = await self._nonce()
             kind = node.worker_of(self.manifest.method.kind)
@@ -146,6 +168,17 @@ class Session:
                 self._setting(nonce), trainer, shelf, state, fresh=self._fresh, refused=node.refused
             )
             await self.worker.run()
+
+    async def _load(self, trainer: TrainerProcess, task: TrainerTask) -> None:
+        while True:
+            await self._node.permit.wait_open()
+            try:
+                await trainer.load(task)
+            except TrainerError as error:
+                if error.code != "interrupted":
+                    raise
+            else:
+                return
 
     def _setting(self, nonce: int) -> RunSetting:
         return RunSetting(
@@ -160,6 +193,8 @@ class Session:
             max_state_bytes=self._node.max_state_bytes,
             nonce=nonce,
             ledger=self.ledger,
+            permit=self._node.permit,
+            device=self._node.device,
         )
 
     async def _data(self) -> DataFile:
@@ -215,6 +250,8 @@ class Session:
         """Return what to show of this run."""
         if self._stopped:
             return self._stopped
+        if self._absent:
+            return replace(self._absent, state="paused", reason=self._node.attendance.reason)
         common = RunStatus(
             run=self.run_id.hex(),
             name=self.manifest.name,
@@ -225,7 +262,11 @@ class Session:
             progress=self._fetched,
             link=self.link() or None,
         )
-        return self._worker_status(common, self.worker) if self.worker else common
+        status = self._worker_status(common, self.worker) if self.worker else common
+        permit = self._node.permit
+        if permit.is_open or status.state == "finished" or status.standing == "banned":
+            return status
+        return replace(status, state="paused", reason=permit.reason)
 
     def _stopped_by(self, error: TalkootError) -> RunStatus:
         """Return where the run stood when `error` stopped it here."""
@@ -237,7 +278,7 @@ class Session:
     def _worker_status(self, common: RunStatus, worker: Worker) -> RunStatus:
         tally, state, standings = worker.tally, worker.state, self.standings()
         live = len(worker.machine.live.peers()) + 1
-        run_state, reason = _describe(worker)
+        run_state, reason = described(worker)
         me = self._node.identity.peer_id
         if banned := standings.why_banned(me):
             reason = f"this node is banned from the run: {banned}; see: talkoot evidence"
@@ -256,8 +297,8 @@ class Session:
             "probes": tally.probes,
             "bytes_said": tally.bytes_said,
             "bytes_heard": tally.bytes_heard,
-            "last_round": self._last_round(worker),
-            "warnings": _warnings(self.manifest, worker, live),
+            "last_round": last_round(worker, self._known_names(worker)),
+            "warnings": warnings_about(self.manifest, worker, live),
             "standing": standings.word(me) if state else None,
         }
         return replace(common, **changes)
@@ -272,109 +313,20 @@ class Session:
             del self._names[next(iter(self._names))]
         return self._names
 
-    def _last_round(self, worker: Worker) -> RoundReport | None:
-        if not worker.tally.reports:
-            return None
-        names = self._known_names(worker)
-        shares = tuple(
-            PeerShare(
-                id=peer,
-                name=names.get(peer, ""),
-                share=report.share,
-                clipped=0 < report.share < 0.9 * report.expected,
-                dropped=_is_dropped(report),
-            )
-            for peer, report in worker.tally.reports.items()
-        )
-        return RoundReport(round=worker.tally.reported_round, peers=shares)
-
     def peers(self) -> list[Peer]:
         """Return the peers of this run, this one among them."""
         if self.worker is None:
             return []
-        worker, now = self.worker, asyncio.get_running_loop().time()
-        self._known_names(worker)
-        head = worker.machine.head
+        names = self._known_names(self.worker)
         me = Peer(
             id=self._node.identity.peer_id,
             name=self._node.name,
             run=self.run_id.hex(),
             me=True,
-            round=head.round if head else None,
-            root=head.root.hex() if head else None,
-            state=worker.machine.phase.value,
-            samples_per_second=worker.tally.samples_per_second,
             address="local",
-            share=_share(worker, self._node.identity.peer_id),
+            device=self._node.device,
         )
-        others = [
-            Peer(
-                id=peer,
-                name=live.presence.name,
-                run=self.run_id.hex(),
-                round=live.presence.round,
-                root=live.presence.root.hex(),
-                state=live.presence.state,
-                samples_per_second=live.presence.samples_per_second,
-                address=address_kind(live.presence.addresses),
-                share=_share(worker, peer),
-                dropped=_is_dropped(worker.tally.reports.get(peer)),
-                last_seen_seconds=now - live.heard_at,
-            )
-            for peer, live in worker.machine.live.peers().items()
-        ]
-        standings = self.standings()
-        seen = {peer.id for peer in (me, *others)}
-        banned = [
-            Peer(id=peer, name=self._names.get(peer, ""), run=self.run_id.hex())
-            for peer in sorted(standings.banned() - seen)  # whose word is not heard any more
-        ]
-        return [standings.filled(peer) for peer in (me, *others, *banned)]
-
-
-def _share(worker: Worker, peer: PeerId) -> float | None:
-    report = worker.tally.reports.get(peer)
-    return None if report is None else report.share
-
-
-def _is_dropped(report: MemberReport | None) -> bool:
-    """Whether an update that should have counted did not."""
-    return report is not None and report.share == 0 and report.expected > 0
-
-
-def _describe(worker: Worker) -> tuple[RunState, str]:
-    if worker.finished:
-        return "finished", "all planned rounds are done; the state stays available to others"
-    phase, machine = worker.machine.phase, worker.machine
-    if trouble := worker.tally.reason:
-        return "catching_up" if phase is Phase.CATCHING_UP else "waiting", trouble
-    if phase is Phase.JOINING and worker.state is None:
-        return "waiting", "looking for peers that hold the run's state"
-    needed, ready = machine.rules.min_peers, len(machine.commitments)
-    if phase is Phase.COMMITTED and ready < needed:
-        return "waiting", f"a round needs {needed} peers, and {ready} are ready"
-    return _PHASES[phase]
-
-
-_PHASES: dict[Phase, tuple[RunState, str]] = {
-    Phase.JOINING: ("waiting", "listening for where the other peers stand"),
-    Phase.CATCHING_UP: ("catching_up", "fetching the state that most peers agree on"),
-    Phase.TRAINING: ("training", ""),
-    Phase.COMMITTED: ("waiting", "for the other peers to finish the round"),
-    Phase.EXCHANGING: ("exchanging", ""),
-    Phase.AGREEING: ("exchanging", "comparing the new state with the other peers"),
-}
-
-
-def _warnings(manifest: Manifest, worker: Worker, live: int) -> tuple[str, ...]:
-    found = []
-    if live < FEWEST_FOR_TRUST:
-        found.append(f"fewer than 4 live peers ({live}): no guarantee against a liar")
-    if manifest.trust.rule == "mean":
-        found.append("the rule is a plain mean: one liar can destroy the model")
-    if worker.tally.missing:
-        found.append(f"{worker.tally.missing} parts of the last round had no reducer")
-    return tuple(found)
+        return peers_of(self.worker, me, names, self.standings())
 
 
 def _first(group: BaseExceptionGroup[TalkootError]) -> TalkootError:

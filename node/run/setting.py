@@ -10,6 +10,7 @@ from node.home.address_book import AddressBook
 from node.store.ledger import RunLedger
 from node.store.run_folder import RunFolder
 from node.store.state import State
+from node.training.permit import Permit
 from protocol.electorate import Electorate
 from protocol.identity import Identity, PeerId
 from protocol.manifest import Manifest
@@ -40,6 +41,10 @@ class RunSetting:
     """Our proof of work, where the run asks for one."""
     ledger: RunLedger | None = None
     """Where this node keeps the run's history and evidence; None = nowhere."""
+    permit: Permit = field(default_factory=Permit)
+    """Whether training may run."""
+    device: str = ""
+    """What others see that this peer trains on."""
 
     @property
     def stewards(self) -> frozenset[PeerId]:
@@ -86,7 +91,7 @@ class Tally:
     reason: str = ""
     """What keeps this peer from its work; empty = nothing."""
     paused: bool = False
-    """Whether the others need not wait for this peer: its trainer fails."""
+    """Whether the others need not wait for this peer: its trainer fails, or may not run."""
     samples_in_round: int = 0
     samples_mine: int = 0
     samples_accepted: int = 0

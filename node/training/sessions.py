@@ -14,6 +14,7 @@ from node.methods.flat import FlatModel, as_array
 from node.methods.inner import Step, inner_round
 from node.methods.spsa.settings import SpsaSettings
 from node.tasks import Task, load_task
+from node.training.duty import Duty
 from node.training.trainer_messages import (
     Answer,
     Apply,
@@ -46,12 +47,6 @@ Order = Train | Evaluate | Sample | Begin | Apply | Probe | Freeze
 Reply = Trained | Evaluated | Sampled | Probed | Done
 
 
-class DeviceError(TalkootError):
-    """The device that was asked for is not there."""
-
-    code = "device_unavailable"
-
-
 class SharedMemoryError(TalkootError):
     """No room for the vectors that daemon and trainer share."""
 
@@ -70,25 +65,26 @@ class Session(Protocol):
         ...
 
 
-def open_session(command: Load, memory: int) -> tuple[Session, Ready]:
+def open_session(
+    command: Load, device: torch.device, memory: int, duty: Duty
+) -> tuple[Session, Ready]:
     """Build the model and put its parameters into the file `memory`.
 
     Raises:
         TalkootError: no such task, device or data, or no room.
     """
-    device = device_of(command.device)
     task = load_task(command.kind, command.version, command.config, Path(command.data))
     if command.method.kind == "spsa":
-        return _open_spsa(command, task, device, memory)
+        return _open_spsa(command, task, device, memory, duty)
     flat = FlatModel(task.build_model(), device)
     shared = _share(memory, flat.layout.size)
     shared.params[:] = as_array(flat.params)
-    session = LocalSession(task, flat, shared)
+    session = LocalSession(task, flat, shared, duty)
     return session, Ready(flat.layout.tensors, str(device), task.samples_per_batch)
 
 
 def _open_spsa(
-    command: Load, task: Task, device: torch.device, memory: int
+    command: Load, task: Task, device: torch.device, memory: int, duty: Duty
 ) -> tuple[Session, Ready]:
     from node.methods.spsa.engine import (  # noqa: PLC0415 - the kernels, which local has no use for
         Engine,
@@ -98,7 +94,7 @@ def _open_spsa(
     settings, model = SpsaSettings.read(command.method.settings), task.build_model()
     shared = _share(memory, trainable_layout(model, settings).size)
     engine = Engine(task, model, settings, (shared.params, shared.update), device)
-    session = SpsaSession(task, engine)
+    session = SpsaSession(task, engine, duty)
     return session, Ready(engine.layout.tensors, str(device), task.samples_per_batch)
 
 
@@ -109,9 +105,11 @@ class LocalSession:
         task: what is trained.
         flat: its model.
         shared: θ from the daemon, the update for it.
+        duty: rests after each step.
     """
 
-    def __init__(self, task: Task, flat: FlatModel, shared: SharedVectors) -> None:
+    def __init__(self, task: Task, flat: FlatModel, shared: SharedVectors, duty: Duty) -> None:
+        self._duty = duty
         self._task = task
         self._flat = flat
         self._shared = shared
@@ -130,9 +128,11 @@ class LocalSession:
 
     def _train(self, command: Train, stop: Event, connection: socket.socket) -> Trained:
         started = told = monotonic()
+        self._duty.begin()
 
         def on_step(now: Step) -> bool:
             nonlocal told
+            self._duty.rest(stop)
             if monotonic() - told >= PROGRESS_SECONDS:
                 told = monotonic()
                 rate = now.samples / (told - started)
@@ -165,9 +165,11 @@ class SpsaSession:
     Args:
         task: what is trained.
         engine: holds the weights, in the vectors shared with the daemon.
+        duty: rests after each probe.
     """
 
-    def __init__(self, task: Task, engine: "Engine") -> None:
+    def __init__(self, task: Task, engine: "Engine", duty: Duty) -> None:
+        self._duty = duty
         self._task = task
         self._engine = engine
 
@@ -181,7 +183,8 @@ class SpsaSession:
             case Freeze():
                 self._engine.freeze()
             case Probe(peer, seq, count):
-                found = self._engine.probe(PeerId(peer), seq, count, stop.is_set)
+                self._duty.begin()
+                found = self._engine.probe(PeerId(peer), seq, count, lambda: self._stopped(stop))
                 return Probed(tuple(map(_finite, found.projections)), _finite(found.loss))
             case Evaluate():
                 loss, accuracy = self._engine.evaluate()
@@ -192,6 +195,10 @@ class SpsaSession:
                 raise RuntimeError(f"method spsa has no {type(order).__name__}")
         return Done()
 
+    def _stopped(self, stop: Event) -> bool:
+        self._duty.rest(stop)
+        return stop.is_set()
+
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
@@ -200,25 +207,6 @@ def _finite(value: float) -> float | None:
 def _share(memory: int, size: int) -> SharedVectors:
     _reserve(memory, 8 * size)
     return SharedVectors(memory, size)
-
-
-def device_of(name: str) -> torch.device:
-    """Return the device that was asked for; "auto" is a GPU where there is one.
-
-    Raises:
-        DeviceError: it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
-        raise DeviceError(
-            f"the device {name!r} can't be used: {str(error).splitlines()[0]}",
-            hint="Set the device to 'cpu' or 'auto'.",
-        ) from error
-    return device
 
 
 def _reserve(memory: int, size: int) -> None:

@@ -12,13 +12,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Never, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from node.methods.local import TrainPlan
 from node.methods.spsa.moves import Move
+from node.training.permit import Permit
 from node.training.trainer_link import FinalAnswer, Resources, TrainerError, TrainerLink
 from node.training.trainer_messages import (
     Apply,
@@ -193,11 +194,15 @@ class TrainerProcess:
     """The `AnyTrainer` in a child process.
 
     The process starts when the context is entered and imports torch meanwhile; so enter it before
-    fetching data, and `load` when the data is there.
+    fetching data, and `load` when the data is there. While the permit is closed there is no
+    process, and calls fail with the code "interrupted".
+
+    Args:
+        permit: whether it may run, and what it may use.
     """
 
-    def __init__(self, resources: Resources | None = None) -> None:
-        self._resources = resources or Resources()
+    def __init__(self, permit: Permit | None = None) -> None:
+        self._permit = permit or Permit()
         self._lock = asyncio.Lock()
         self._open = False
         self._link: TrainerLink | None = None
@@ -206,7 +211,8 @@ class TrainerProcess:
 
     async def __aenter__(self) -> Self:
         self._open = True
-        self._link = await TrainerLink.start(self._resources)
+        if self._permit.is_open:
+            self._link = await TrainerLink.start(self._permit.resources)
         return self
 
     async def __aexit__(
@@ -217,6 +223,19 @@ class TrainerProcess:
     ) -> None:
         self._open = False
         await self._drop()
+
+    async def obey(self) -> Never:
+        """End the process whenever the permit is closed, whatever it is doing, until cancelled.
+
+        A process takes up to a second to end; then the device and its memory are free.
+        """
+        while True:
+            await self._permit.wait_closed()
+            if self._link is not None:
+                self._link.interrupt()
+            async with self._lock:
+                await self._drop()
+            await self._permit.wait_open()
 
     @property
     def pid(self) -> int | None:
@@ -331,11 +350,13 @@ class TrainerProcess:
         if self._link is not None and not self._link.alive:
             await self._drop()
         if self._link is None:
-            self._link = await TrainerLink.start(self._resources)
+            if not self._permit.is_open:
+                raise _interrupted()
+            self._link = await TrainerLink.start(self._permit.resources)
         return self._link
 
     async def _load(self, link: TrainerLink, task: TrainerTask) -> LoadedTask:
-        device = self._resources.device
+        device = self._permit.resources.device
         command = Load(task.kind, task.version, task.config, str(task.data), device, task.method)
         try:
             answer = await link.ask(Command(command), seconds=LOAD_SECONDS)
@@ -357,9 +378,13 @@ class TrainerProcess:
             raise TrainerError(answer.code, answer.message, hint=answer.hint)
         error = await link.died()
         self._link = None
-        raise error
+        raise _interrupted() if link.interrupted else error
 
     async def _drop(self) -> None:
         link, self._link = self._link, None
         if link is not None:
             await link.end()
+
+
+def _interrupted() -> TrainerError:
+    return TrainerError("interrupted", "training is paused")

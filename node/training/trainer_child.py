@@ -1,4 +1,4 @@
-"""The training process: `python -P -m node.training.trainer_child CONTROL MEMORY NICE THREADS`.
+"""The training process: `python -P -m node.training.trainer_child`, for its arguments see `main`.
 
 CONTROL and MEMORY are inherited file descriptors: the socket to the daemon, and the file for the
 shared vectors (node.training.trainer_messages). One thread reads commands, the main thread performs
@@ -17,6 +17,8 @@ from threading import Event, Thread
 import torch
 
 from node.home.lifeline import die_with_parent
+from node.training.device import device_of, limit_memory
+from node.training.duty import Duty
 from node.training.sessions import Reply, Session, open_session
 from node.training.trainer_messages import (
     HEADER_BYTES,
@@ -40,9 +42,13 @@ _log = logging.getLogger(__name__)
 class Child:
     """Performs the daemon's commands, one at a time."""
 
-    def __init__(self, connection: socket.socket, memory: int) -> None:
+    def __init__(
+        self, connection: socket.socket, memory: int, gpu_memory: float, duty: Duty
+    ) -> None:
         self._connection = connection
         self._memory = memory
+        self._gpu_memory = gpu_memory
+        self._duty = duty
         self._session: Session | None = None
         self._commands: SimpleQueue[tuple[Command, Event]] = SimpleQueue()
 
@@ -93,7 +99,9 @@ class Child:
 
     def _perform(self, command: Command, stop: Event) -> Ready | Reply:
         if isinstance(command.body, Load):
-            self._session, ready = open_session(command.body, self._memory)
+            device = device_of(command.body.device)
+            limit_memory(device, self._gpu_memory)
+            self._session, ready = open_session(command.body, device, self._memory, self._duty)
             return ready
         if self._session is None:
             raise RuntimeError("nothing is loaded")
@@ -118,7 +126,8 @@ def _failed(error: Exception) -> Failed:
 
 def main() -> None:
     """Serve the daemon that started this process."""
-    control, memory, nice, threads = (int(argument) for argument in sys.argv[1:])
+    control, memory, nice, threads = (int(argument) for argument in sys.argv[1:5])
+    gpu_memory, duty = (float(argument) for argument in sys.argv[5:])
     die_with_parent(signal.SIGKILL)
     os.dup2(2, 1)  # what a library prints belongs in the log
     os.nice(nice)
@@ -126,7 +135,7 @@ def main() -> None:
     torch.set_num_interop_threads(1)
     logging.basicConfig(format="%(asctime)s trainer %(levelname)s %(message)s")
     with socket.socket(fileno=control) as connection, suppress(ConnectionError):
-        Child(connection, memory).serve()
+        Child(connection, memory, gpu_memory, Duty(duty)).serve()
 
 
 if __name__ == "__main__":

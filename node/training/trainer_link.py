@@ -46,6 +46,7 @@ class TrainerError(TalkootError):
     """Training is not possible, or not this time; `code` says why.
 
     trainer_died, trainer_stalled, trainer_not_started: the next call starts a process again.
+    interrupted: the permit was closed; the next call may be made when it is open.
     Any other code is the failure that the training process reported: out_of_memory, diverged,
     unknown_task, bad_settings, bad_task_data, device_unavailable, training_failed, ...
     """
@@ -64,6 +65,10 @@ class Resources:
     """As torch names it, or "auto": a GPU where there is one."""
     nice: int = 10
     """Added to the daemon's own niceness."""
+    gpu_memory: float = 1.0
+    """Of a GPU: a share of its memory up to 1, above that a number of bytes."""
+    duty: float = 1.0
+    """Share of the time in which it works, above 0 and up to 1."""
 
 
 class _Answers(asyncio.Protocol):
@@ -120,6 +125,8 @@ class TrainerLink:
         self._memory = memory
         self._busy = False
         self._stalled = ""
+        self.interrupted = False
+        """Whether its end was asked for."""
         self._vectors: SharedVectors | None = None
 
     @classmethod
@@ -215,6 +222,11 @@ class TrainerLink:
             )
         return _death(self._process.returncode or 0)
 
+    def interrupt(self) -> None:
+        """End it at once: who waits for an answer gets none."""
+        self.interrupted = True
+        self._give_up("was interrupted")
+
     async def end(self) -> None:
         """Kill the process, which holds nothing worth saving, and wait until it is gone."""
         self._transport.close()
@@ -252,7 +264,8 @@ class TrainerLink:
 
 
 async def _spawn(descriptors: tuple[int, int], resources: Resources) -> Process:
-    arguments = (*descriptors, resources.nice, resources.threads)
+    limits = resources.nice, resources.threads, resources.gpu_memory, resources.duty
+    arguments = (*descriptors, *limits)
     try:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "node.training.trainer_child", *map(str, arguments)),

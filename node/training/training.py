@@ -11,6 +11,7 @@ from node.exchange.wire import Floats
 from node.methods.local import LocalSettings, TrainPlan
 from node.run.setting import RunSetting, Tally
 from node.store.state import State
+from node.training.permit import Permit
 from node.training.trainer import Progress, Trainer, TrainResult
 from protocol.errors import ManifestError, TalkootError
 from protocol.identity import PeerId
@@ -25,6 +26,17 @@ LONGEST_RETRY_SECONDS = 60.0
 """The wait doubles with each failure in a row."""
 STEPS_WITHOUT_LIMIT = 10_000
 """Steps of a round that ends by samples, not by steps; deadlines end it long before."""
+
+
+async def wait_permitted(permit: Permit, tally: Tally, say: Callable[[], None]) -> None:
+    """Return once training may run; `say` tells the others that they need not wait, or may."""
+    if permit.is_open:
+        return
+    tally.paused, tally.samples_per_second = True, 0.0
+    say()
+    await permit.wait_open()
+    tally.paused = False
+    say()
 
 
 class OtherModelError(ManifestError):
@@ -99,9 +111,12 @@ class Training:
         plan = self._plan(state, self._set.identity.peer_id)
         stop, seconds = self._stop, RETRY_SECONDS
         while True:
+            await self.wait_permitted()
             try:
                 result = await self._trainer.train(state.params, plan, stop, self._on_progress)
             except TalkootError as error:
+                if error.code == "interrupted":
+                    continue
                 self._note_failure(error)
                 if error.code == "diverged":  # as it will from this state: wait for another one
                     seconds = max(seconds, self._set.manifest.round.max_seconds)
@@ -110,6 +125,10 @@ class Training:
             else:
                 self._tally.reason, self._tally.paused = "", False
                 return replace(result, update=self._averaged(result.update, state.round))
+
+    async def wait_permitted(self) -> None:
+        """Return once training may run; meanwhile nobody needs to wait for us."""
+        await wait_permitted(self._set.permit, self._tally, self._on_trouble)
 
     def _averaged(self, update: Floats, round_: int) -> Floats:
         """Return the worker momentum with this update; what a missed round interrupts begins anew.

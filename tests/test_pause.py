@@ -1,0 +1,133 @@
+"""A node whose training is paused: what it says, what it goes on with, how it comes back."""
+
+from pathlib import Path
+
+import pytest
+
+from node.app import Node
+from node.run.session import Session
+from node.training.permit import Gate, Permit
+from tests.node_scene import FakeTraining, Scene, fake_training, only, play, reach, spec_of, until
+
+BATTERY = "on battery, resumes on mains power"
+
+
+@pytest.fixture(autouse=True)
+def training(monkeypatch: pytest.MonkeyPatch) -> type[FakeTraining]:
+    return fake_training(monkeypatch)
+
+
+def permit_of(node: Node) -> Permit:
+    return node._setting.permit
+
+
+def attendance_of(node: Node) -> Gate:
+    return node._setting.attendance
+
+
+async def meet(scene: Scene, host: Node, guest: Node) -> None:
+    link = (await host.host(spec_of(scene.folder))).link
+    assert link is not None
+    await guest.join(link)
+    await reach(2, host, guest)
+
+
+def session_of(node: Node) -> Session:
+    (session,) = node._sessions.values()
+    return session
+
+
+def test_a_paused_peer_says_why_and_the_others_go_on_without_waiting(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, scene.node(1) as guest:
+            await meet(scene, host, guest)
+            permit_of(guest).close(BATTERY)
+            await until(lambda: (only(guest).state, only(guest).reason) == ("paused", BATTERY))
+            me = only(guest).samples_mine
+            await until(lambda: any(peer.state == "paused" for peer in host.peers(None)))
+            before = only(host).round
+            await reach(before + 3, host)
+            assert only(guest).samples_mine == me
+            assert only(guest).samples_per_second == 0
+
+    play(tmp_path, scenario)
+
+
+def test_a_paused_peer_follows_the_rounds_and_resumes_from_the_agreed_state(
+    tmp_path: Path,
+) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, scene.node(1) as guest:
+            await meet(scene, host, guest)
+            permit_of(guest).close(BATTERY)
+            await reach(only(host).round + 3, host, guest)
+            accepted = only(guest).samples_accepted
+            permit_of(guest).open()
+            await until(lambda: only(guest).samples_accepted > accepted)
+            assert only(guest).state != "paused"
+            await until(lambda: only(guest).root == only(host).root)
+
+    play(tmp_path, scenario)
+
+
+def test_a_node_that_starts_paused_downloads_and_trains_only_when_it_may(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, scene.node(1) as guest:
+            permit_of(guest).close(BATTERY)
+            link = (await host.host(spec_of(scene.folder))).link
+            assert link is not None
+            run = (await guest.join(link)).run
+            await until((scene.paths(1).runs / run / "data.bin").exists)
+            await reach(3, host)
+            assert only(guest).state == "paused"
+            assert session_of(guest).worker is None
+            permit_of(guest).open()
+            await until(lambda: only(guest).samples_accepted > 0)
+
+    play(tmp_path, scenario)
+
+
+def test_who_may_not_take_part_leaves_and_comes_back_with_its_state(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, scene.node(1) as guest:
+            await meet(scene, host, guest)
+            attendance_of(guest).close("the month's volume is used up")
+            await until(lambda: only(guest).state == "paused")
+            assert only(guest).reason == "the month's volume is used up"
+            assert only(guest).round >= 2
+            await until(lambda: len(host.peers(None)) == 1)
+            await reach(only(host).round + 2, host)
+            attendance_of(guest).open()
+            await until(lambda: only(guest).samples_accepted > 0)
+            await until(lambda: only(guest).root == only(host).root)
+
+    play(tmp_path, scenario)
+
+
+def test_all_peers_paused_wait_and_go_on(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, scene.node(1) as guest:
+            await meet(scene, host, guest)
+            for node in (host, guest):
+                permit_of(node).close(BATTERY)
+            await until(lambda: only(host).state == only(guest).state == "paused")
+            stood = only(host).round
+            await until(lambda: only(host).round == only(guest).round)
+            for node in (host, guest):
+                permit_of(node).open()
+            await reach(stood + 3, host, guest)
+
+    play(tmp_path, scenario)
+
+
+def test_pauses_that_flap_restart_training_and_lose_nothing_else(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, scene.node(1) as guest:
+            await meet(scene, host, guest)
+            for _ in range(20):
+                permit_of(guest).close(BATTERY)
+                permit_of(guest).open()
+            accepted = only(guest).samples_accepted
+            await until(lambda: only(guest).samples_accepted > accepted)
+
+    play(tmp_path, scenario)
