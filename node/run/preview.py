@@ -14,7 +14,7 @@ from protocol.state import FLOAT_BYTES
 
 _WHAT_OTHERS_SEE = (
     "your network address",
-    "your node's name and PeerID",
+    "your node's name and PeerID, and what it trains on (CPU, or the graphics card's name)",
     "how much you train, your updates to the model, and the reputation that they earn you",
 )
 _AUDITED = "whether your work is honest: it is audited, and proof of a lie is kept for good"
