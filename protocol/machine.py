@@ -16,6 +16,8 @@ Metric = Literal["loss", "contribution", "throughput", "trained", "rejected", "u
 yet; throughput: samples trained per second, the mean over the time the node ran; up, down: bytes
 that the run's peers were sent and sent."""
 ActivityKind = Literal["round", "contribution", "run", "peer", "trouble"]
+Notify = Literal["", "stopped", "finished", "update", "disk", "host"]
+"""Which of `ui.notify` asks for a notification; "" = none does."""
 JsonValue = bool | int | float | str | list[str] | None
 
 MOST_POINTS = 2000
@@ -31,6 +33,10 @@ class ConfigItem(Reply, frozen=True, kw_only=True):
     default: JsonValue
     kind: Literal["bool", "int", "text", "choice", "list"]
     choices: tuple[str, ...] = ()
+    """Of a choice, or of each item of a list; empty: whatever `about` says."""
+    least: int | None = None
+    """Of an int."""
+    most: int | None = None
     about: str
     """What it does, in a plain sentence."""
     restart: bool = False
@@ -122,8 +128,8 @@ class Activity(Reply, frozen=True, kw_only=True):
     kind: ActivityKind
     text: str
     run: str = ""
-    notify: Literal["", "stopped", "finished", "update", "disk", "host"] = ""
-    """Whether it is worth a notification: which of `ui.notify` asks for it."""
+    notify: Notify = ""
+    """Whether it is worth a notification."""
 
 
 class Snapshot(Reply, frozen=True, kw_only=True):
@@ -151,3 +157,13 @@ class StreamEvent(Reply, frozen=True, kw_only=True):
     type: Literal["snapshot", "status", "contribution", "peers", "activity"]
     data: msgspec.Raw
     """A Snapshot, Status, Contribution, PeersChanged or Activity."""
+
+
+EVENT_KINDS: dict[str, type[Reply]] = {
+    "snapshot": Snapshot,
+    "status": Status,
+    "contribution": Contribution,
+    "peers": PeersChanged,
+    "activity": Activity,
+}
+"""What `StreamEvent.data` is, by `StreamEvent.type`."""

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from node.home.config import DEFAULT_API, Config, load_config
 from node.home.config_edit import as_tables, get_value, set_value
-from node.home.config_values import parse_size
+from node.home.config_values import (
+    parse_days,
+    parse_hours,
+    parse_rate,
+    parse_share,
+    parse_size,
+)
 from node.home.strict_toml import MAX_TOML_BYTES, ConfigError, line_of, parse_toml, read_toml
 from protocol.control import HostSpec
 
@@ -319,3 +325,68 @@ def test_values_are_plain_so_that_any_encoder_takes_them() -> None:
     config = parse_toml(text, Config, "config.toml")
     assert type(config.node.name) is type(config.contribute.device) is str
     assert type(config.node.listen[0]) is str
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("", None),
+        ("10Mbit", 1_250_000),
+        ("10 Mbit/s", 1_250_000),
+        ("1.5MB/s", 1_500_000),
+        ("64Kbit", 8000),
+    ],
+)
+def test_a_rate_is_read_as_bytes_per_second(text: str, rate: int | None) -> None:
+    assert parse_rate(text) == rate
+
+
+def test_a_share_is_of_a_device_or_a_size() -> None:
+    assert parse_share("80%").of(10 * 10**9) == 8 * 10**9
+    assert parse_share("6GB").of(10 * 10**9) == 6 * 10**9
+    assert parse_share("6GB").of(4 * 10**9) == 4 * 10**9
+
+
+def test_hours_are_minutes_of_the_day_and_may_go_over_midnight() -> None:
+    assert parse_hours("00:00-24:00") == ((0, 1440),)
+    assert parse_hours("22:00-07:00, 12:30-13:00") == ((1320, 1860), (750, 780))
+
+
+def test_days_may_go_over_the_end_of_the_week() -> None:
+    assert parse_days("mon-fri, sun") == {0, 1, 2, 3, 4, 6}
+    assert parse_days("sat-mon") == {5, 6, 0}
+    assert parse_days("Wed") == {2}
+
+
+@pytest.mark.parametrize(
+    ("table", "entry", "message"),
+    [
+        ("contribute", 'mode = "finish"', "'finish' is not a valid choice"),
+        ("contribute", 'gpu_memory = "101%"', "expected 5% to 100%"),
+        ("contribute", 'gpu_memory = "much"', 'expected a share such as "80%"'),
+        ("contribute", "duty_cycle = 4", "expected a whole number >= 5"),
+        ("contribute.only", 'hours = "7-8"', "expected hours such as"),
+        ("contribute.only", 'hours = "22:00-22:00"', "22:00-22:00 is no time at all"),
+        ("contribute.only", 'hours = "22:61-23:00"', "22:61 is no time of the day"),
+        ("contribute.only", 'hours = "24:00-07:00"', "a window begins at 23:59"),
+        ("contribute.only", 'hours = "08:00-09:00,"', "expected hours such as"),
+        ("contribute.only", 'days = "mon-"', "expected days such as"),
+        ("contribute.only", 'days = ""', "expected days such as"),
+        ("contribute.only", "gpu_temp_max = 200", "expected a whole number <= 120"),
+        ("network", 'up = "10Mbyte"', "expected a rate such as"),
+        ("network", 'down = "1bit"', "1bit is less than any run can do with"),
+        ("network", 'monthly = "1KB"', "1KB is less than any run needs"),
+        ("ui", 'theme = "pink"', "'pink' is not a valid choice"),
+        ("ui", 'notify = ["all"]', "'all' is not a valid choice"),
+    ],
+)
+def test_a_wrong_limit_is_told_with_its_line(table: str, entry: str, message: str) -> None:
+    error = refusal(f"[node]\n\n[{table}]\n{entry}\n")
+    assert error.message.startswith(f"config.toml, line 4: {table}.")
+    assert message in error.message
+
+
+def test_an_unknown_key_of_a_nested_table_is_told_with_its_line() -> None:
+    error = refusal("[contribute]\n[contribute.only]\n\nhuors = 3\n")
+    assert error.message == "config.toml, line 4: unknown key 'huors' in [contribute.only]"
+    assert error.hint.startswith("Did you mean hours? Valid here: when_idle_minutes, on_battery,")

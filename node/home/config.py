@@ -89,6 +89,7 @@ class OnlySection(Section, frozen=True, kw_only=True):
     ] = False
     hours: Annotated[
         str,
+        Meta(max_length=200),
         Check(parse_hours),
         Meta(
             description='Times of the day to contribute at, such as "22:00-07:00"; '

@@ -5,6 +5,9 @@ A key is dotted: "node.name", "contribute.only.hours".
 
 import contextlib
 import copy
+import fcntl
+import os
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +28,8 @@ from node.home.strict_toml import (
     suggestion,
 )
 from protocol.control import printable
+
+_ATTEMPTS, _ATTEMPT_SECONDS = 20, 0.05
 
 Tables = dict[str, dict[str, object]]
 
@@ -75,13 +80,18 @@ def set_values(path: Path, changes: Mapping[str, object]) -> Config:
     Raises:
         ConfigError: no such key, a value it can't have, or a mistake that the file already had.
     """
-    text = read_text(path) if path.exists() else ""
-    parse_toml(text, Config, str(path))
-    changed = changed_text(text, changes)
-    config = parse_toml(changed, Config, str(path))
-    if changed != text:
-        write_file(path, changed.encode(), mode=0o644)
-    return config
+    with _lone_editor(path.parent):
+        for _ in range(_ATTEMPTS):
+            text = _text(path)
+            parse_toml(text, Config, str(path))
+            changed = changed_text(text, changes)
+            config = parse_toml(changed, Config, str(path))
+            if _text(path) != text:
+                continue  # edited by hand in these milliseconds
+            if changed != text:
+                write_file(path, changed.encode(), mode=0o644)
+            return config
+    raise _busy(path.parent)
 
 
 def changed_text(text: str, changes: Mapping[str, object]) -> str:
@@ -100,7 +110,7 @@ def changed_text(text: str, changes: Mapping[str, object]) -> str:
         _put(document, parts, value)
     changed = tomlkit.dumps(document)
     try:
-        right = tomllib.loads(changed) == wanted
+        right = dict(_leaves(tomllib.loads(changed), "")) == dict(_leaves(wanted, ""))
     except tomllib.TOMLDecodeError:
         right = False
     if not right:
@@ -109,6 +119,39 @@ def changed_text(text: str, changes: Mapping[str, object]) -> str:
             hint="Change it with: talkoot config edit",
         )
     return changed
+
+
+def _text(path: Path) -> str:
+    return read_text(path) if path.exists() else ""
+
+
+@contextlib.contextmanager
+def _lone_editor(folder: Path) -> Iterator[None]:
+    """Keep our other processes from changing the configuration in `folder`."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigError(f"can't open the folder {folder}: {error.strerror}") from error
+    try:
+        _hold(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _hold(handle: int, folder: Path) -> None:
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_ATTEMPT_SECONDS)
+    raise _busy(folder)
+
+
+def _busy(folder: Path) -> ConfigError:
+    return ConfigError(
+        f"another program keeps changing the configuration in {folder}", hint="Try again."
+    )
 
 
 def _put(tables: Any, parts: list[str], value: object) -> None:  # noqa: ANN401

@@ -1,0 +1,119 @@
+"""The configuration in force in a running node: it follows edits by hand, and makes others' edits.
+
+A mistake in an edit by hand leaves the last good configuration in force and is told as `trouble`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from node.home.config import Config, load_config
+from node.home.config_edit import set_values
+from node.home.config_view import describe
+from node.home.strict_toml import ConfigError
+from protocol.machine import ConfigView
+
+Observer = Callable[[Config], None]
+Stamp = tuple[int, ...]
+
+_log = logging.getLogger(__name__)
+
+
+class ConfigSource:
+    """The configuration in force.
+
+    Args:
+        path: the file; there need not be one.
+        config: what it said when the node started.
+    """
+
+    def __init__(self, path: Path, config: Config | None = None) -> None:
+        self._path = path
+        self._config = Config() if config is None else config
+        self._trouble = ""
+        self._read: Stamp | None = None
+        self._seen: Stamp | None = None
+        self._observers: list[Observer] = []
+        self._changing = asyncio.Lock()
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._config
+
+    @property
+    def trouble(self) -> str:
+        """Why the file as it stands now is not in force; empty = it is."""
+        return self._trouble
+
+    @property
+    def view(self) -> ConfigView:
+        """All keys, for programs."""
+        items = describe(self._config)
+        return ConfigView(path=str(self._path), items=items, trouble=self._trouble)
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Have `observer` called with every new configuration; return what ends that."""
+        self._observers.append(observer)
+        return lambda: self._observers.remove(observer)
+
+    def refresh(self) -> None:
+        """Take over an edit by hand, once two calls saw the same file.
+
+        Editors write a file in several steps, between which it may be gone or half there.
+        """
+        stamp = _stamp(self._path)
+        if stamp != self._read and stamp == self._seen:
+            self._take(stamp)
+        self._seen = stamp
+
+    async def change(self, changes: Mapping[str, object]) -> Config:
+        """Write all of `changes` or none into the file, and have the outcome in force at once.
+
+        Edits by hand that were not seen yet come into force with it.
+
+        Args:
+            changes: values by dotted key; None takes a key out of the file.
+
+        Raises:
+            ConfigError: no such key, a value it can't have, or the file as it stands has a mistake.
+            StateError: the file can't be written.
+        """
+        async with self._changing:
+            config = await asyncio.to_thread(set_values, self._path, changes)
+            self._hold(config)
+        return config
+
+    async def follow(self, seconds: float = 2.0) -> None:
+        """Take over edits by hand, for ever; the file is looked at every so many `seconds`."""
+        while True:
+            self.refresh()
+            await asyncio.sleep(seconds)
+
+    def _take(self, stamp: Stamp) -> None:
+        self._read = stamp
+        try:
+            config = load_config(self._path)
+        except ConfigError as error:
+            self._trouble = f"{error.message}. {error.hint}".strip()
+            _log.warning("the edited configuration is not in force: %s", self._trouble)
+        else:
+            self._hold(config)
+
+    def _hold(self, config: Config) -> None:
+        self._trouble = ""
+        if config == self._config:
+            return
+        self._config = config
+        for observer in tuple(self._observers):
+            observer(config)
+
+
+def _stamp(path: Path) -> Stamp:
+    """Return what differs between two states of a file; the same for all that can't be seen."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        return (error.errno or 0,)
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
