@@ -17,11 +17,13 @@ from pathlib import Path
 
 from dht.hivemind_swarm import HivemindSwarm
 from dht.swarm import NetworkError, Swarm
+from node.api.exports import write_model
+from node.api.machine import MachineControls
 from node.api.series import series_of
 from node.api.server import serve_api
 from node.home.config import Config
+from node.home.config_source import ConfigSource
 from node.home.listen import lasting_addresses
-from node.home.logs import last_lines
 from node.home.names import friendly_name
 from node.home.paths import Paths
 from node.home.version import VERSION
@@ -31,14 +33,13 @@ from node.run.recorder import Recorder
 from node.run.session import NodeSetting, Session
 from node.run.workers import WorkerOf, worker_of
 from node.store.run_folder import RunFolder
-from node.store.state import export
 from node.store.storage import Disk, StateError, telling
 from node.training.permit import Gate, Permit
 from node.training.trainer import Resources
 from node.transfer.sources import Sources
 from node.transfer.transfer import fetch_manifest
 from protocol.accounts import EvidenceDetail, EvidenceItem, History, PeerDetail
-from protocol.control import Exported, HostSpec, Peer, Preview, RunStatus, Status
+from protocol.control import Exported, ExportRequest, HostSpec, Peer, Preview, RunStatus, Status
 from protocol.errors import ManifestError, TalkootError
 from protocol.identity import Identity
 from protocol.link import JoinLink, parse_link
@@ -102,8 +103,8 @@ async def _first_of(*events: asyncio.Event) -> None:
             wait.cancel()
 
 
-class Node:
-    """The running node, as the control API sees it (node.api.server.Controls)."""
+class Node(MachineControls):
+    """The running node, as the control API sees it (node.api.controls.Controls)."""
 
     def __init__(
         self,
@@ -114,20 +115,20 @@ class Node:
         stop: asyncio.Event,
         workers: WorkerOf = worker_of,
     ) -> None:
+        disk = Disk(config.storage.min_free_bytes)
+        super().__init__(paths, ConfigSource(paths.config_file, config), disk)
         self.api_url = ""
         self.addresses: tuple[str, ...] = ()
         self._config = config
-        self._paths = paths
         self._identity = identity
         self._swarm = swarm
         self._stop = stop
         self._started_at = time.monotonic()
-        self._disk = Disk(config.storage.min_free_bytes)
         self._setting = NodeSetting(
             swarm=swarm,
             identity=identity,
             name=config.node.name or friendly_name(identity.peer_id),
-            disk=self._disk,
+            disk=disk,
             permit=Permit(Resources(config.contribute.cpu_threads, config.contribute.device)),
             attendance=Gate(),
             reduces=not config.network.client_mode,
@@ -311,24 +312,15 @@ class Node:
         task.cancel()
         await asyncio.wait([task], timeout=SESSION_END_SECONDS)
 
-    async def export(self, run: str, path: str) -> Exported:
+    async def export(self, run: str, wanted: ExportRequest) -> Exported:
         """Write the run's agreed model as safetensors."""
-        session, target = self._sessions[run], Path(path)
-        if not target.is_absolute():
-            raise StateError(f"{path} is not an absolute path")
+        session = self._sessions[run]
         state = session.state or await asyncio.to_thread(session.folder.checkpoints.load_newest)
         if state is None:
             raise StateError("there is no agreed state of this run here yet")
-        metadata = {"run": run, "round": str(state.round), "root": state.root.hex()}
-        await asyncio.to_thread(export, state, target, metadata, self._disk)
-        size = target.stat().st_size
-        return Exported(
-            run=run, path=path, round=state.round, root=state.root.hex(), size_bytes=size
+        return await asyncio.to_thread(
+            write_model, state, wanted.path, self._disk, replace=wanted.replace
         )
-
-    def logs(self, lines: int) -> list[str]:
-        """Return the last lines of the log."""
-        return last_lines(self._paths.log, lines)
 
     def request_shutdown(self) -> None:
         """Begin the node's ordered end."""

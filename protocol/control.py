@@ -48,6 +48,8 @@ PauseCause = Literal[
     "metered",
 ]
 
+MOST_SHARES = 64
+"""In the report of a round within a status; `Peer` tells of everybody."""
 LONGEST_FOR_S = 31 * 86_400.0
 
 
@@ -65,6 +67,9 @@ class NodeFile(Reply, frozen=True, kw_only=True):
     url: str
     pid: int
     token_path: str
+    """Of the token that permits everything."""
+    read_token_path: str = ""
+    """Of the token that permits to read."""
 
 
 class Failure(Reply, frozen=True, kw_only=True):
@@ -92,6 +97,8 @@ class ExportRequest(Request, frozen=True, kw_only=True):
     """Where to write a run's model: an absolute path on this machine."""
 
     path: Annotated[str, Meta(min_length=1, max_length=4096)]
+    replace: bool = False
+    """Whether to replace a file that is there already, instead of refusing."""
 
 
 class TaskSource(Request, frozen=True, kw_only=True):
@@ -163,6 +170,13 @@ class RunStatus(Reply, frozen=True, kw_only=True):
     """Live peers, this one among them."""
     link: str | None = None
     last_round: RoundReport | None = None
+    """Left out where it would list more than `MOST_SHARES` peers."""
+    round_peers: int = 0
+    """Whose updates counted in the last finished round that this node took part in."""
+    round_seconds: float | None = None
+    """How long that round took here."""
+    failure: str = ""
+    """Where it has stopped by an error: the error's code."""
     warnings: tuple[str, ...] = ()
     standing: PeerStanding | None = None
     """This node's own in the agreed ledger; None before a state is held."""

@@ -112,6 +112,8 @@ class DiagnosticsRequest(Request, frozen=True, kw_only=True):
     """Where to write a file for whoever helps: an absolute path on this machine."""
 
     path: Annotated[str, Meta(min_length=1, max_length=4096)]
+    replace: bool = False
+    """Whether to replace a file that is there already, instead of refusing."""
 
 
 class Written(Reply, frozen=True, kw_only=True):

@@ -9,10 +9,12 @@ import asyncio
 import os
 import sys
 from types import ModuleType
+from typing import Literal
 
 import msgspec
 
 from node.__main__ import main
+from node.api.activity import ActivityLog
 from node.api.server import serve_api
 from node.home.config import Config
 from node.home.paths import Paths
@@ -27,7 +29,10 @@ from protocol.accounts import (
     StandingPart,
 )
 from protocol.control import (
+    Contribution,
+    ContributionRequest,
     Exported,
+    ExportRequest,
     HostSpec,
     Peer,
     PeerShare,
@@ -39,6 +44,18 @@ from protocol.control import (
 from protocol.errors import TalkootError
 from protocol.identity import Identity, peer_id_of
 from protocol.link import JoinLink
+from protocol.machine import (
+    Checkpoint,
+    ConfigItem,
+    ConfigPatch,
+    ConfigView,
+    Device,
+    DiagnosticsRequest,
+    Metric,
+    Point,
+    Series,
+    Written,
+)
 
 RUN = "ab" * 32
 OTHER_RUN = "cd" * 32
@@ -147,6 +164,29 @@ WHY = PeerDetail(
     credit=HISTORY.credit,
     evidence=(),
 )
+CONTRIBUTING = Contribution(mode="auto", state="contributing")
+PAUSED = Contribution(
+    mode="auto",
+    state="paused",
+    cause="battery",
+    reason="on battery",
+    ends="resumes on mains power",
+)
+CHECKPOINT = Checkpoint(
+    id=f"{RUN}-4", run=RUN, name="python", round=4, size_bytes=6_800_000, saved_at=1.7e9
+)
+DEVICE = Device(id="cpu", name="A processor", chosen=True, memory=16 << 30, load=0.25)
+SERIES = Series(
+    metric="loss", unit="", points=(Point(at=1.7e9, value=2.5), Point(at=1.7e9 + 60, value=2.4))
+)
+CONFIG = ConfigView(
+    path="/home/me/.config/talkoot/config.toml",
+    items=(
+        ConfigItem(
+            key="contribute.cpu_threads", value=2, default=4, kind="int", about="Threads to use."
+        ),
+    ),
+)
 
 
 class FakeControls:
@@ -157,6 +197,15 @@ class FakeControls:
         self.stop = stop or asyncio.Event()
         self.preview_answer = PREVIEW
         self.listed = PEER
+        self.others: list[Peer] = []
+        """Peers beside `listed`."""
+        self.activity = ActivityLog()
+        self.contributing = CONTRIBUTING
+        self.contribution_changed = asyncio.Event()
+        self.checkpoint = CHECKPOINT
+        self.config_view = CONFIG
+        self.device = DEVICE
+        self.series_answer = SERIES
         self.history_answer = HISTORY
         self.why = WHY
         self.evidence_answer = [EVIDENCE]
@@ -181,6 +230,7 @@ class FakeControls:
             network="online",
             runs=tuple(self.known),
             refused={"bad_signature": 2},
+            contribution=self.contributing,
         )
 
     def runs(self) -> list[RunStatus]:
@@ -188,7 +238,61 @@ class FakeControls:
 
     def peers(self, run: str | None) -> list[Peer]:
         self._ask("peers", run)
-        return [self.listed]
+        return [self.listed, *self.others]
+
+    def contribution(self) -> Contribution:
+        return self.contributing
+
+    async def contribute(self, wanted: ContributionRequest) -> Contribution:
+        self._ask("contribute", wanted)
+        paused = wanted.mode in {"never", "finish"}
+        state: Literal["paused", "contributing"] = "paused" if paused else "contributing"
+        self.set_contribution(Contribution(mode=wanted.mode, state=state))
+        return self.contributing
+
+    def set_contribution(self, contribution: Contribution) -> None:
+        """Contribute or pause, as the governor would."""
+        self.contributing = contribution
+        self.contribution_changed.set()
+        self.contribution_changed = asyncio.Event()
+
+    async def contribution_after(self, known: Contribution) -> Contribution:
+        while self.contributing == known:
+            await self.contribution_changed.wait()
+        return self.contributing
+
+    async def series(self, metric: Metric, run: str | None, since: float, points: int) -> Series:
+        self._ask("series", metric, run, since, points)
+        return self.series_answer
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        self._ask("checkpoints")
+        return [self.checkpoint]
+
+    async def export_checkpoint(self, checkpoint: str, wanted: ExportRequest) -> Exported:
+        self._ask("export_checkpoint", checkpoint, wanted.path)
+        return Exported(run=RUN, path=wanted.path, round=4, root="12" * 32, size_bytes=3_400_000)
+
+    async def config(self) -> ConfigView:
+        self._ask("config")
+        return self.config_view
+
+    async def set_config(self, patch: ConfigPatch) -> ConfigView:
+        self._ask("set_config", patch.set)
+        items = tuple(
+            msgspec.structs.replace(item, value=patch.set.get(item.key, item.value))
+            for item in self.config_view.items
+        )
+        self.config_view = msgspec.structs.replace(self.config_view, items=items)
+        return self.config_view
+
+    async def devices(self) -> list[Device]:
+        self._ask("devices")
+        return [self.device]
+
+    async def diagnostics(self, wanted: DiagnosticsRequest) -> Written:
+        self._ask("diagnostics", wanted.path)
+        return Written(path=wanted.path, size_bytes=12_345)
 
     async def history(self, run: str, peer: str | None, since: int, limit: int) -> History:
         self._ask("history", run, peer, since, limit)
@@ -224,9 +328,9 @@ class FakeControls:
     async def leave(self, run: str) -> None:
         self._ask("leave", run)
 
-    async def export(self, run: str, path: str) -> Exported:
-        self._ask("export", run, path)
-        return Exported(run=run, path=path, round=4, root="12" * 32, size_bytes=3_400_000)
+    async def export(self, run: str, wanted: ExportRequest) -> Exported:
+        self._ask("export", run, wanted.path)
+        return Exported(run=run, path=wanted.path, round=4, root="12" * 32, size_bytes=3_400_000)
 
     def logs(self, lines: int) -> list[str]:
         self._ask("logs", lines)

@@ -13,16 +13,16 @@ from typing import Any
 import aiohttp
 import pytest
 
+from node.api.answers import MAX_BODY_BYTES
 from node.api.client import (
     NodeNotRunningError,
     connect,
     find_node,
 )
+from node.api.refusals import NotPermittedError
 from node.api.server import (
-    MAX_BODY_BYTES,
     SHUTDOWN_SECONDS,
     ApiPortError,
-    NotPermittedError,
     serve_api,
 )
 from node.home.paths import Paths

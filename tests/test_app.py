@@ -7,9 +7,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from dht.swarm import NetworkError
+from node.api.refusals import BadPathError
 from node.app import Node
 from node.store.storage import StateError
 from node.training.trainer import TrainerError
+from protocol.control import ExportRequest
 from protocol.errors import LinkError
 from protocol.link import JoinLink, parse_link
 from tests.node_scene import (
@@ -252,12 +254,12 @@ def test_the_agreed_model_is_exported(tmp_path: Path) -> None:
             await hosted(host, scene)
             await reach(2, host)
             run, file = only(host).run, tmp_path / "model.safetensors"
-            done = await host.export(run, str(file))
+            done = await host.export(run, ExportRequest(path=str(file)))
             assert done.round >= 2
             assert done.size_bytes == file.stat().st_size
             assert sorted(load_file(file)) == ["a", "b", "c"]
-            with pytest.raises(StateError, match="not an absolute path"):
-                await host.export(run, "model.safetensors")
+            with pytest.raises(BadPathError, match="not an absolute path"):
+                await host.export(run, ExportRequest(path="model.safetensors"))
 
     play(tmp_path, scenario)
 
@@ -267,6 +269,7 @@ def test_a_model_that_is_not_there_yet_cannot_be_exported(tmp_path: Path) -> Non
         async with scene.node(0) as host, scene.node(1) as guest:
             joined = await guest.join(await hosted(host, scene))
             with pytest.raises(StateError, match="no agreed state"):
-                await guest.export(joined.run, str(tmp_path / "model.safetensors"))
+                wanted = ExportRequest(path=str(tmp_path / "model.safetensors"))
+                await guest.export(joined.run, wanted)
 
     play(tmp_path, scenario)

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node.api.server import NotPermittedError, serve_api
+from node.api.refusals import NotPermittedError
+from node.api.server import serve_api
 from node.cli import main
 from node.home.paths import HOME_VARIABLE, Paths
 from protocol.errors import LinkError, TalkootError

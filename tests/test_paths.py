@@ -71,12 +71,12 @@ def test_a_home_that_cannot_be_written_is_told(tmp_path: Path, kind: str) -> Non
 
 
 def test_a_private_file_is_never_readable_by_others(paths: Paths) -> None:
-    new_token(paths)
+    new_token(paths.token)
     assert mode_of(paths.token) == 0o600
 
 
 def test_each_start_has_another_token(paths: Paths) -> None:
-    assert new_token(paths) != new_token(paths)
+    assert new_token(paths.token) != new_token(paths.token)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(paths: Paths) -> None:

@@ -1,7 +1,7 @@
 """The control API's client: what the command line and the demo know of a running node."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 from typing import TypeVar
@@ -16,12 +16,15 @@ from node.home.paths import Paths
 from protocol.accounts import MOST_ROUNDS, EvidenceDetail, EvidenceItem, History, PeerDetail
 from protocol.control import (
     API_PREFIX,
+    Contribution,
+    ContributionRequest,
     Exported,
     ExportRequest,
     Failure,
     Health,
     HostSpec,
     LinkRequest,
+    Mode,
     NodeFile,
     Peer,
     Preview,
@@ -29,6 +32,18 @@ from protocol.control import (
     Status,
 )
 from protocol.errors import TalkootError
+from protocol.machine import (
+    Checkpoint,
+    ConfigPatch,
+    ConfigView,
+    Device,
+    DiagnosticsRequest,
+    JsonValue,
+    Metric,
+    Series,
+    StreamEvent,
+    Written,
+)
 from protocol.references import find_run, only_run
 
 ANSWER_SECONDS = 10.0
@@ -36,7 +51,11 @@ SEARCH_SECONDS = 120.0
 """For calls that look for peers: preview and join."""
 WORK_SECONDS = 600.0
 """For calls that read or write a whole model or data set: host and export."""
+HEARTBEAT_SECONDS = 20.0
+MAX_EVENT_BYTES = 64 << 20
+"""A snapshot of 5,000 peers has 2 MB."""
 
+_EVENTS = f"{API_PREFIX}/events"
 _START_IT = "Start it with: talkoot up -d"
 ReplyT = TypeVar("ReplyT")
 
@@ -83,10 +102,65 @@ class NodeClient:
         """Return the node's runs."""
         return await self._call("GET", f"{API_PREFIX}/runs", list[RunStatus])
 
-    async def peers(self, run: str | None = None) -> list[Peer]:
-        """Return the peers of a run (by id, start of id, or name), or of all runs."""
-        chosen = "" if run is None else f"?run={find_run(await self.runs(), run).run}"
-        return await self._call("GET", f"{API_PREFIX}/peers{chosen}", list[Peer])
+    async def events(self) -> AsyncIterator[StreamEvent]:
+        """Yield what happens at the node, a snapshot first; to connect again is the caller's.
+
+        Where it is not read to its end, `contextlib.aclosing` ends the connection.
+
+        Raises:
+            NodeNotRunningError: the node has ended, or dropped the connection.
+        """
+        url, socket = self._url.join(URL(_EVENTS)), None
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                socket = await self._session.ws_connect(
+                    url, heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_EVENT_BYTES
+                )
+            async for message in socket:
+                yield _event(message)
+        except TimeoutError as error:
+            raise _timeout(ANSWER_SECONDS) from error
+        except aiohttp.WSServerHandshakeError as error:
+            await self._call("GET", _EVENTS, Health)  # it says why in words, which that lacks
+            raise _bad_answer(error.status) from error
+        except aiohttp.ClientError as error:
+            raise NodeNotRunningError(f"the node is gone: {error}", hint=_START_IT) from error
+        finally:
+            if socket is not None:
+                await socket.close()
+        raise NodeNotRunningError("the node has ended the connection", hint=_START_IT)
+
+    async def contribute(self, mode: Mode, for_s: float | None = None) -> Contribution:
+        """Contribute or don't: until told otherwise, or for some seconds."""
+        body = ContributionRequest(mode=mode, for_s=for_s)
+        return await self._call("PUT", f"{API_PREFIX}/contribution", Contribution, body=body)
+
+    async def peers(
+        self, run: str | None = None, *, sort: str = "", q: str = "", limit: int | None = None
+    ) -> list[Peer]:
+        """Return the peers of a run (by id, start of id, or name), or of all runs.
+
+        Args:
+            run: None = all.
+            sort: a field of `Peer`; with "-" before it the largest comes first.
+            q: a part of name, PeerID, state, standing or device.
+            limit: at most so many.
+        """
+        query = {"sort": sort, "q": q, "limit": "" if limit is None else str(limit)}
+        if run is not None:
+            query["run"] = find_run(await self.runs(), run).run
+        chosen = urlencode({name: value for name, value in query.items() if value})
+        return await self._call("GET", f"{API_PREFIX}/peers?{chosen}", list[Peer])
+
+    async def series(
+        self, metric: Metric, run: str | None = None, since: float = 0.0, points: int = 200
+    ) -> Series:
+        """Return a figure over time, of a run (by id, start of id, or name) or of all together."""
+        query = {"since": repr(since), "points": str(points)}
+        if run is not None:
+            query["run"] = find_run(await self.runs(), run).run
+        where = f"{API_PREFIX}/history/{metric}?{urlencode(query)}"
+        return await self._call("GET", where, Series)
 
     async def history(
         self,
@@ -143,12 +217,43 @@ class NodeClient:
             "DELETE", f"{API_PREFIX}/runs/{found.run}", RunStatus, seconds=SEARCH_SECONDS
         )
 
-    async def export(self, run: str, path: str) -> Exported:
+    async def export(self, run: str, path: str, *, replace: bool = False) -> Exported:
         """Have the node write a run's model to the absolute `path`."""
         found = find_run(await self.runs(), run)
         where = f"{API_PREFIX}/runs/{found.run}/export"
-        body = ExportRequest(path=path)
+        body = ExportRequest(path=path, replace=replace)
         return await self._call("POST", where, Exported, body=body, seconds=WORK_SECONDS)
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Return the agreed states on the node's disk, newest first."""
+        return await self._call("GET", f"{API_PREFIX}/checkpoints", list[Checkpoint])
+
+    async def export_checkpoint(
+        self, checkpoint: str, path: str, *, replace: bool = False
+    ) -> Exported:
+        """Have the node write the model of a checkpoint, by its id, to the absolute `path`."""
+        where = f"{API_PREFIX}/checkpoints/{_segment(checkpoint)}/export"
+        body = ExportRequest(path=path, replace=replace)
+        return await self._call("POST", where, Exported, body=body, seconds=WORK_SECONDS)
+
+    async def config(self) -> ConfigView:
+        """Return the node's configuration."""
+        return await self._call("GET", f"{API_PREFIX}/config", ConfigView)
+
+    async def set_config(self, changes: Mapping[str, JsonValue]) -> ConfigView:
+        """Set keys of the node's configuration, all or none; None takes one out of the file."""
+        body = ConfigPatch(set=dict(changes))
+        return await self._call("PATCH", f"{API_PREFIX}/config", ConfigView, body=body)
+
+    async def devices(self) -> list[Device]:
+        """Return what the node could train on."""
+        return await self._call("GET", f"{API_PREFIX}/devices", list[Device])
+
+    async def diagnostics(self, path: str, *, replace: bool = False) -> Written:
+        """Have the node write what helps to find a fault, without secrets, as zip."""
+        body = DiagnosticsRequest(path=path, replace=replace)
+        where = f"{API_PREFIX}/diagnostics"
+        return await self._call("POST", where, Written, body=body, seconds=SEARCH_SECONDS)
 
     async def logs(self, lines: int) -> list[str]:
         """Return the last lines of the node's log."""
@@ -180,10 +285,7 @@ class NodeClient:
             ):
                 return _reply(response.status, await response.read(), kind)
         except TimeoutError as error:
-            raise NodeTimeoutError(
-                f"the node did not answer within {seconds:.0f} s",
-                hint="See what it does with: talkoot logs",
-            ) from error
+            raise _timeout(seconds) from error
         except aiohttp.ClientError as error:
             raise NodeNotRunningError(f"the node is gone: {error}", hint=_START_IT) from error
 
@@ -254,10 +356,30 @@ def _reply(status: int, data: bytes, kind: type[ReplyT]) -> ReplyT:
             raise ApiError(msgspec.json.decode(data, type=Failure))
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ApiError(
-            Failure(
-                code="bad_answer",
-                message=f"the node's answer can't be read (HTTP {status})",
-                hint="Another talkoot version may still run: talkoot down, then talkoot up -d",
-            )
-        ) from error
+        raise _bad_answer(status) from error
+
+
+def _event(message: aiohttp.WSMessage) -> StreamEvent:
+    if message.type is not aiohttp.WSMsgType.TEXT:
+        raise NodeNotRunningError("the node is gone: the connection broke", hint=_START_IT)
+    try:
+        return msgspec.json.decode(message.data, type=StreamEvent)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _bad_answer(101) from error
+
+
+def _bad_answer(status: int) -> ApiError:
+    return ApiError(
+        Failure(
+            code="bad_answer",
+            message=f"the node's answer can't be read (HTTP {status})",
+            hint="Another talkoot version may still run: talkoot down, then talkoot up -d",
+        )
+    )
+
+
+def _timeout(seconds: float) -> NodeTimeoutError:
+    return NodeTimeoutError(
+        f"the node did not answer within {seconds:.0f} s",
+        hint="See what it does with: talkoot logs",
+    )

@@ -129,7 +129,7 @@ async def _export(context: Context, options: argparse.Namespace) -> int:
         raise UsageError(f"there is no folder {target.parent}")
     async with context.node() as client:
         with context.err.status("exporting"):
-            done = await client.export(options.run, str(target))
+            done = await client.export(options.run, str(target), replace=options.force)
     if options.json:
         show_json(context.out, done)
     else:

@@ -3,7 +3,7 @@
 With TALKOOT_HOME=dir everything lies under one folder; else where the platform wants it.
 
     config/config.toml          data/identity.key  data/runs/<run id>/
-    state/node.json  state/token  state/lock  state/node.log  state/node.out
+    state/node.json  state/token  state/token-read  state/lock  state/node.log  state/node.out
 """
 
 import contextlib
@@ -85,6 +85,11 @@ class Paths:
     def token(self) -> Path:
         """The API's bearer token."""
         return self.state / "token"
+
+    @property
+    def read_token(self) -> Path:
+        """The API's bearer token that permits to read alone."""
+        return self.state / "token-read"
 
     @property
     def ports(self) -> Path:
@@ -182,8 +187,8 @@ def lock_holder(paths: Paths) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def new_token(paths: Paths) -> str:
-    """Write a fresh API token for its owner alone, and return it.
+def new_token(path: Path) -> str:
+    """Write a fresh API token as `path`, for its owner alone, and return it.
 
     A token lives as long as its node: what an earlier one leaked is worth nothing.
 
@@ -191,7 +196,7 @@ def new_token(paths: Paths) -> str:
         StateError: the state folder can't be written.
     """
     token = secrets.token_urlsafe(32)
-    write_file(paths.token, token.encode())
+    write_file(path, token.encode())
     return token
 
 
@@ -202,13 +207,19 @@ def announced(paths: Paths, url: str) -> Iterator[None]:
     Raises:
         StateError: the state folder can't be written.
     """
-    found = NodeFile(url=url, pid=os.getpid(), token_path=str(paths.token))
+    found = NodeFile(
+        url=url,
+        pid=os.getpid(),
+        token_path=str(paths.token),
+        read_token_path=str(paths.read_token),
+    )
     write_file(paths.node_file, msgspec.json.encode(found))
     try:
         yield
     finally:
         paths.node_file.unlink(missing_ok=True)
         paths.token.unlink(missing_ok=True)
+        paths.read_token.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -187,7 +187,7 @@ class CheckpointStore:
             DiskFullError: no room; the earlier checkpoints remain.
             WriteError: the folder can't be written.
         """
-        path = self._path(state.round)
+        path = self.path_of(state.round)
         metadata = {
             "run": self._run.hex(),
             "round": str(state.round),
@@ -213,7 +213,7 @@ class CheckpointStore:
             DamagedFileError: cut short, altered, or of another run or round.
             StateError: there is none, or it can't be read.
         """
-        path = self._path(round_)
+        path = self.path_of(round_)
         try:
             state = self._read(path)
         except OSError as error:
@@ -234,13 +234,14 @@ class CheckpointStore:
                 return self.load(round_)
             except DamagedFileError as error:
                 with telling(self._folder, 0):
-                    damaged = set_aside(self._path(round_))
+                    damaged = set_aside(self.path_of(round_))
                 log.error("checkpoint set aside as %s: %s", damaged, error)  # noqa: TRY400
             except StateError as error:
                 log.error("checkpoint left out: %s", error)  # noqa: TRY400
         return None
 
-    def _path(self, round_: int) -> Path:
+    def path_of(self, round_: int) -> Path:
+        """Return where the checkpoint of a round is, if there is one."""
         return self._folder / f"state-{round_}.safetensors"
 
     def _read(self, path: Path) -> State:
@@ -281,7 +282,7 @@ class CheckpointStore:
     def _prune(self) -> None:
         for round_ in self.rounds()[: -self._keep_last]:
             if not self._keep_every or round_ % self._keep_every:
-                self._path(round_).unlink(missing_ok=True)
+                self.path_of(round_).unlink(missing_ok=True)
 
 
 def export(state: State, path: Path, metadata: Mapping[str, str], disk: Disk) -> None:

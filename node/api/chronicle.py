@@ -1,0 +1,158 @@
+"""Tells from one look at the node to the next what happened, in sentences.
+
+Names are strangers' choice: they are made safe to show, and never more than a few at once.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from node.api.activity import ActivityLog
+from protocol.control import Contribution, Peer, RunStatus, Status, printable
+from protocol.machine import Activity, ActivityKind, Notify
+
+MOST_NAMED = 3
+"""Of members that join between two looks; of more only the number is told."""
+MOST_KNOWN_MEMBERS = 20_000
+_NAME_CHARACTERS = 40
+_WORDY = frozenset({"disk_full", "cannot_write"})
+
+
+class Chronicle:
+    """Adds to a log what differs between two looks.
+
+    Args:
+        activity: where it is added.
+        members: gives the peers of a run; asked of runs that this node hosts, when their number
+            has changed.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        activity: ActivityLog,
+        members: Callable[[str], Sequence[Peer]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.stops: Counter[str] = Counter()
+        """Runs that stopped, by error code."""
+        self._log = activity
+        self._members = members
+        self._clock = clock
+        self._before: Status | None = None
+        self._contribution: Contribution | None = None
+        self._known: dict[str, set[str]] = {}
+
+    def note(self, status: Status) -> None:
+        """Take in how the node stands now; the first time nothing has happened yet."""
+        before, self._before = self._before, status
+        runs = {run.run: run for run in status.runs}
+        known = {run.run: run for run in before.runs} if before else {}
+        for name, run in runs.items():
+            if before is None or name not in known:
+                self._note_new(run, told=before is not None)
+            else:
+                self._note_change(known[name], run)
+        for name in known.keys() - runs.keys():
+            self._add("run", f"left {_name(known[name])}", name)
+            self._known.pop(name, None)
+
+    def note_contribution(self, now: Contribution) -> None:
+        """Take in whether the node contributes now."""
+        before, self._contribution = self._contribution, now
+        if before is not None and (before.state, before.reason) == (now.state, now.reason):
+            return
+        match now.state:
+            case "contributing":
+                if before is not None:
+                    self._add("contribution", "contributing again")
+            case "finishing":
+                self._add("contribution", "finishing the round, then pausing")
+            case "paused":
+                notify: Notify = "disk" if now.cause == "disk" else ""
+                self._add("contribution", f"paused: {paused_words(now)}", notify=notify)
+
+    def _note_new(self, run: RunStatus, *, told: bool) -> None:
+        if told:
+            how = "hosting" if run.role == "host" else "joined"
+            self._add("run", f"{how} {_name(run)}", run.run)
+        if run.role == "host":
+            self._known[run.run] = {peer.id for peer in self._members(run.run)}
+
+    def _note_change(self, before: RunStatus, now: RunStatus) -> None:
+        if now.standing == "banned" and before.standing not in {None, "banned"}:
+            text = f"this node was banned from {_name(now)}: see talkoot evidence"
+            self._add("trouble", text, now.run, notify="stopped")
+        if now.round > before.round:
+            self._add("round", _round_words(before, now), now.run)
+        if now.state != before.state:
+            self._note_state(now)
+        for warning in now.warnings:
+            if _without_numbers(warning) not in map(_without_numbers, before.warnings):
+                self._add("trouble", f"{_name(now)}: {printable(warning)}", now.run)
+        if now.role == "host" and now.peers != before.peers:
+            self._note_members(now)
+
+    def _note_state(self, run: RunStatus) -> None:
+        if run.state == "stopped":
+            self.stops[run.failure or "stopped"] += 1
+            notify: Notify = "disk" if run.failure in _WORDY else "stopped"
+            text = f"{_name(run)} has stopped: {printable(run.reason)}"
+            self._add("trouble", text, run.run, notify=notify)
+        elif run.state == "finished":
+            text = f"{_name(run)} is finished: all its rounds are done"
+            self._add("run", text, run.run, notify="finished")
+
+    def _note_members(self, run: RunStatus) -> None:
+        known = self._known.setdefault(run.run, set())
+        new = [peer for peer in self._members(run.run) if not peer.me and peer.id not in known]
+        if len(known) > MOST_KNOWN_MEMBERS:
+            known.clear()
+        known.update(peer.id for peer in new)
+        if new:
+            text = f"{_names(new)} joined {_name(run)}"
+            self._add("peer", text, run.run, notify="host")
+
+    def _add(self, kind: ActivityKind, text: str, run: str = "", *, notify: Notify = "") -> None:
+        text = text[:1].upper() + text[1:]
+        at = self._clock()
+        self._log.add(Activity(at=at, kind=kind, text=text, run=run, notify=notify))
+
+
+def paused_words(contribution: Contribution) -> str:
+    """Return why a node is paused and what ends it: "on battery, resumes on mains power"."""
+    words = (printable(contribution.reason), printable(contribution.ends))
+    return ", ".join(filter(None, words)) or "for no reason that is known"
+
+
+def _round_words(before: RunStatus, now: RunStatus) -> str:
+    if now.round > before.round + 1:
+        return f"{_name(now)}: caught up with round {now.round}"
+    words = f"{_name(now)}: round {now.round}"
+    if now.round_peers:
+        words += f" averaged with {now.round_peers} {'peer' if now.round_peers == 1 else 'peers'}"
+    else:
+        words += " is done"
+    return words if now.round_seconds is None else f"{words} in {now.round_seconds:.0f} s"
+
+
+def _names(peers: Sequence[Peer]) -> str:
+    if len(peers) > MOST_NAMED:
+        return f"{len(peers)} members"
+    return ", ".join(_shown(peer.name) or f"…{peer.id[-8:]}" for peer in peers)
+
+
+def _name(run: RunStatus) -> str:
+    return _shown(run.name) or run.run[:12]
+
+
+def _shown(name: str) -> str:
+    return printable(name, _NAME_CHARACTERS)
+
+
+def _without_numbers(text: str) -> str:
+    return "".join(_letters(text))
+
+
+def _letters(text: str) -> Iterable[str]:
+    return (character for character in text if not character.isdigit())

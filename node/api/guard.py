@@ -1,0 +1,62 @@
+"""Who is let in: programs on this machine that know a token, and no web page.
+
+A web page can reach 127.0.0.1 too, so the Host header must name it (DNS rebinding), an Origin
+header is refused, and every call but /healthz carries a bearer token from a file of this user's:
+one token is good for everything, the other for what only reads.
+"""
+
+from dataclasses import dataclass
+from hmac import compare_digest
+
+from aiohttp import web
+
+from node.api.answers import Handler
+from node.api.refusals import RefusedError
+
+OPEN_PATHS = frozenset({"/healthz"})
+READING = frozenset({"GET", "HEAD"})
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The secrets of one start of the node, by what they permit."""
+
+    control: str
+    read: str
+
+
+TOKENS = web.AppKey("tokens", Tokens)
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse web pages and whoever doesn't know a token that permits the call."""
+    host, port = request.get_extra_info("sockname", ("", 0))[:2]
+    if request.headers.get("Host") not in {f"{host}:{port}", f"localhost:{port}"}:
+        raise RefusedError(403, "bad_host", "the Host header doesn't name this node")
+    if "Origin" in request.headers:
+        raise RefusedError(403, "bad_origin", "web pages may not use the control API")
+    if request.path not in OPEN_PATHS:
+        _check_token(request)
+    return await handler(request)
+
+
+def _check_token(request: web.Request) -> None:
+    given, tokens = request.headers.get("Authorization", "").encode(), request.app[TOKENS]
+    controls = compare_digest(given, f"Bearer {tokens.control}".encode())
+    reads = compare_digest(given, f"Bearer {tokens.read}".encode())
+    if not controls and not reads:
+        raise RefusedError(
+            401,
+            "unauthorized",
+            "the API token is missing or wrong",
+            "Programs find it in the file that node.json names; each start of the node makes a "
+            "new one.",
+        )
+    if not controls and request.method not in READING:
+        raise RefusedError(
+            403,
+            "read_only_token",
+            "this token permits to read, not to change anything",
+            "The token that does is in the file that node.json names as token_path.",
+        )
