@@ -10,14 +10,14 @@ _ENTRY = """\
 # {mark}
 [Desktop Entry]
 Type=Application
-Version=1.5
+Version=1.0
 Name=Talkoot
 GenericName=Volunteer Training
 Comment=Train models together with others
 Exec={command}
 Icon=network-workgroup
 Terminal=false
-Categories=Network;Science;
+Categories=Science;ArtificialIntelligence;
 Keywords=training;swarm;volunteer;
 StartupNotify=true
 {more}"""
