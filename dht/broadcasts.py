@@ -3,12 +3,16 @@
 p2pd verifies author and signature of each message. It drops, without a word, what is above 1 MiB
 and what its subscriber is too slow to take: so a subscription is drained at once, into a queue that
 forgets the oldest.
+
+Each message counts once in the budget, though p2pd sends it to several neighbours, passes on those
+of others and hears some twice: that can be neither limited nor counted here.
 """
 
 import asyncio
 from collections import deque
 
 from dht.addresses import peer_id_of_bytes
+from dht.budget import Budget
 from dht.daemon import Channel, Daemon, ask
 from dht.engine import p2pd_pb2, read_pbmsg_safe
 from dht.fence.refusals import Refusals, RefusedRequestError
@@ -23,9 +27,10 @@ QUEUED_BYTES = 16 << 20
 class Subscription:
     """The broadcasts of one topic, an async iterator that ends with p2pd. `lost` counts drops."""
 
-    def __init__(self, own_id: PeerId, refusals: Refusals) -> None:
+    def __init__(self, own_id: PeerId, refusals: Refusals, budget: Budget | None = None) -> None:
         self._own_id = own_id
         self._refusals = refusals
+        self._down = (budget or Budget()).down
         self._queue: deque[Broadcast] = deque()
         self._queued_bytes = 0
         self._changed = asyncio.Event()
@@ -69,6 +74,7 @@ class Subscription:
             return
         if author == self._own_id:
             return
+        self._down.spend(len(message.data))
         self._queue.append((author, message.data))
         self._queued_bytes += len(message.data)
         while len(self._queue) > QUEUED_BROADCASTS or self._queued_bytes > QUEUED_BYTES:
@@ -77,15 +83,18 @@ class Subscription:
         self._changed.set()
 
 
-async def publish(daemon: Daemon, topic: str, data: bytes) -> None:
-    """Broadcast `data`.
-
-    Raises:
-        FrameError: above `BROADCAST_BYTES`.
-        NetworkError: p2pd is gone or refuses.
-    """
+def check_size(data: bytes) -> None:
+    """Check that `data` can be broadcast. Raises FrameError: above `BROADCAST_BYTES`."""
     if len(data) > BROADCAST_BYTES:
         raise FrameError(f"a broadcast of {len(data)} bytes is above {BROADCAST_BYTES}")
+
+
+async def publish(daemon: Daemon, topic: str, data: bytes) -> None:
+    """Broadcast `data`, of a size that was checked.
+
+    Raises:
+        NetworkError: p2pd is gone or refuses.
+    """
     await daemon.request(_request(p2pd_pb2.PSRequest.PUBLISH, topic, data))
 
 

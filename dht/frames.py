@@ -7,10 +7,14 @@ END is also how a stream is closed without loss. p2pd drops what is still on its
 end just closes its socket: the last 300 KB in 1 of 150 streams, and nearly always an answer given
 while the other end is still sending. So the end that closes says END and goes on reading, for
 `LINGER_SECONDS` at most and throwing away what it reads, until the other end has closed as well.
+
+Under a limit (dht.budget) a frame goes and comes in pieces; without one, all at once.
 """
 
 import asyncio
+from collections.abc import Callable
 
+from dht.budget import Budget
 from dht.swarm import StreamClosedError
 from dht.tasks import OwnedTasks
 from protocol.errors import FrameError
@@ -39,13 +43,24 @@ class FramedStream:
         writer: asyncio.StreamWriter,
         frame_bytes: int,
         tasks: OwnedTasks,
+        budget: Budget | None = None,
     ) -> None:
+        self.on_reply: Callable[[float], None] | None = None
+        """Called once, if the first frame from the other end comes behind one frame of ours: with
+        the seconds between them."""
         self._peer = peer
         self._reader = reader
         self._writer = writer
         self._frame_bytes = min(frame_bytes, _END - 1)
         self._tasks = tasks
+        budget = budget or Budget()
+        self._up, self._down = budget.up, budget.down
+        self._sending = asyncio.Lock()
+        self._sent_frames = 0
+        self._sent_at = 0.0
         self._next_bytes: int | None = None  # announced, its payload not yet read
+        self._pieces = bytearray()  # of that payload
+        self._granted = 0  # bytes that may be read and were not
         self._receiving = False
         self._open = True
         self._ended = False
@@ -66,14 +81,12 @@ class FramedStream:
             raise FrameError(f"a frame of {len(frame)} bytes, the limit is {self._frame_bytes}")
         if not self._open or self._ended or self._reader.at_eof():
             raise self._closed()
-        header = len(frame).to_bytes(_HEADER_BYTES, "big")
         try:
-            if len(frame) <= _JOINED_BYTES:
-                self._writer.write(header + frame)
-            else:
-                self._writer.write(header)
-                self._writer.write(frame)
-            await self._writer.drain()
+            if self._up.rate is None and not self._sending.locked():
+                self._write(frame)
+                await self._writer.drain()
+            else:  # in a task of its own: who is cancelled must not leave half a frame
+                await self._tasks.finish(self._send_in_pieces(frame), f"a frame to {self._peer}")
         except OSError as error:
             raise self._closed() from error
 
@@ -92,7 +105,7 @@ class FramedStream:
             if length == _END:
                 self._ended = True
                 raise self._closed()
-            frame = await self._reader.readexactly(length)
+            frame = await self._payload(length)
         except (EOFError, OSError) as error:
             raise self._closed() from error
         finally:
@@ -110,10 +123,72 @@ class FramedStream:
         else:
             self._tasks.spawn(self._leave(), f"closing a stream to {self._peer}")
 
+    def _write(self, frame: bytes) -> None:
+        header = len(frame).to_bytes(_HEADER_BYTES, "big")
+        if len(frame) <= _JOINED_BYTES:
+            self._writer.write(header + frame)
+        else:
+            self._writer.write(header)
+            self._writer.write(frame)
+        self._up.note(_HEADER_BYTES + len(frame))
+        self._note_sent()
+
+    async def _send_in_pieces(self, frame: bytes) -> None:
+        async with self._sending:
+            rest = memoryview(len(frame).to_bytes(_HEADER_BYTES, "big") + frame)
+            while rest:
+                size = self._up.piece(len(rest))
+                self._check_writable()
+                await self._up.take(size)
+                self._check_writable()
+                self._writer.write(rest[:size])
+                self._up.note(size)
+                rest = rest[size:]
+                if not rest:
+                    self._note_sent()
+                await self._writer.drain()
+
+    def _check_writable(self) -> None:
+        if self._writer.is_closing():
+            raise self._closed()
+
+    def _note_sent(self) -> None:
+        if self.on_reply:
+            self._sent_frames += 1
+            self._sent_at = asyncio.get_running_loop().time()
+
+    def _note_reply(self) -> None:
+        if self.on_reply and self._sent_frames == 1:
+            self.on_reply(asyncio.get_running_loop().time() - self._sent_at)
+        self.on_reply = None
+
+    async def _payload(self, length: int) -> bytes:
+        if self._down.rate is None and not self._pieces:
+            frame = await self._reader.readexactly(length)
+            self._down.note(length)
+        else:
+            while (left := length - len(self._pieces)) > 0:
+                self._pieces += await self._piece(left)
+            frame = bytes(self._pieces)
+            self._pieces.clear()
+        return frame
+
+    async def _piece(self, left: int) -> bytes:
+        size = self._down.piece(left)
+        if size > self._granted:
+            await self._down.take(size - self._granted)
+            self._granted = size
+        piece = await self._reader.readexactly(size)
+        self._granted -= size
+        self._down.note(size)
+        return piece
+
     async def _announced(self) -> int:
         if self._next_bytes is None:
             header = await self._reader.readexactly(_HEADER_BYTES)
             length = int.from_bytes(header, "big")
+            self._down.note(_HEADER_BYTES)
+            self._note_reply()
             if length != _END and length > self._frame_bytes:
                 self._open = False
                 self._writer.transport.abort()
@@ -127,7 +202,9 @@ class FramedStream:
     async def _leave(self) -> None:
         try:
             async with asyncio.timeout(LINGER_SECONDS):
-                self._writer.write(_END.to_bytes(_HEADER_BYTES, "big"))
+                async with self._sending:  # behind the frame of a sender that was cancelled
+                    self._writer.write(_END.to_bytes(_HEADER_BYTES, "big"))
+                self._up.note(_HEADER_BYTES)
                 await self._writer.drain()
                 if not self._ended:
                     await self._skip_to_end()
@@ -139,9 +216,11 @@ class FramedStream:
             self._writer.transport.abort()
 
     async def _skip_to_end(self) -> None:
-        while (left := await self._announced()) != _END:
+        while (length := await self._announced()) != _END:
+            left = length - len(self._pieces)
+            self._pieces.clear()
             while left:
-                left -= len(await self._reader.readexactly(min(left, BUFFER_BYTES)))
+                left -= len(await self._piece(min(left, BUFFER_BYTES)))
             self._next_bytes = None
 
     def _closed(self) -> StreamClosedError:

@@ -22,16 +22,18 @@ from typing import Self
 
 from dht import broadcasts
 from dht.addresses import AddressError, bytes_of_peer_id, parse, peer_id_of_bytes, render
+from dht.budget import Budget
 from dht.daemon import Daemon, DaemonConfig, DaemonGoneError, DaemonStartError
 from dht.engine import PeerID, get_dht_time, p2pd_pb2
 from dht.fence.control import FencedControl, FencedP2P
 from dht.fence.node import FencedNode
 from dht.fence.protocol import FencedProtocol, Pong
 from dht.fence.refusals import Refusals
+from dht.latencies import Latencies
 from dht.record_store import RecordStore
 from dht.records import CLOCK_SLACK_SECONDS, check_record
 from dht.streams import Streams
-from dht.swarm import Broadcast, Handler, NetworkError, Stream
+from dht.swarm import Broadcast, Handler, NetworkError, Stream, Traffic
 from dht.tasks import OwnedTasks
 from protocol.errors import ProtocolError, RecordError
 from protocol.identity import Identity, PeerId
@@ -63,10 +65,11 @@ class HivemindSwarm:
     """One peer's access to the network while the context lasts; implements `dht.swarm.Swarm`.
 
     `closed` is set when the network has ended, be it that p2pd died; from then on every call
-    raises NetworkError. `refusals` counts what was refused from others.
+    raises NetworkError. `refusals` counts what was refused from others; `budget` limits and counts
+    what is sent and received, and may be shared with the swarm that comes after this one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # of which callers give a few
         self,
         identity: Identity,
         identity_path: Path,
@@ -75,6 +78,7 @@ class HivemindSwarm:
         announce: Sequence[str] = (),
         client_mode: bool = False,
         clock: Callable[[], float] = get_dht_time,
+        budget: Budget | None = None,
     ) -> None:
         self.closed = asyncio.Event()
         self.refusals = Refusals()
@@ -85,8 +89,12 @@ class HivemindSwarm:
         )
         self._tasks = OwnedTasks()
         self._pumps = OwnedTasks()
-        self._streams = Streams(self._daemon, self.refusals)
-        self._control = FencedControl(self._daemon, self.refusals, self._tasks)
+        self._budget = budget or Budget()
+        self._latencies = Latencies()
+        self._streams = Streams(self._daemon, self.refusals, self._budget, self._latencies)
+        self._control = FencedControl(
+            self._daemon, self.refusals, self._tasks, self._budget, self._latencies
+        )
         self._resources = contextlib.AsyncExitStack()
         p2p = FencedP2P(self._control, PeerID.from_base58(identity.peer_id))
         self._protocol = FencedProtocol(
@@ -126,6 +134,18 @@ class HivemindSwarm:
     def refused(self) -> Counter[str]:
         """What was refused from others, by reason."""
         return self.refusals.refused
+
+    @property
+    def traffic(self) -> Traffic:
+        """What this peer sent and received, and its limits (dht.budget tells what counts)."""
+        return self._budget.traffic
+
+    def latency(self, peer: PeerId) -> float | None:
+        """Return how many seconds `peer` takes to answer, as last measured; None = never.
+
+        By DHT requests, and by streams whose first frame asks for an answer.
+        """
+        return self._latencies.get(peer)
 
     @property
     def daemon_pid(self) -> int:
@@ -219,10 +239,15 @@ class HivemindSwarm:
     async def publish(self, topic: str, data: bytes) -> None:
         """Broadcast to all subscribers of `topic`, best effort, never back to this peer.
 
+        Waits for the budget first. What p2pd makes of it, a copy to each of several neighbours, can
+        be neither limited nor counted.
+
         Raises:
             FrameError: above `BROADCAST_BYTES`.
         """
         self._check_open()
+        broadcasts.check_size(data)
+        await self._budget.up.carry(len(data))
         async with _deadline():
             await broadcasts.publish(self._daemon, topic, data)
 
@@ -232,7 +257,7 @@ class HivemindSwarm:
         self._check_open()
         async with _deadline():
             reader, writer = await broadcasts.subscribe(self._daemon, topic)
-        subscription = broadcasts.Subscription(self.peer_id, self.refusals)
+        subscription = broadcasts.Subscription(self.peer_id, self.refusals, self._budget)
         pumping = self._pumps.spawn(subscription.pump(reader), f"broadcasts of {topic}")
         try:
             yield subscription

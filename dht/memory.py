@@ -29,9 +29,11 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Seque
 from functools import partial
 from typing import Self, TypeVar
 
-from dht.memory_calls import CONNECT_SECONDS, ask, reach
+from dht.budget import Budget
+from dht.latencies import Latencies
+from dht.memory_calls import CONNECT_SECONDS, ask, at_once, reach
 from dht.memory_links import Conditions, Link, Topology
-from dht.memory_process import Process, Subscription
+from dht.memory_process import Process, Topics
 from dht.memory_records import Shelf, StoreRequest, nearest
 from dht.memory_services import Services
 from dht.memory_streams import MemoryStream, join
@@ -42,6 +44,7 @@ from dht.swarm import (
     Handler,
     NetworkError,
     PeerUnreachableError,
+    Traffic,
 )
 from protocol.errors import FrameError, ProtocolError
 from protocol.identity import Identity, PeerId
@@ -128,13 +131,18 @@ class MemoryNetwork:
 class MemorySwarm:
     """One peer's access to a `MemoryNetwork`. Implements `dht.swarm.Swarm`.
 
-    `skew_seconds` is how far this peer's clock is ahead of the others'.
+    Its clock is `skew_seconds` ahead of the others'; `budget` is for its streams and broadcasts.
     """
 
     def __init__(
-        self, network: MemoryNetwork, identity: Identity, *, skew_seconds: float = 0.0
+        self,
+        network: MemoryNetwork,
+        identity: Identity,
+        *,
+        skew_seconds: float = 0.0,
+        budget: Budget | None = None,
     ) -> None:
-        self.process = Process(identity.peer_id)
+        self.process = Process(identity.peer_id, budget or Budget())
         self.shelf = Shelf(network.reader)
         self.skew_seconds = skew_seconds
         self._network = network
@@ -142,7 +150,8 @@ class MemorySwarm:
         self._mesh: dict[PeerId, MemorySwarm] = {}
         self._streams: list[MemoryStream] = []
         self._services = Services(identity.peer_id)
-        self._topics: dict[str, list[Subscription]] = {}
+        self._topics = Topics(self.process)
+        self._latencies = Latencies()
 
     async def __aenter__(self) -> Self:
         self._network.enter(self)
@@ -162,6 +171,15 @@ class MemorySwarm:
     def refused(self) -> Counter[str]:
         """What the peers of this network refused from others, by reason."""
         return self._network.refused
+
+    @property
+    def traffic(self) -> Traffic:
+        """What this peer sent and received, and its limits."""
+        return self.process.budget.traffic
+
+    def latency(self, peer: PeerId) -> float | None:
+        """Return how many seconds `peer` takes to answer, as last measured; None = never."""
+        return self._latencies.get(peer)
 
     def time(self) -> float:
         """Return this peer's view of the common clock."""
@@ -219,6 +237,7 @@ class MemorySwarm:
         """
         if len(data) > BROADCAST_BYTES:
             raise FrameError(f"a broadcast of {len(data)} bytes is above {BROADCAST_BYTES}")
+        await self.process.budget.up.carry(len(data))
         await self.process.running()
         loop = asyncio.get_running_loop()
         for far in self.neighbours():
@@ -230,16 +249,13 @@ class MemorySwarm:
     async def subscribe(self, topic: str) -> AsyncIterator[AsyncIterator[Broadcast]]:
         """Subscribe while the context lasts."""
         await self.process.running()
-        subscription = Subscription(self.process)
-        self._topics.setdefault(topic, []).append(subscription)
-        try:
+        with self._topics.subscribed(topic) as subscription:
             yield subscription
-        finally:
-            self._topics[topic].remove(subscription)
 
     async def open(self, peer: PeerId, protocol: str, frame_bytes: int) -> MemoryStream:
         """Open a stream to a connected peer that serves `protocol`."""
         await self.process.running()
+        asked_at = asyncio.get_running_loop().time()
         far = self._mesh.get(peer)
         if far is None:
             raise PeerUnreachableError(f"there is no connection to {peer}")
@@ -253,6 +269,7 @@ class MemorySwarm:
             if near is not None:
                 near.shut()
             raise
+        self._latencies.note(peer, asyncio.get_running_loop().time() - asked_at)
         if near is None:
             raise PeerUnreachableError(f"{peer} does not serve {protocol}")
         return near
@@ -274,8 +291,7 @@ class MemorySwarm:
         self.process.kill()
         for stream in self._streams:
             stream.shut()
-        for subscription in [each for topic in self._topics.values() for each in topic]:
-            subscription.wake()
+        self._topics.wake()
         self._services.cancel()
 
     def drop_cut_connections(self) -> None:
@@ -302,8 +318,8 @@ class MemorySwarm:
         """Take a broadcast that arrives."""
         author, _ = message
         if not self.process.dead and not self._link_from(author).cut:
-            for subscription in self._topics.get(topic, []):
-                subscription.put(message)
+            self.process.budget.down.spend(len(message[1]))
+            self._topics.put(topic, message)
 
     def keep(self, request: StoreRequest) -> bool:
         """Take a record that arrives, if it is as the protocol wants it."""
@@ -348,6 +364,9 @@ class MemorySwarm:
     def _link_from(self, peer: PeerId) -> Link:
         return self._network.topology.link(peer, self._peer_id)
 
+    def _links_with(self, far: "MemorySwarm") -> tuple[Link, Link]:
+        return self._link_to(far.peer_id), self._link_from(far.peer_id)
+
     async def _dial(self, address: str) -> PeerId | None:
         far = self._network.find(address.rpartition("/p2p/")[2])
         if far is None or far is self:
@@ -373,17 +392,8 @@ class MemorySwarm:
     ) -> list[_Answer]:
         """Return this peer's own answer and those of `peers` that come through."""
         own = question(self)
-        async with asyncio.TaskGroup() as group:
-            asked = [
-                group.create_task(
-                    ask(
-                        self._link_to(far.peer_id),
-                        self._link_from(far.peer_id),
-                        far.process,
-                        partial(question, far),
-                    )
-                )
-                for far in peers
-            ]
+        answers = await at_once(
+            ask(*self._links_with(far), far.process, partial(question, far)) for far in peers
+        )
         await self.process.running()
-        return [own, *(answer for task in asked for answer in task.result())]
+        return [own, *answers]

@@ -1,8 +1,9 @@
 """A packet there and an answer back: what dials, opens and DHT questions cost."""
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+import itertools
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 from dht.memory_links import Link
 from dht.memory_process import Process
@@ -49,6 +50,15 @@ async def ask(
     returns = back.message_delays(0)[:1]
     await asyncio.sleep(sum(returns))
     return answers if returns else []
+
+
+async def at_once(
+    questions: Iterable[Coroutine[Any, Any, list[_Answer]]],
+) -> list[_Answer]:
+    """Return the answers to all questions, asked at the same time."""
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(question) for question in questions]
+    return list(itertools.chain.from_iterable(task.result() for task in asked))
 
 
 def _is_silent(link: Link, far: Process) -> bool:

@@ -1,9 +1,11 @@
 """A peer's process in the in-process network: whether it runs, and the broadcasts it hears."""
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
+from dht.budget import Budget
 from dht.swarm import Broadcast, NetworkError
 from protocol.identity import PeerId
 
@@ -16,11 +18,13 @@ class Process:
 
         running ⇄ frozen          running, frozen → dead
 
-    The code of a frozen peer goes on until its next call to the network, and waits there.
+    The code of a frozen peer goes on until its next call to the network, and waits there. All that
+    it sends and receives goes through `budget`.
     """
 
-    def __init__(self, peer: PeerId) -> None:
+    def __init__(self, peer: PeerId, budget: Budget) -> None:
         self.peer = peer
+        self.budget = budget
         self.frozen = False
         self.dead = False
         self._changed = asyncio.Event()
@@ -91,3 +95,32 @@ class Subscription(AsyncIterator[Broadcast]):
     def wake(self) -> None:
         """Let who waits look at the process again."""
         self._changed.set()
+
+
+class Topics:
+    """What a process listens to."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._subscriptions: dict[str, list[Subscription]] = {}
+
+    @contextlib.contextmanager
+    def subscribed(self, topic: str) -> Iterator[Subscription]:
+        """Subscribe while the context lasts."""
+        subscription = Subscription(self._process)
+        self._subscriptions.setdefault(topic, []).append(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions[topic].remove(subscription)
+
+    def put(self, topic: str, message: Broadcast) -> None:
+        """Take a message that arrives."""
+        for subscription in self._subscriptions.get(topic, []):
+            subscription.put(message)
+
+    def wake(self) -> None:
+        """Let all who wait look at the process again."""
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.wake()

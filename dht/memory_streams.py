@@ -16,6 +16,8 @@ from protocol.errors import FrameError
 from protocol.identity import PeerId
 
 WINDOW_BYTES = 1 << 20
+HEADER_BYTES = 4
+"""What a frame costs beyond its data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class MemoryStream:
         self._flying: deque[Frame | None] = deque()  # None: this end is gone
         self._last_landing = 0.0
         self._window_used = 0
+        self._granted = 0  # bytes of the inbox's head that may be received
         self._open = True
         self._ended = False
         self._changed = asyncio.Event()
@@ -77,9 +80,17 @@ class MemoryStream:
         Raises:
             StreamClosedError: the other end is gone.
         """
+        up = self._process.budget.up
         async with self._sending:
-            await self._until_writable()
             frame = Frame(announced_bytes, data[:announced_bytes])
+            left = HEADER_BYTES + len(frame.data)
+            await self._until_writable()
+            while left > 0:
+                piece = up.piece(left)
+                await up.take(piece)
+                left -= piece
+                await self._until_writable()
+            up.note(HEADER_BYTES + len(frame.data))
             self._window_used += len(frame.data)
             self._launch(frame)
 
@@ -91,6 +102,11 @@ class MemoryStream:
             FrameError: a frame announced above this end's limit, or cut short by the end.
         """
         frame = await self._until_readable()
+        while (left := HEADER_BYTES + len(frame.data) - self._granted) > 0:
+            piece = self._process.budget.down.piece(left)
+            await self._process.budget.down.take(piece)
+            self._granted += piece
+            frame = await self._until_readable()
         if frame.announced_bytes > self._frame_bytes:
             self.shut()
             raise FrameError(
@@ -100,6 +116,8 @@ class MemoryStream:
         if frame.announced_bytes != len(frame.data):
             self.shut()
             raise FrameError(f"{self.peer} cut a frame short")
+        self._process.budget.down.note(HEADER_BYTES + len(frame.data))
+        self._granted = 0
         self.far.give_room(len(frame.data))
         return frame.data
 

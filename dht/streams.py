@@ -8,13 +8,16 @@ import asyncio
 import logging
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakSet
 
 from dht.addresses import bytes_of_peer_id, peer_id_of_bytes
+from dht.budget import Budget
 from dht.daemon import ROUTING_RETRY_SECONDS, Daemon, DaemonRefusedError, ask, is_unrouted
 from dht.engine import Multiaddr, p2pd_pb2, read_pbmsg_safe
 from dht.fence.refusals import Refusals, RefusedRequestError
 from dht.frames import BUFFER_BYTES, FramedStream
+from dht.latencies import Latencies
 from dht.swarm import Handler, NetworkError, PeerUnreachableError
 from dht.tasks import OwnedTasks
 from protocol.errors import ProtocolError
@@ -25,6 +28,8 @@ MAX_INCOMING = 512
 MAX_INCOMING_PER_PEER = 32
 _INTRODUCTION_SECONDS = 5.0
 _LEAVE_SECONDS = 1.0
+_LIMITED_BUFFER_BYTES = 64 << 10
+"""Of a stream that is opened while there is a limit: what comes beyond it waits at the sender's."""
 logger = logging.getLogger(__name__)
 
 
@@ -35,11 +40,19 @@ class _Service:
 
 
 class Streams:
-    """Opens streams and serves them while the context lasts."""
+    """Opens streams and serves them while the context lasts, within `budget`."""
 
-    def __init__(self, daemon: Daemon, refusals: Refusals) -> None:
+    def __init__(
+        self,
+        daemon: Daemon,
+        refusals: Refusals,
+        budget: Budget | None = None,
+        latencies: Latencies | None = None,
+    ) -> None:
         self._daemon = daemon
         self._refusals = refusals
+        self._budget = budget or Budget()
+        self._latencies = latencies or Latencies()
         self._services: dict[str, _Service] = {}
         self._incoming: Counter[PeerId] = Counter()
         self._handlers = OwnedTasks()
@@ -48,9 +61,9 @@ class Streams:
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> "Streams":
-        self._server = await asyncio.start_unix_server(
-            self._accept, self._daemon.handler_path, limit=BUFFER_BYTES
-        )
+        loop = asyncio.get_running_loop()
+        path = self._daemon.handler_path
+        self._server = await loop.create_unix_server(self._protocol, path)
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -102,6 +115,16 @@ class Streams:
         kind = p2pd_pb2.Request.REMOVE_STREAM_HANDLER
         await self._daemon.request(p2pd_pb2.Request(type=kind, removeStreamHandler=request))
 
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        """Return what `asyncio.start_unix_server` makes, with the limit of this moment."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(self._buffer_bytes, loop)
+        return asyncio.StreamReaderProtocol(reader, self._accept, loop)
+
+    @property
+    def _buffer_bytes(self) -> int:
+        return BUFFER_BYTES if self._budget.down.rate is None else _LIMITED_BUFFER_BYTES
+
     def _handler_address(self) -> bytes:
         address: bytes = Multiaddr(f"/unix{self._daemon.handler_path}").to_bytes()
         return address
@@ -110,17 +133,27 @@ class Streams:
         request = p2pd_pb2.StreamOpenRequest(
             peer=bytes_of_peer_id(peer), proto=[protocol], timeout=OPEN_SECONDS
         )
-        reader, writer = await self._daemon.open_channel(BUFFER_BYTES)
+        reader, writer = await self._daemon.open_channel(self._buffer_bytes)
         try:
             kind = p2pd_pb2.Request.STREAM_OPEN
             await ask((reader, writer), p2pd_pb2.Request(type=kind, streamOpen=request))
         except BaseException:
             writer.close()
             raise
-        writer.transport.set_write_buffer_limits(BUFFER_BYTES)
-        stream = FramedStream(peer, reader, writer, frame_bytes, self._closing)
+        stream = self._framed(peer, reader, writer, frame_bytes)
+        stream.on_reply = partial(self._latencies.note, peer)
         self._opened.add(stream)
         return stream
+
+    def _framed(
+        self,
+        peer: PeerId,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        frame_bytes: int,
+    ) -> FramedStream:
+        writer.transport.set_write_buffer_limits(BUFFER_BYTES)
+        return FramedStream(peer, reader, writer, frame_bytes, self._closing, self._budget)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._handlers.spawn(self._receive(reader, writer), "an incoming stream")
@@ -140,8 +173,7 @@ class Streams:
             if isinstance(error, ProtocolError):
                 self._refusals.count(error, peer)
             return
-        writer.transport.set_write_buffer_limits(BUFFER_BYTES)
-        stream = FramedStream(peer, reader, writer, service.frame_bytes, self._closing)
+        stream = self._framed(peer, reader, writer, service.frame_bytes)
         await self._run(service, stream, info.proto)
 
     def _admit(self, protocol: str, peer: PeerId) -> _Service:

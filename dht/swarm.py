@@ -10,6 +10,7 @@ say is not believed: the caller decodes and checks every byte with `protocol`.
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from protocol.errors import TalkootError
@@ -39,6 +40,21 @@ class StreamClosedError(NetworkError):
     """The other end closed or broke the stream."""
 
     code = "stream_closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a node sent and received over streams, broadcasts and DHT requests, in bytes."""
+
+    up: int = 0
+    """Since the start."""
+    down: int = 0
+    up_per_second: float = 0.0
+    """Smoothed over about 5 seconds."""
+    down_per_second: float = 0.0
+    up_limit: float | None = None
+    """Bytes per second; None = there is no limit."""
+    down_limit: float | None = None
 
 
 class Stream(Protocol):
@@ -84,6 +100,15 @@ class Swarm(Protocol):
     @property
     def refused(self) -> Counter[str]:
         """What the network refused from others since the start, by reason."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """What this peer sent and received, and its limits."""
+        ...
+
+    def latency(self, peer: PeerId) -> float | None:
+        """Return how many seconds `peer` takes to answer, as last measured; None = never."""
         ...
 
     def time(self) -> float:

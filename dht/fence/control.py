@@ -11,6 +11,7 @@ from collections import Counter
 from uuid import UUID
 
 from dht.addresses import peer_id_of_bytes
+from dht.budget import Budget
 from dht.daemon import ROUTING_RETRY_SECONDS, Channel, Daemon, ask, is_unrouted
 from dht.engine import (
     P2P,
@@ -24,6 +25,7 @@ from dht.engine import (
     write_pbmsg,
 )
 from dht.fence.refusals import Refusals, RefusedRequestError
+from dht.latencies import Latencies
 from dht.tasks import OwnedTasks
 from protocol.errors import ProtocolError
 from protocol.identity import PeerId
@@ -36,13 +38,25 @@ MAX_REQUESTS_PER_PEER = 16
 
 
 class FencedControl(ControlClient):  # type: ignore[misc]  # hivemind is untyped
-    """Calls other peers' procedures and answers their calls, through one connection to p2pd."""
+    """Calls other peers' procedures and answers their calls, through one connection to p2pd.
 
-    def __init__(self, daemon: Daemon, refusals: Refusals, tasks: OwnedTasks) -> None:
+    Requests and answers count in `budget` and never wait for it; answers tell `latencies`.
+    """
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        refusals: Refusals,
+        tasks: OwnedTasks,
+        budget: Budget | None = None,
+        latencies: Latencies | None = None,
+    ) -> None:
         super().__init__(None, _initialized_with_create=True)
         self._daemon = daemon
         self._refusals = refusals
         self._tasks = tasks
+        self._budget = budget or Budget()
+        self._latencies = latencies or Latencies()
         self._in_flight: Counter[PeerId] = Counter()
         self._serving: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
@@ -77,7 +91,7 @@ class FencedControl(ControlClient):  # type: ignore[misc]  # hivemind is untyped
             if self.ended.is_set():
                 break
             try:
-                answer: bytes = await super().call_unary_handler(peer_id, proto, data)
+                answer = await self._call(peer_id, proto, data)
             except P2PDaemonError as error:
                 if pause is None or not is_unrouted(str(error)):
                     raise
@@ -85,6 +99,15 @@ class FencedControl(ControlClient):  # type: ignore[misc]  # hivemind is untyped
             else:
                 return answer
         raise P2PDaemonError("p2pd has ended")
+
+    async def _call(self, peer_id: PeerID, proto: str, data: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        self._budget.up.spend(len(data))
+        answer: bytes = await super().call_unary_handler(peer_id, proto, data)
+        self._budget.down.spend(len(answer))
+        self._latencies.note(PeerId(peer_id.to_base58()), loop.time() - asked_at)
+        return answer
 
     async def _serve(self, channel: Channel) -> None:
         reader, writer = channel
@@ -123,6 +146,7 @@ class FencedControl(ControlClient):  # type: ignore[misc]  # hivemind is untyped
                     _settle(call, message)
 
     def _accept(self, call_id: UUID, request: p2pd_pb2.CallUnaryRequest) -> None:
+        self._budget.down.spend(len(request.data))
         peer: PeerId | None = None
         try:
             peer = peer_id_of_bytes(request.peer)
@@ -152,6 +176,7 @@ class FencedControl(ControlClient):  # type: ignore[misc]  # hivemind is untyped
         except DecodeError as error:
             self._refuse(call_id, RefusedRequestError("malformed_request", str(error)), peer)
         else:
+            self._budget.up.spend(len(answer))
             self._reply(call_id, p2pd_pb2.CallUnaryResponse(response=answer))
 
     def _refuse(self, call_id: UUID, error: ProtocolError, peer: PeerId | None) -> None:
