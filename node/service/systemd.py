@@ -48,7 +48,9 @@ WantedBy=default.target
 
 def unit_text(command: Sequence[str], environment: Mapping[str, str]) -> str:
     """Return the unit that runs `command`, an absolute path and its arguments."""
-    # ":" keeps systemd from replacing $names, which it has no way to quote in the program's path
+    if any(each in command[0] for each in "\"'\\"):  # systemd runs no program of such a name
+        command = ("/usr/bin/env", *command)
+    # ":" keeps systemd from replacing $names, which it can't quote in a program's path
     words = ":" + " ".join(_quoted(word) for word in command)
     lines = (f"Environment={_quoted(f'{name}={value}')}\n" for name, value in environment.items())
     return _UNIT.format(
