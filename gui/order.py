@@ -56,8 +56,6 @@ class PeerOrder:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.rows: list[PeerKey] = []
-        self.gone: dict[PeerKey, Peer] = {}
-        """Those that left since the last re-sort, with their last figures."""
         self.column: Column = "throughput"
         self.descending = True
         self.run: str | None = None
@@ -69,7 +67,7 @@ class PeerOrder:
     def peer(self, row: int) -> Peer:
         """Return the peer in a row, as last heard of."""
         key = self.rows[row]
-        return self._store.peers.get(key) or self.gone[key]
+        return self._store.peers.get(key) or self._store.left.get(key) or _forgotten(key)
 
     def is_gone(self, row: int) -> bool:
         """Whether the peer in a row has left."""
@@ -80,9 +78,8 @@ class PeerOrder:
         self._needle = text.strip().casefold()
 
     def arrange(self) -> None:
-        """Sort and filter anew; those that left are forgotten."""
+        """Sort and filter anew; those that left lose their rows."""
         peers = self._store.peers
-        self.gone = {}
         # Rows of before come first: the sort is stable, so that equals don't change places.
         kept = [key for key in self.rows if key in peers]
         known = set(kept)
@@ -91,20 +88,20 @@ class PeerOrder:
         value = _KEYS[self.column]
         self.rows.sort(key=lambda key: value(peers[key]), reverse=self.descending)
 
-    def newcomers(self, joined: list[PeerKey]) -> list[PeerKey]:
-        """Return those of `joined` that belong at the end of the rows, not in them yet."""
+    def newcomers(self) -> list[PeerKey]:
+        """Return those that have no row yet and should; they belong at the end."""
         present = set(self.rows)
         peers = self._store.peers
-        return [
-            key
-            for key in dict.fromkeys(joined)
-            if key not in present and key in peers and self._shows(peers[key])
-        ]
+        return [key for key in peers if key not in present and self._shows(peers[key])]
 
     def _shows(self, peer: Peer) -> bool:
         if self.run is not None and peer.run != self.run:
             return False
         return not self._needle or self._needle in _haystack(peer)
+
+
+def _forgotten(key: PeerKey) -> Peer:
+    return Peer(id=key[1], name="", run=key[0])
 
 
 def _haystack(peer: Peer) -> str:

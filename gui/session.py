@@ -18,10 +18,11 @@ log = logging.getLogger(__name__)
 class Session:
     """The window's connection to whichever node is at `place` now."""
 
-    def __init__(self, place: Place, store: Store, changed: Callable[[Change], None]) -> None:
+    def __init__(self, place: Place, store: Store) -> None:
         self._place = place
         self._store = store
-        self._changed = changed
+        self.changed: Callable[[Change], None] = lambda _: None
+        """Told what each event changed."""
         self._api: Api | None = None
         self._was_live = False
         """Whether the last attempt got as far as events."""
@@ -55,7 +56,7 @@ class Session:
             await asyncio.sleep(pause)
 
     def _lose(self, why: str) -> None:
-        self._changed(self._store.lose(why))
+        self.changed(self._store.lose(why))
 
     async def _follow(self) -> None:
         self._was_live = False
@@ -65,7 +66,7 @@ class Session:
             try:
                 async with aclosing(api.events()) as events:
                     async for event in events:
-                        self._changed(self._store.apply(event))
+                        self.changed(self._store.apply(event))
                         self._was_live = True
             finally:
                 self._api = None

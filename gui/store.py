@@ -17,6 +17,7 @@ from protocol.machine import Activity, PeersChanged, Snapshot, StreamEvent
 PeerKey: TypeAlias = tuple[str, str]
 """(run, PeerID)"""
 KEPT_ACTIVITY = 500
+KEPT_LEFT = 10_000
 _OVER = {"finished", "stopped"}
 
 
@@ -46,7 +47,7 @@ _activity = msgspec.json.Decoder(Activity)
 
 @dataclass(slots=True)
 class Store:
-    """All that pages show. `joined` and `left` wait until the table has taken them."""
+    """All that pages show."""
 
     live: bool = False
     trouble: str = "Looking for the node"
@@ -57,10 +58,10 @@ class Store:
     activity: deque[Activity] = field(default_factory=lambda: deque(maxlen=KEPT_ACTIVITY))
     new_activity: list[Activity] = field(default_factory=list)
     """Those that came after a snapshot: only they are worth a notification."""
-    joined: list[PeerKey] = field(default_factory=list)
     left: dict[PeerKey, Peer] = field(default_factory=dict)
-    replaced: bool = False
-    """Whether a snapshot replaced all peers since the table looked."""
+    """The last figures of those that left lately: a table keeps their rows until it re-sorts."""
+    membership: int = 0
+    """Rises whenever a peer comes or goes."""
     chosen_run: str | None = None
     _seq: int | None = None
 
@@ -127,22 +128,23 @@ class Store:
     def _begin_anew(self, snapshot: Snapshot) -> Change:
         self.live, self.trouble = True, ""
         self.status, self.contribution = snapshot.status, snapshot.contribution
-        self.peers = {(peer.run, peer.id): peer for peer in snapshot.peers}
-        self.joined, self.left, self.replaced = [], {}, True
+        before, self.peers = self.peers, {(peer.run, peer.id): peer for peer in snapshot.peers}
+        self.left = {key: peer for key, peer in before.items() if key not in self.peers}
+        self.membership += 1
         self.activity.clear()
         self.activity.extend(snapshot.activity)
         return Change.ALL
 
     def _take_peers(self, news: PeersChanged) -> Change:
-        peers = self.peers
-        for peer in news.changed:
-            key = (peer.run, peer.id)
-            if key not in peers:
-                self.joined.append(key)
-            peers[key] = peer
+        count = len(self.peers)
+        self.peers.update({(peer.run, peer.id): peer for peer in news.changed})
+        self.membership += len(self.peers) != count
         for key in news.gone:
-            if key in peers:
-                self.left[key] = peers.pop(key)
+            if key in self.peers:
+                self.left[key] = self.peers.pop(key)
+                self.membership += 1
+        while len(self.left) > KEPT_LEFT:
+            del self.left[next(iter(self.left))]
         return Change.PEERS
 
     def _take_activity(self, activity: Activity) -> Change:

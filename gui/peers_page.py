@@ -1,0 +1,175 @@
+"""All peers with all that is known of them, and why the chosen one stands as it does."""
+
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QKeySequence, QShortcut
+from PySide6.QtWidgets import QFrame, QGridLayout, QScrollArea, QSizePolicy, QWidget
+
+from gui.dashboard import filter_box
+from gui.desk import Desk
+from gui.peers import PeerTable
+from gui.store import Change, PeerKey
+from gui.view import clean, duration, milliseconds, number, peer_name, percent, state_word
+from gui.why import Why, reasons
+from gui.widgets import card, column, label, row, say
+from protocol.accounts import PeerDetail
+from protocol.control import Peer
+from protocol.errors import TalkootError
+
+PANE_WIDTH = 310
+
+
+class PeersPage(QWidget):
+    """The table, and beside it the chosen peer."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self._desk = desk
+        self.filter = filter_box("Filter by name, device, link, state or PeerID")
+        self.count = label("", "muted")
+        self.table = PeerTable(desk.store, desk.theme)
+        self.pane = PeerPane()
+        self._why = Why(desk, self.table)
+        self._chosen: PeerKey | None = None
+        self.filter.textChanged.connect(self._search)
+        self.table.peer_chosen.connect(self._choose)
+        left = column(row(self.filter, self.count, gap=12), card(column(self.table, margin=1)))
+        sides = row(gap=12)
+        sides.addLayout(left, 1)
+        sides.addWidget(self.pane)
+        self.setLayout(sides)
+        QShortcut(QKeySequence.StandardKey.Find, self, self.filter.setFocus)
+
+    def refresh(self, change: Change) -> None:
+        """Show what changed."""
+        if change & (Change.PEERS | Change.STATUS | Change.LINK):
+            self.table.refresh(live=self._desk.store.live)
+            self._say_count()
+            if self._chosen is not None:
+                self.pane.show_peer(self._desk.store.peers.get(self._chosen))
+
+    def _search(self, text: str) -> None:
+        self.table.peers.search(text)
+        self._say_count()
+
+    def _say_count(self) -> None:
+        shown = len(self.table.peers.order)
+        say(self.count, f"{shown:,} shown")
+
+    def _choose(self, run: str, peer: str) -> None:
+        self._chosen = run, peer
+        self.pane.show_peer(self._desk.store.peers.get((run, peer)))
+        self.pane.show_reasons([])
+        self._why.ask((run, peer), found=self._show_why, failed=self._say_why_not)
+
+    def _show_why(self, detail: PeerDetail) -> None:
+        if (detail.run, detail.peer.id) == self._chosen:
+            self.pane.show_reasons(reasons(detail), len(detail.evidence))
+
+    def _say_why_not(self, error: TalkootError) -> None:
+        self.pane.say_trouble(error.message)
+
+
+class PeerPane(QFrame):
+    """One peer in words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setProperty("role", "card")
+        self.setFixedWidth(PANE_WIDTH)
+        self.setAccessibleName("The chosen peer")
+        self.name = label("Choose a peer", "heading", wrap=True)
+        self.id = label("to see why it stands as it does", "small", wrap=True)
+        self.id.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._facts = QGridLayout()
+        self._facts.setColumnStretch(1, 1)
+        self._values = {name: label("", wrap=True) for name in _FACTS}
+        self._titles = {name: label(name, "muted") for name in _FACTS}
+        for place, name in enumerate(_FACTS):
+            self._facts.addWidget(self._titles[name], place, 0)
+            self._facts.addWidget(self._values[name], place, 1)
+            self._titles[name].hide()
+            self._values[name].hide()
+        self._heading = label("Why it stands so", "heading")
+        self._heading.hide()
+        self._reasons = column(gap=10)
+        body = QWidget()
+        inside = column(self.name, self.id, self._facts, self._heading, self._reasons, gap=10)
+        inside.addStretch(1)
+        body.setLayout(inside)
+        body.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        area = QScrollArea()
+        area.setWidget(body)
+        area.setWidgetResizable(True)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setLayout(column(area, margin=14))
+
+    def show_peer(self, peer: Peer | None) -> None:
+        """Show a peer's figures; None = it is gone, its last ones stay."""
+        if peer is None:
+            say(self._values["State"], "gone")
+            return
+        say(self.name, peer_name(peer))
+        say(self.id, clean(peer.id, 80))
+        for name, words in zip(_FACTS, _facts(peer), strict=True):
+            say(self._values[name], words)
+            self._values[name].show()
+            self._titles[name].show()
+
+    def show_reasons(self, lines: list[tuple[str, str, str]], evidence: int = 0) -> None:
+        """Show what its standing rests on."""
+        self._clear()
+        self._heading.setVisible(bool(lines))
+        for name, value, meaning in lines:
+            self._reasons.addLayout(
+                column(
+                    row(label(name, "muted"), None, label(value), gap=4),
+                    label(meaning, "small", wrap=True),
+                    gap=1,
+                )
+            )
+        if evidence:
+            words = f"{evidence:,} proofs that it lied: talkoot evidence shows them"
+            self._reasons.addWidget(label(words, "warning", wrap=True))
+
+    def say_trouble(self, words: str) -> None:
+        """Show why the reasons can't be had."""
+        self._clear()
+        self._reasons.addWidget(label(clean(words, 300), "muted", wrap=True))
+
+    def _clear(self) -> None:
+        layouts = [self._reasons]
+        while layouts:
+            layout = layouts.pop()
+            while (item := layout.takeAt(0)) is not None:
+                if (widget := item.widget()) is not None:
+                    widget.hide()
+                    widget.deleteLater()
+                elif (inner := item.layout()) is not None:
+                    layouts.append(inner)  # type: ignore[arg-type]
+
+
+_FACTS = (
+    "State",
+    "Device",
+    "Link",
+    "Share",
+    "Reputation",
+    "Standing",
+    "Accepted",
+    "Round",
+    "Heard",
+)
+
+
+def _facts(peer: Peer) -> tuple[str, ...]:
+    return (
+        state_word(peer.state) or "-",
+        clean(peer.device) or "-",
+        f"{peer.address}, {milliseconds(peer.latency_seconds)}",
+        "dropped" if peer.dropped else percent(peer.share),
+        number(peer.reputation, 2),
+        peer.standing,
+        f"{peer.accepted_samples:,} samples",
+        "-" if peer.round is None else f"{peer.round:,}",
+        "-" if peer.last_seen_seconds is None else f"{duration(peer.last_seen_seconds)} ago",
+    )

@@ -1,0 +1,196 @@
+"""Small parts that all pages use. Every label shows plain text: names are strangers' choice."""
+
+from PySide6.QtCore import QPointF, Qt, Signal
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen, QPolygonF
+from PySide6.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLayout,
+    QMenu,
+    QPushButton,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from gui.view import Figure
+
+
+def label(text: str = "", role: str = "", *, wrap: bool = False) -> QLabel:
+    """Return a label that never reads its text as markup."""
+    made = QLabel()
+    made.setTextFormat(Qt.TextFormat.PlainText)
+    made.setText(text)
+    made.setWordWrap(wrap)
+    if role:
+        made.setProperty("role", role)
+    return made
+
+
+def say(shown: QLabel, text: str) -> None:
+    """Set a label's text, if it differs: nothing is drawn anew for nothing."""
+    if shown.text() != text:
+        shown.setText(text)
+
+
+def button(text: str, role: str = "", about: str = "") -> QPushButton:
+    """Return a button; `about` tells a screen reader and a tooltip more."""
+    made = QPushButton(text)
+    made.setCursor(Qt.CursorShape.PointingHandCursor)
+    made.setAutoDefault(False)
+    made.setAccessibleName(text)
+    if role:
+        made.setProperty("role", role)
+    if about:
+        made.setToolTip(about)
+        made.setAccessibleDescription(about)
+    return made
+
+
+def card(inside: QLayout | None = None) -> QFrame:
+    """Return a rounded box."""
+    made = QFrame()
+    made.setProperty("role", "card")
+    if inside is not None:
+        made.setLayout(inside)
+    return made
+
+
+def column(*parts: QWidget | QLayout, margin: int = 0, gap: int = 8) -> QVBoxLayout:
+    """Return parts under each other."""
+    made = QVBoxLayout()
+    _fill(made, parts, margin, gap)
+    return made
+
+
+def row(*parts: QWidget | QLayout | None, margin: int = 0, gap: int = 8) -> QHBoxLayout:
+    """Return parts beside each other; None stretches."""
+    made = QHBoxLayout()
+    made.setContentsMargins(margin, margin, margin, margin)
+    made.setSpacing(gap)
+    for part in parts:
+        if part is None:
+            made.addStretch(1)
+        elif isinstance(part, QWidget):
+            made.addWidget(part)
+        else:
+            made.addLayout(part)
+    return made
+
+
+def _fill(layout: QVBoxLayout, parts: tuple[QWidget | QLayout, ...], margin: int, gap: int) -> None:
+    layout.setContentsMargins(margin, margin, margin, margin)
+    layout.setSpacing(gap)
+    for part in parts:
+        if isinstance(part, QWidget):
+            layout.addWidget(part)
+        else:
+            layout.addLayout(part)
+
+
+def restyle(widget: QWidget, name: str, value: object) -> None:
+    """Set a property that the style sheet looks at."""
+    if widget.property(name) != value:
+        widget.setProperty(name, value)
+        widget.style().unpolish(widget)
+        widget.style().polish(widget)
+
+
+class Tile(QFrame):
+    """One figure and what it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setProperty("role", "card")
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self._value, self._label = label("", "value"), label("", "small")
+        for part in (self._value, self._label):
+            part.setMinimumWidth(1)
+        inside = column(self._value, self._label, gap=0)
+        inside.setContentsMargins(14, 8, 8, 8)
+        self.setLayout(inside)
+
+    def show_figure(self, figure: Figure) -> None:
+        """Show a figure."""
+        say(self._value, figure.value)
+        say(self._label, figure.label)
+        if self.toolTip() != figure.more:
+            self.setToolTip(figure.more)
+        name = f"{figure.label}: {figure.value}"
+        if self.accessibleName() != name:
+            self.setAccessibleName(name)
+
+
+class Chevron(QToolButton):
+    """A button with an arrow down, which opens its menu."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
+        """Draw the arrow over what the style draws."""
+        super().paintEvent(event)
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(QPen(QColor("white" if self.isEnabled() else "gray"), 2.0))
+        x, y = self.width() / 2 - 1, self.height() / 2
+        painter.drawPolyline(
+            QPolygonF([QPointF(x - 5, y - 2), QPointF(x, y + 3), QPointF(x + 5, y - 2)])
+        )
+
+
+class SplitButton(QWidget):
+    """The one big button, with a menu beside it."""
+
+    pressed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main = button("Pause", "main")
+        self.main.setObjectName("contribute")
+        self.menu = QMenu(self)
+        self.more = Chevron()
+        self.more.setObjectName("contribute-menu")
+        self.more.setAccessibleName("More ways to pause or contribute")
+        self.more.setToolTip("For how long")
+        self.more.setMenu(self.menu)
+        self.more.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Expanding)
+        self.main.clicked.connect(self.pressed)
+        self.setLayout(row(self.main, self.more, gap=1))
+
+
+class Banner(QFrame):
+    """A mistake or a hint, above everything, until it is closed or done with."""
+
+    acted = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setProperty("role", "banner")
+        self._text = label("", wrap=True)
+        self.action = button("")
+        self.close_button = button("Close", "flat")
+        self.action.clicked.connect(self.acted)
+        self.close_button.clicked.connect(self.hide)
+        inside = row(self._text, self.action, self.close_button, gap=12)
+        inside.setContentsMargins(14, 6, 8, 6)
+        inside.setStretch(0, 1)
+        self.setLayout(inside)
+        self.hide()
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return self._text.text()
+
+    def tell(self, text: str, action: str = "") -> None:
+        """Show `text`, and a button where there is something to do."""
+        say(self._text, text)
+        self.setAccessibleName(text)
+        self.action.setText(action)
+        self.action.setAccessibleName(action)
+        self.action.setVisible(bool(action))
+        self.show()
