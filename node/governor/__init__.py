@@ -1,0 +1,1 @@
+"""When this machine contributes: limits, sensors, orders, and what follows from them."""
