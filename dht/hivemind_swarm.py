@@ -96,6 +96,7 @@ class HivemindSwarm:
             self._daemon, self.refusals, self._tasks, self._budget, self._latencies
         )
         self._resources = contextlib.AsyncExitStack()
+        self._clock_offset: float | None = None
         p2p = FencedP2P(self._control, PeerID.from_base58(identity.peer_id))
         self._protocol = FencedProtocol(
             p2p, RecordStore(), self.refusals, self._tasks, clock, client_mode
@@ -148,6 +149,11 @@ class HivemindSwarm:
         return self._latencies.get(peer)
 
     @property
+    def clock_offset(self) -> float | None:
+        """How many seconds the clocks of the peers last connected to are ahead; None = unknown."""
+        return self._clock_offset
+
+    @property
     def daemon_pid(self) -> int:
         """The process of p2pd."""
         return self._daemon.pid
@@ -190,6 +196,8 @@ class HivemindSwarm:
         async with asyncio.TaskGroup() as group:
             dialling = {peer: group.create_task(self._dial(peer, places[peer])) for peer in places}
         pongs = {peer: pong for peer, task in dialling.items() if (pong := task.result())}
+        if pongs:
+            self._clock_offset = statistics.median(pong.offset_seconds for pong in pongs.values())
         skewed = {peer for peer, pong in pongs.items() if _is_skewed(pong)}
         for peer in skewed:
             self._protocol.forget(PeerID.from_base58(peer))
