@@ -177,6 +177,11 @@ class MemorySwarm:
         """What this peer sent and received, and its limits."""
         return self.process.budget.traffic
 
+    @property
+    def clock_offset(self) -> float | None:
+        """How many seconds the others' clocks are ahead."""
+        return -self.skew_seconds
+
     def latency(self, peer: PeerId) -> float | None:
         """Return how many seconds `peer` takes to answer, as last measured; None = never."""
         return self._latencies.get(peer)
