@@ -107,6 +107,11 @@ class Swarm(Protocol):
         """What this peer sent and received, and its limits."""
         ...
 
+    @property
+    def clock_offset(self) -> float | None:
+        """How many seconds the other peers' clocks are ahead, by their median; None = unknown."""
+        ...
+
     def latency(self, peer: PeerId) -> float | None:
         """Return how many seconds `peer` takes to answer, as last measured; None = never."""
         ...
