@@ -323,6 +323,8 @@ class Status(Reply, frozen=True, kw_only=True):
     """Messages refused since the start, by error code."""
     contribution: Contribution | None = None
     traffic: Traffic | None = None
+    clock_offset_seconds: float | None = None
+    """How far the other peers' clocks are ahead, by their median; more than 3 s isn't accepted."""
     memory: MemoryUse | None = None
 
 
