@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Never
 
@@ -12,7 +12,7 @@ from node.home.version import EARLIEST_SECONDS
 from node.store.ledger import RunLedger
 from node.store.series import Amounts
 from node.store.storage import StateError
-from protocol.control import RunStatus
+from protocol.control import RunStatus, Traffic
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,11 @@ def _more(before: int, now: int) -> int:
     return now - before if now >= before else now
 
 
+def _share(whole: int, index: int, count: int) -> int:
+    """Return an even part of `whole`; those of all indices add up to it."""
+    return whole * (index + 1) // count - whole * index // count
+
+
 def _round(status: RunStatus | None) -> int | None:
     return status.last_round.round if status and status.last_round else None
 
@@ -81,17 +86,23 @@ class Recorder:
     What can't be written waits in memory for the next minute, as what comes while the clock can't
     be right does.
 
+    Which run the network's traffic is for isn't known: several share it evenly.
+
     Args:
         runs: gives the runs of this node as they stand now, with their ledgers.
+        traffic: gives what the node sent and received since its start.
         clock: seconds since 1970.
     """
 
     def __init__(
         self,
         runs: Callable[[], Iterable[tuple[RunStatus, RunLedger]]],
+        traffic: Callable[[], Traffic] = Traffic,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._runs = runs
+        self._traffic = traffic
+        self._last_traffic = Traffic()
         self._clock = clock
         self._watched: dict[str, _Watched] = {}
         self._noted_at = 0.0
@@ -121,13 +132,22 @@ class Recorder:
 
     def _look(self, now: float) -> set[str]:
         """Return the runs that are not there any more."""
-        there = set()
+        there: dict[str, None] = {}
         for status, ledger in self._runs():
-            there.add(status.run)
+            there[status.run] = None
             watched = self._watched.setdefault(status.run, _Watched(ledger))
             watched.ledger = ledger
             watched.meter.look(status, now)
-        return self._watched.keys() - there
+        self._share_traffic([self._watched[run].meter.amounts for run in there])
+        return self._watched.keys() - there.keys()
+
+    def _share_traffic(self, shares: Sequence[Amounts]) -> None:
+        last, self._last_traffic = self._last_traffic, self._traffic()
+        up = _more(last.up, self._last_traffic.up)
+        down = _more(last.down, self._last_traffic.down)
+        for index, amounts in enumerate(shares):
+            amounts.up += _share(up, index, len(shares))
+            amounts.down += _share(down, index, len(shares))
 
     async def _note(self, run: str) -> None:
         watched, now = self._watched[run], self._clock()
