@@ -140,7 +140,8 @@ class Node(MachineControls):
         self._sessions: dict[str, Session] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self.recorder = Recorder(
-            lambda: [(session.status(), session.ledger) for session in self._sessions.values()]
+            lambda: [(session.status(), session.ledger) for session in self._sessions.values()],
+            lambda: swarm.traffic,
         )
 
     # sessions
@@ -201,6 +202,7 @@ class Node(MachineControls):
             network_reason="" if peers else "no other peer of a run has been heard of",
             runs=tuple(runs),
             refused=dict(self._setting.refused + self._swarm.refused),
+            clock_offset_seconds=self._swarm.clock_offset,
         )
 
     def runs(self) -> list[RunStatus]:
