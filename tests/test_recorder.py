@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from dht.swarm import Traffic
 from dht.virtual_time import run
 from node.home.version import EARLIEST_SECONDS
 from node.run.recorder import LOOK_SECONDS, Meter, Recorder
@@ -88,6 +89,7 @@ class Node:
     clock: float = NOW
     now: dict[str, RunStatus] = field(default_factory=lambda: {FRESH.run: FRESH})
     ledgers: dict[str, RunLedger] = field(default_factory=dict)
+    traffic: Traffic = Traffic()
 
     def runs(self) -> list[tuple[RunStatus, RunLedger]]:
         return [(status, self.ledger(run)) for run, status in self.now.items()]
@@ -119,7 +121,7 @@ async def train(node: Node, recorder: Recorder, looks: int) -> None:
 
 def test_it_writes_once_a_minute(node: Node) -> None:
     async def scene() -> None:
-        recorder = Recorder(node.runs, lambda: node.clock)
+        recorder = Recorder(node.runs, lambda: node.traffic, lambda: node.clock)
         seen = []
         for _ in range(13):
             await train(node, recorder, 1)
@@ -132,7 +134,9 @@ def test_it_writes_once_a_minute(node: Node) -> None:
 def test_the_rest_is_written_at_the_end(node: Node) -> None:
     async def scene() -> None:
         async with asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(Recorder(node.runs, lambda: node.clock).run())
+            task = tasks.create_task(
+                Recorder(node.runs, lambda: node.traffic, lambda: node.clock).run()
+            )
             await asyncio.sleep(25)
             node.train()
             task.cancel()
@@ -145,7 +149,7 @@ def test_the_rest_is_written_at_the_end(node: Node) -> None:
 
 def test_a_run_that_is_left_is_written_at_once_and_forgotten(node: Node) -> None:
     async def scene() -> None:
-        recorder = Recorder(node.runs, lambda: node.clock)
+        recorder = Recorder(node.runs, lambda: node.traffic, lambda: node.clock)
         node.now[OTHER_RUN] = replace(FRESH, run=OTHER_RUN, samples_mine=7)
         await recorder.look()
         del node.now[OTHER_RUN]
@@ -160,6 +164,25 @@ def test_a_run_that_is_left_is_written_at_once_and_forgotten(node: Node) -> None
     run(scene())
 
 
+def test_runs_share_the_traffic_and_none_of_it_is_lost(node: Node) -> None:
+    def bytes_of(run: str) -> tuple[int, int]:
+        rows = node.ledger(run).amounts_since(0)
+        return sum(row.amounts.up for row in rows), sum(row.amounts.down for row in rows)
+
+    async def scene() -> None:
+        recorder = Recorder(node.runs, lambda: node.traffic, lambda: node.clock)
+        node.now[OTHER_RUN] = replace(FRESH, run=OTHER_RUN)
+        node.traffic = Traffic(up=101, down=7)
+        await train(node, recorder, 4)
+        del node.now[OTHER_RUN]
+        node.traffic = Traffic(up=201, down=8)
+        await train(node, recorder, 4)
+        assert bytes_of(FRESH.run) == (150, 4)
+        assert bytes_of(OTHER_RUN) == (51, 4)
+
+    run(scene())
+
+
 # Where it can't.
 
 
@@ -170,7 +193,7 @@ def test_what_a_full_disk_refused_is_written_later(
     node.ledgers[FRESH.run] = RunLedger(node.folder / "ledger", disk)
 
     async def scene() -> None:
-        recorder = Recorder(node.runs, lambda: node.clock)
+        recorder = Recorder(node.runs, lambda: node.traffic, lambda: node.clock)
         await train(node, recorder, 18)
         assert node.trained() == 0
         disk.min_free = 0
@@ -188,7 +211,7 @@ def test_a_folder_that_is_gone_stops_nothing(
     node.ledgers[FRESH.run] = RunLedger(tmp_path / "gone" / "ledger")
 
     async def scene() -> None:
-        recorder = Recorder(node.runs, lambda: node.clock)
+        recorder = Recorder(node.runs, lambda: node.traffic, lambda: node.clock)
         await train(node, recorder, 20)
         (tmp_path / "gone").mkdir()
         await train(node, recorder, 5)
@@ -202,7 +225,7 @@ def test_while_the_clock_cannot_be_right_nothing_is_written_and_nothing_lost(nod
     node.clock = EARLIEST_SECONDS - 100.0
 
     async def scene() -> None:
-        recorder = Recorder(node.runs, lambda: node.clock)
+        recorder = Recorder(node.runs, lambda: node.traffic, lambda: node.clock)
         await train(node, recorder, 7)
         assert node.trained() == 0
         await train(node, recorder, 6)
@@ -215,7 +238,7 @@ def test_while_the_clock_cannot_be_right_nothing_is_written_and_nothing_lost(nod
 
 def test_a_clock_set_back_between_two_notes_loses_nothing(node: Node) -> None:
     async def scene() -> None:
-        recorder = Recorder(node.runs, lambda: node.clock)
+        recorder = Recorder(node.runs, lambda: node.traffic, lambda: node.clock)
         await train(node, recorder, 8)
         node.clock -= 3 * 86_400.0
         await train(node, recorder, 11)

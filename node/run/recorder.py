@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Never
 
+from dht.swarm import Traffic
 from node.home.version import EARLIEST_SECONDS
 from node.store.ledger import RunLedger
 from node.store.series import Amounts
 from node.store.storage import StateError
-from protocol.control import RunStatus, Traffic
+from protocol.control import RunStatus
 
 log = logging.getLogger(__name__)
 
