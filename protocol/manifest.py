@@ -76,8 +76,9 @@ class TrustSpec(Message, frozen=True):
     rule: Rule
     """How updates are aggregated (trust.rules)."""
     audit_rate: Annotated[float, Meta(ge=0, le=1)] = 0.0625
-    """Part of the rounds in which a peer repeats somebody's work instead of doing its own; with
-    method spsa one repeated ticket of somebody else's for so many of its own."""
+    """Part of the rounds in which a peer repeats somebody's work instead of doing its own, fewer
+    than half of them at once; with method spsa one repeated ticket of somebody else's for so many
+    of its own."""
     kept_rounds: Annotated[int, Meta(ge=1, le=16)] = 3
     """Rounds for which the inputs of an exchange are kept, to be audited."""
     probation_rounds: Annotated[int, Meta(ge=0, le=1 << 20)] = 50

@@ -64,6 +64,16 @@ def test_each_established_peer_audits_as_often_as_the_manifest_says_and_never_it
     assert all(audit.auditor != audit.target for audit in audits)
 
 
+@pytest.mark.parametrize(("count", "most"), [(2, 1), (3, 1), (4, 1), (5, 2), (8, 3)])
+def test_fewer_than_half_audit_at_once_and_all_as_often(count: int, most: int) -> None:
+    """Who audits does one step: were it half, that would be the median that caps all weights."""
+    book = Ledger(tuple(Standing(peer=peer, joined=1, seen=9) for peer in PEERS[:count]))
+    audits = drawn(book, TrustSpec(rule="clip", audit_rate=1.0))
+    assert len(audits) == most * len(ROOTS)
+    for times in Counter(audit.auditor for audit in audits).values():
+        assert times == pytest.approx(len(audits) / count, rel=0.15)
+
+
 def test_half_of_the_audits_go_to_suspects() -> None:
     good = {peer: Standing(peer=peer, joined=1, seen=9, score=0.9) for peer in PEERS}
     counts = Counter(audit.target for audit in drawn(Ledger(tuple(good.values()))))

@@ -85,7 +85,7 @@ def wait_for_no_one(temporary: Path, seconds: float) -> None:
 
 @pytest.mark.swarm
 @pytest.mark.timeout(180)
-def test_a_demo_ends_on_one_root_with_its_attacker_dropped(
+def test_a_demo_ends_on_one_root_with_its_attacker_outvoted(
     environment: dict[str, str], data: Path, temporary: Path, tmp_path: Path
 ) -> None:
     options = ["--peers", "4", "--attackers", "1", "--rounds", "2", "--data", str(data), "--json"]
@@ -99,7 +99,7 @@ def test_a_demo_ends_on_one_root_with_its_attacker_dropped(
     assert re.fullmatch(r"[0-9a-f]{64}", next(iter(summary["state_roots"].values())))
     assert len(summary["attackers"]) == 1
     assert summary["attackers"][0] not in summary["state_roots"]
-    assert summary["attacker_weight"] == 0
+    assert summary["attacker_weight"] < 0.01  # not 0 where it audited, and lied about one step
     assert 5 < summary["loss_first"] < 6
     assert summary["loss_last"] < summary["loss_first"] - 1
     assert summary["seconds"] > 0

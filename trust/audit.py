@@ -78,8 +78,8 @@ def draw_work_audits(
 ) -> list[WorkAudit]:
     """Return who repeats whose work of the ledger's newest round, in order of the auditors.
 
-    Every established member audits with probability `spec.audit_rate`; half of the draws are among
-    the suspects, if there are any.
+    Every established member audits with probability `spec.audit_rate`, but fewer than half of them
+    at once; half of the draws are among the suspects, if there are any.
     """
     present = [each for each in ledger.newest() if not each.banned]
     peers = [PeerId(each.peer) for each in present]
@@ -87,9 +87,7 @@ def draw_work_audits(
     usual = median([each.score for each in present] or [1.0])
     suspects = [PeerId(each.peer) for each in present if _is_suspect(each, trusted, usual)]
     audits = []
-    for auditor in peers:
-        if auditor not in trusted or not _happens(root, "work", auditor, spec.audit_rate):
-            continue
+    for auditor in _draw_auditors(root, trusted, spec.audit_rate):
         others = [peer for peer in peers if peer != auditor]
         narrow = [peer for peer in suspects if peer != auditor]
         if narrow and _draw(root, "suspects", auditor) % 2:
@@ -225,6 +223,18 @@ def _first_wrong(
         return None
     row = int(wrong.argmax())
     return f"row {row} has a {what} of {right[row]:.6g}, not {found[row]:.6g}"
+
+
+def _draw_auditors(root: bytes, trusted: Set[PeerId], rate: float) -> list[PeerId]:
+    """Return who audits, in order: each with probability `rate`, but fewer than half, or one alone.
+
+    Who audits has time for a step of its own. If half did, one step would be the median that caps
+    the weight of all others (trust.rules.cap_weights), and a lie about one step, as long as honest
+    work of many, wouldn't be far from it.
+    """
+    drawn = [peer for peer in trusted if _happens(root, "work", peer, rate)]
+    most = max(1, (len(trusted) - 1) // 2)
+    return sorted(sorted(drawn, key=lambda peer: _draw(root, "work", peer))[:most])
 
 
 def _is_suspect(standing: Standing, trusted: Set[PeerId], usual_score: float) -> bool:

@@ -109,10 +109,13 @@ class Liar(LocalWorker):
 
     async def _train(self, round_: int) -> None:
         if self.kind.behaviour is Behaviour.FALSE_ACCUSER and self.state is not None:
-            await self._accuse_somebody(self.state)
+            await self._books.up_to_date()
+            if self._auditor.has_duty:
+                await self._accuse_all(self.state)
         await super()._train(round_)
 
-    async def _accuse_somebody(self, state: State) -> None:
+    async def _accuse_all(self, state: State) -> None:
+        """Accuse whom it was drawn to audit; the others too, but nobody looks at that."""
         kept = self._auditor.kept.find(state.round - 1)
         for member in kept.roll.members if kept else ():
             if member.signer != self._set.identity.peer_id:
