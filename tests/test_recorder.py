@@ -89,7 +89,7 @@ class Node:
     clock: float = NOW
     now: dict[str, RunStatus] = field(default_factory=lambda: {FRESH.run: FRESH})
     ledgers: dict[str, RunLedger] = field(default_factory=dict)
-    traffic: Traffic = Traffic()
+    traffic: Traffic = field(default_factory=Traffic)
 
     def runs(self) -> list[tuple[RunStatus, RunLedger]]:
         return [(status, self.ledger(run)) for run, status in self.now.items()]
