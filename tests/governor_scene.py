@@ -1,5 +1,6 @@
 """A machine for the governor's tests: sensors, clocks and a zone that the test sets."""
 
+import asyncio
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from datetime import datetime, tzinfo
@@ -69,3 +70,30 @@ class Machine:
 
     def held_order(self) -> Order | None:
         return self.last.order if self.last else None
+
+
+class FakeSensors:
+    """Tells what the test sets; may hang."""
+
+    def __init__(self, readings: Readings = FINE) -> None:
+        self.readings = readings
+        self.hangs = False
+
+    async def read(self) -> Readings:
+        if self.hangs:
+            await asyncio.Event().wait()
+        return self.readings
+
+    def change(self, **values: Any) -> None:  # noqa: ANN401
+        self.readings = changed(self.readings, **values)
+
+
+class LoopClock:
+    """The event loop's time, virtual or not, and a clock on the wall that the test sets."""
+
+    def __init__(self, at: float = berlin("2026-11-23 14:00")) -> None:
+        self.ahead = at
+
+    def now(self) -> Moment:
+        tick = asyncio.get_running_loop().time()
+        return Moment(self.ahead + tick, tick, BERLIN)

@@ -1,6 +1,7 @@
 """Single keys of the configuration file: changed, described, and followed while a node runs."""
 
 import asyncio
+import itertools
 import os
 import tomllib
 from pathlib import Path
@@ -129,7 +130,9 @@ def test_a_description_says_what_a_key_can_be() -> None:
 
 
 def followed(path: Path) -> tuple[ConfigSource, list[Config]]:
-    source, told = ConfigSource(path, load_config(path)), list[Config]()
+    seconds = itertools.count()
+    source = ConfigSource(path, load_config(path), clock=lambda: float(next(seconds)))
+    told: list[Config] = []
     source.observe(told.append)
     return source, told
 
@@ -137,6 +140,19 @@ def followed(path: Path) -> tuple[ConfigSource, list[Config]]:
 def settle(source: ConfigSource) -> None:
     for _ in range(2):
         source.refresh()
+
+
+def test_looking_often_makes_no_edit_settle_sooner(tmp_path: Path) -> None:
+    file, seconds = tmp_path / "config.toml", [0.0]
+    source = ConfigSource(file, clock=lambda: seconds[0])
+    file.write_text("[ui]\ntray = false\n")
+    for _ in range(9):
+        source.refresh()
+        seconds[0] += 0.1
+    assert source.config.ui.tray
+    seconds[0] += 0.2
+    source.refresh()
+    assert not source.config.ui.tray
 
 
 def test_an_edit_by_hand_comes_into_force_and_is_told_once(tmp_path: Path) -> None:

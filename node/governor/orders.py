@@ -61,7 +61,7 @@ def in_force(order: Order | None, configured: ConfiguredMode, now: Moment) -> Or
     if order is None or order.configured != configured:
         return None
     if order.until is None or order.for_s is None:
-        return order
+        return msgspec.structs.replace(order, until=None, for_s=None)
     if now.at >= order.until:
         return None
     if order.until > now.at + order.for_s + STEP_SECONDS:

@@ -5,6 +5,7 @@ A mistake in an edit by hand leaves the last good configuration in force and is 
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from node.home.config_edit import set_values
 from node.home.config_view import describe
 from node.home.strict_toml import ConfigError
 from protocol.machine import ConfigView
+
+SETTLED_SECONDS = 1.0
 
 Observer = Callable[[Config], None]
 Stamp = tuple[int, ...]
@@ -26,14 +29,22 @@ class ConfigSource:
     Args:
         path: the file; there need not be one.
         config: what it said when the node started.
+        clock: seconds that never jump.
     """
 
-    def __init__(self, path: Path, config: Config | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Config | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._path = path
         self._config = Config() if config is None else config
         self._trouble = ""
         self._read: Stamp | None = None
+        self._clock = clock
         self._seen: Stamp | None = None
+        self._seen_since = 0.0
         self._observers: list[Observer] = []
         self._changing = asyncio.Lock()
 
@@ -59,14 +70,15 @@ class ConfigSource:
         return lambda: self._observers.remove(observer)
 
     def refresh(self) -> None:
-        """Take over an edit by hand, once two calls saw the same file.
+        """Take over an edit by hand, once calls saw the same file for `SETTLED_SECONDS`.
 
         Editors write a file in several steps, between which it may be gone or half there.
         """
-        stamp = _stamp(self._path)
-        if stamp != self._read and stamp == self._seen:
+        stamp, now = _stamp(self._path), self._clock()
+        if stamp != self._seen:
+            self._seen, self._seen_since = stamp, now
+        elif stamp != self._read and now - self._seen_since >= SETTLED_SECONDS:
             self._take(stamp)
-        self._seen = stamp
 
     async def change(self, changes: Mapping[str, object]) -> Config:
         """Write all of `changes` or none into the file, and have the outcome in force at once.
@@ -85,11 +97,11 @@ class ConfigSource:
             self._hold(config)
         return config
 
-    async def follow(self, seconds: float = 2.0) -> None:
-        """Take over edits by hand, for ever; the file is looked at every so many `seconds`."""
+    async def follow(self) -> None:
+        """Take over edits by hand, for ever."""
         while True:
             self.refresh()
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(SETTLED_SECONDS)
 
     def _take(self, stamp: Stamp) -> None:
         self._read = stamp
