@@ -28,6 +28,8 @@ PIECE_SECONDS = 1 / 16
 SMALLEST_PIECE, LARGEST_PIECE = 2 << 10, 64 << 10
 RATE_SECONDS = 2.5
 """Time constant of the rates that are shown: about what a mean over the last 5 s smooths."""
+_SMOOTHED_BYTES = 4 << 10
+"""Counted together: a short frame takes less time than the arithmetic for it."""
 _TIMER_SECONDS = 1e-6
 """What is closer than this is now: the sums of rates and times aren't exact."""
 
@@ -52,6 +54,7 @@ class Bucket:
         self._level_at = -math.inf
         self._flow = 0.0  # bytes per second, smoothed
         self._flow_at = -math.inf
+        self._unsmoothed = 0
         self._turns: deque[_Turn] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -63,7 +66,8 @@ class Bucket:
     @property
     def flow(self) -> float:
         """Bytes per second, smoothed over some seconds."""
-        return self._flow * self._decay(_now())
+        self._smooth()
+        return self._flow
 
     def limit(self, rate: float | None) -> None:
         """Change the limit, for those too that wait.
@@ -102,10 +106,10 @@ class Bucket:
 
     def note(self, size: int) -> None:
         """Count `size` bytes that go or have come."""
-        now = _now()
         self.total += size
-        self._flow = self._flow * self._decay(now) + size / RATE_SECONDS
-        self._flow_at = now
+        self._unsmoothed += size
+        if self._unsmoothed >= _SMOOTHED_BYTES:
+            self._smooth()
 
     def spend(self, size: int) -> None:
         """Count `size` bytes that don't wait: who takes after them does so for them."""
@@ -170,8 +174,11 @@ class Bucket:
             self._level = min(self._level + earned, self._capacity)
         self._level_at = now
 
-    def _decay(self, now: float) -> float:
-        return math.exp((self._flow_at - now) / RATE_SECONDS)
+    def _smooth(self) -> None:
+        now = _now()
+        decay = math.exp((self._flow_at - now) / RATE_SECONDS)
+        self._flow = self._flow * decay + self._unsmoothed / RATE_SECONDS
+        self._flow_at, self._unsmoothed = now, 0
 
 
 class Budget:

@@ -241,12 +241,12 @@ def test_bytes_are_counted_by_direction_and_their_rates_are_smoothed() -> None:
         budget = Budget(up=RATE)
         for _ in range(300):
             budget.up.note(10_000)
-            budget.down.note(500)
+            budget.down.note(5_000)
             await asyncio.sleep(0.1)
         traffic = budget.traffic
-        assert (traffic.up, traffic.down) == (3_000_000, 150_000)
+        assert (traffic.up, traffic.down) == (3_000_000, 1_500_000)
         assert traffic.up_per_second == pytest.approx(100_000, rel=0.03)
-        assert traffic.down_per_second == pytest.approx(5_000, rel=0.03)
+        assert traffic.down_per_second == pytest.approx(50_000, rel=0.03)
         assert (traffic.up_limit, traffic.down_limit) == (RATE, None)
         await asyncio.sleep(30)
         assert budget.traffic.up_per_second < 1
