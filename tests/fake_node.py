@@ -199,6 +199,9 @@ class FakeControls:
         self.listed = PEER
         self.others: list[Peer] = []
         """Peers beside `listed`."""
+        self.uptime = 61.0
+        self.looked = asyncio.Event()
+        """Set whenever the status is asked for."""
         self.activity = ActivityLog()
         self.contributing = CONTRIBUTING
         self.contribution_changed = asyncio.Event()
@@ -218,13 +221,14 @@ class FakeControls:
         self.reached = asyncio.Event()
 
     def status(self) -> Status:
+        self.looked.set()
         self._ask("status")
         return Status(
             version="0.1.0",
             peer_id="12D3KooWMe",
             name="solar-eagle",
             pid=os.getpid(),
-            uptime_seconds=61.0,
+            uptime_seconds=self.uptime,
             api="http://127.0.0.1:7717",
             addresses=("/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWMe",),
             network="online",

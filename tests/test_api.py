@@ -6,9 +6,7 @@ import time
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -28,35 +26,10 @@ from node.api.server import (
 from node.home.paths import Paths
 from protocol.errors import TalkootError
 from protocol.references import AmbiguousPeerError, NoSuchEvidenceError, NoSuchPeerError
+from tests.api_door import FREE_PORT, Door, opened
 from tests.fake_node import DETAIL, OTHER_RUN, RUN, FakeControls
 
 WRONG = "wrong"
-FREE_PORT = "127.0.0.1:0"
-
-
-@dataclass
-class Door:
-    """A served API and a bare HTTP session to it, without any header of its own."""
-
-    url: str
-    token: str
-    session: aiohttp.ClientSession
-    controls: FakeControls
-
-    async def call(
-        self,
-        method: str = "GET",
-        path: str = "/v1/status",
-        *,
-        token: str | None = None,
-        data: bytes | AsyncIterator[bytes] | None = None,
-        **headers: str,
-    ) -> tuple[int, Any]:
-        headers.setdefault("Authorization", f"Bearer {token or self.token}")
-        async with self.session.request(
-            method, self.url + path, headers=headers, data=data
-        ) as response:
-            return response.status, await response.json()
 
 
 @pytest.fixture
@@ -68,9 +41,8 @@ def paths(tmp_path: Path) -> Paths:
 
 @pytest.fixture
 async def door(paths: Paths) -> AsyncIterator[Door]:
-    controls = FakeControls()
-    async with serve_api(controls, paths, FREE_PORT) as url, aiohttp.ClientSession() as session:
-        yield Door(url, paths.token.read_text(), session, controls)
+    async with opened(paths) as door:
+        yield door
 
 
 # Who is let in.
@@ -132,7 +104,7 @@ async def test_each_start_makes_earlier_tokens_worthless(paths: Paths) -> None:
         serve_api(FakeControls(), paths, FREE_PORT) as url,
         aiohttp.ClientSession() as session,
     ):
-        door = Door(url, old, session, FakeControls())
+        door = Door(url, old, old, session, FakeControls())
         assert (await door.call())[0] == 401
 
 

@@ -268,8 +268,8 @@ def test_a_model_that_is_not_there_yet_cannot_be_exported(tmp_path: Path) -> Non
     async def scenario(scene: Scene) -> None:
         async with scene.node(0) as host, scene.node(1) as guest:
             joined = await guest.join(await hosted(host, scene))
+            wanted = ExportRequest(path=str(tmp_path / "model.safetensors"))
             with pytest.raises(StateError, match="no agreed state"):
-                wanted = ExportRequest(path=str(tmp_path / "model.safetensors"))
                 await guest.export(joined.run, wanted)
 
     play(tmp_path, scenario)

@@ -1,7 +1,7 @@
 """The control API's client: what the command line and the demo know of a running node."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 from typing import TypeVar
@@ -102,7 +102,7 @@ class NodeClient:
         """Return the node's runs."""
         return await self._call("GET", f"{API_PREFIX}/runs", list[RunStatus])
 
-    async def events(self) -> AsyncIterator[StreamEvent]:
+    async def events(self) -> AsyncGenerator[StreamEvent]:
         """Yield what happens at the node, a snapshot first; to connect again is the caller's.
 
         Where it is not read to its end, `contextlib.aclosing` ends the connection.

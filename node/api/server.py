@@ -31,6 +31,7 @@ from node.api.chronicle import Chronicle
 from node.api.controls import Controls
 from node.api.events import EventStream
 from node.api.guard import TOKENS, Tokens, guard
+from node.api.metrics import Metrics
 from node.api.routes import routes
 from node.home.config import DEFAULT_API
 from node.home.config_values import parse_api
@@ -99,7 +100,7 @@ def _application(controls: Controls, tokens: Tokens) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[answer_errors, guard])
     app[TOKENS], app[ERRORS] = tokens, Counter()
     chronicle = Chronicle(controls.activity, controls.peers)
-    events = EventStream(controls, chronicle)
+    events, metrics = EventStream(controls, chronicle), Metrics(controls, chronicle)
 
     async def running(_: web.Application) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as tasks:
@@ -114,4 +115,5 @@ def _application(controls: Controls, tokens: Tokens) -> web.Application:
     app.on_shutdown.append(goodbye)
     app.add_routes(routes(controls))
     app.router.add_get(f"{API_PREFIX}/events", events.listen)
+    app.router.add_get("/metrics", metrics.scrape)
     return app
