@@ -97,6 +97,11 @@ class Paths:
         return self.state / "ports.json"
 
     @property
+    def volume(self) -> Path:
+        """What was sent and received in each month."""
+        return self.state / "volume.json"
+
+    @property
     def lock(self) -> Path:
         """Held by the running node; holds its pid."""
         return self.state / "lock"
