@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QFont, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from gui.theme import Theme
@@ -72,15 +72,18 @@ class Chart(QWidget):
         painter.drawText(inner, align.AlignLeft | align.AlignTop, self._title)
         painter.setFont(plain)
         painter.drawText(inner, align.AlignRight | align.AlignTop, self._now)
-        small = self.font()
-        small.setPointSizeF(max(6.0, small.pointSizeF() - 1.5))
-        painter.setFont(small)
+        painter.setFont(self._small())
         painter.setPen(QColor(colours.muted))
         below = inner.adjusted(_LEFT - 12, 0, 0, 0)
         painter.drawText(below, align.AlignLeft | align.AlignBottom, self._ends[0])
         painter.drawText(below, align.AlignRight | align.AlignBottom, self._ends[1])
         if not self._points:
             painter.drawText(inner, align.AlignCenter, "nothing yet")
+
+    def _small(self) -> QFont:
+        small = self.font()
+        small.setPixelSize(max(9, self.fontInfo().pixelSize() - 2))
+        return small
 
     def _range(self) -> tuple[float, float]:
         values = [value for _, value in self._points] or [0.0, 1.0]
@@ -116,9 +119,10 @@ class Curve(Chart):
 class Bars(Chart):
     """One bar for each point, from zero; x counts places from 0 to `places` - 1."""
 
-    def __init__(self, title: str, theme: Theme, places: int) -> None:
+    def __init__(self, title: str, theme: Theme, places: int, *, bad: bool = False) -> None:
         super().__init__(title, theme)
         self._places = places
+        self._bad = bad
 
     def _range(self) -> tuple[float, float]:
         return 0.0, max((value for _, value in self._points), default=1.0) or 1.0
@@ -126,7 +130,8 @@ class Bars(Chart):
     def _draw_points(self, painter: QPainter, plot: QRectF, low: float, high: float) -> None:
         colours = self._theme.colours
         painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor(colours.good if self.isEnabled() else colours.faint))
+        full = colours.warning if self._bad else colours.good
+        painter.setBrush(QColor(full if self.isEnabled() else colours.faint))
         step = plot.width() / self._places
         for place, value in self._points:
             height = plot.height() * (value - low) / (high - low)

@@ -23,6 +23,7 @@ HOURS = 48
 ROUNDS = 10_000
 LOAD_SECONDS = 20.0
 ADVICE = {
+    "accepted": "it is a part of the model now",
     "on probation": "newcomers count once they have worked and passed audits for a while",
     "too far from the others": "dropped by the clipping rule: it did not fit the others' updates",
     "nothing usable arrived": "the update came too late, or broke off",
@@ -49,7 +50,7 @@ class Contributions(QWidget):
         self._loaded_at = 0.0
         self.tiles = [Tile() for _ in range(5)]
         self.accepted = Bars("Accepted samples per hour", desk.theme, HOURS)
-        self.rejected = Bars("Rejected samples per hour", desk.theme, HOURS)
+        self.rejected = Bars("Rejected samples per hour", desk.theme, HOURS, bad=True)
         self.table = QGridLayout()
         self.table.setHorizontalSpacing(24)
         self.table.setVerticalSpacing(8)
@@ -102,7 +103,7 @@ class Contributions(QWidget):
             series: Series = await api.series(metric, run, since, 30 * HOURS)  # type: ignore[arg-type]
             bars = hourly(series, now, HOURS)
             latest = bars[-1][1] if bars and bars[-1][0] == HOURS - 1 else 0.0
-            chart.show_points(bars, (f"{HOURS} h ago", "now"), axis_number(latest))
+            chart.show_points(bars, (f"{HOURS} h ago", "now"), f"{axis_number(latest)} this hour")
         self._history = await api.history(run, limit=ROUNDS)
         self._show_credit(self._history)
 

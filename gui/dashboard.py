@@ -69,7 +69,7 @@ class Dashboard(QWidget):
         sides.addWidget(right)
         sides.setStretchFactor(0, 7)
         sides.setStretchFactor(1, 4)
-        sides.setSizes([690, 394])
+        sides.setSizes([700, 384])
         sides.setHandleWidth(10)
         sides.setChildrenCollapsible(False)
         whole = column(tiles, sides, gap=12)
@@ -111,7 +111,7 @@ class Dashboard(QWidget):
         self.loss.show_points(points, (first, "now" if points else ""), newest)
         bars = hourly(mine, now, HOURS)
         latest = bars[-1][1] if bars and bars[-1][0] == HOURS - 1 else 0.0
-        self.hours.show_points(bars, (f"{HOURS} h ago", "now"), axis_number(latest))
+        self.hours.show_points(bars, (f"{HOURS} h ago", "now"), f"{axis_number(latest)} this hour")
 
 
 class Activity(QPlainTextEdit):

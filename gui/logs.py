@@ -4,7 +4,7 @@ import unicodedata
 from pathlib import Path
 
 from PySide6.QtCore import QTimer
-from PySide6.QtGui import QFontDatabase, QTextCursor
+from PySide6.QtGui import QFontDatabase, QShowEvent, QTextCursor
 from PySide6.QtWidgets import QFileDialog, QPlainTextEdit, QWidget
 
 from gui.desk import Desk
@@ -50,6 +50,11 @@ class Logs(QWidget):
         if change & Change.LINK:
             self.save.setEnabled(self._desk.store.live)
             self._load_if_seen()
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802 - Qt's name
+        """Load it when it comes up."""
+        super().showEvent(event)
+        self._load_if_seen()
 
     def _load_if_seen(self) -> None:
         if self._busy or not self.isVisible() or not self._desk.store.live:

@@ -45,7 +45,7 @@ _TITLES: dict[Column, str] = {
     "name": "Peer",
     "device": "Device",
     "reputation": "Reputation",
-    "throughput": "Samples",
+    "throughput": "Throughput",
     "ping": "Ping",
     "link": "Link",
     "state": "State",
@@ -54,14 +54,14 @@ _TITLES: dict[Column, str] = {
 }
 _WIDTHS: dict[Column, int] = {
     "name": 150,
-    "device": 134,
-    "reputation": 112,
-    "throughput": 92,
-    "ping": 68,
+    "device": 122,
+    "reputation": 108,
+    "throughput": 104,
+    "ping": 70,
     "link": 56,
-    "state": 92,
-    "accepted": 92,
-    "standing": 96,
+    "state": 84,
+    "accepted": 96,
+    "standing": 92,
 }
 _RIGHT = {"throughput", "ping", "accepted"}
 _MARGIN = 7
@@ -123,7 +123,8 @@ class PeerModel(QAbstractTableModel):
         column = self.columns[section]
         match role:
             case Qt.ItemDataRole.DisplayRole:
-                return _TITLES[column]
+                arrow = ("", " ↓" if self.order.descending else " ↑")[column == self.order.column]
+                return _TITLES[column] + arrow
             case Qt.ItemDataRole.TextAlignmentRole:
                 side = (
                     Qt.AlignmentFlag.AlignRight if column in _RIGHT else Qt.AlignmentFlag.AlignLeft
@@ -139,6 +140,7 @@ class PeerModel(QAbstractTableModel):
         """Sort by a column, now."""
         self.order.column = self.columns[column]
         self.order.descending = order is Qt.SortOrder.DescendingOrder
+        self.headerDataChanged.emit(Qt.Orientation.Horizontal, 0, len(self.columns) - 1)
         self.arrange()
 
     def search(self, text: str) -> None:
@@ -207,7 +209,7 @@ class PeerDelegate(QStyledItemDelegate):
         align = Qt.AlignmentFlag.AlignRight if right else Qt.AlignmentFlag.AlignLeft
         painter.setPen(QColor(colour))
         metrics: QFontMetricsF = QFontMetricsF(painter.font())
-        if len(text) * 5 > inner.width():
+        if len(text) * 7 > inner.width():
             text = metrics.elidedText(text, Qt.TextElideMode.ElideRight, inner.width())
         painter.drawText(inner, align | Qt.AlignmentFlag.AlignVCenter, text)
 

@@ -2,10 +2,11 @@
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QKeySequence, QShortcut
-from PySide6.QtWidgets import QFrame, QGridLayout, QScrollArea, QSizePolicy, QWidget
+from PySide6.QtWidgets import QFrame, QGridLayout, QLineEdit, QScrollArea, QSizePolicy, QWidget
 
 from gui.dashboard import filter_box
 from gui.desk import Desk
+from gui.order import Column
 from gui.peers import PeerTable
 from gui.store import Change, PeerKey
 from gui.view import clean, duration, milliseconds, number, peer_name, percent, state_word
@@ -15,7 +16,17 @@ from protocol.accounts import PeerDetail
 from protocol.control import Peer
 from protocol.errors import TalkootError
 
-PANE_WIDTH = 310
+PANE_WIDTH = 284
+_COLUMNS: tuple[Column, ...] = (
+    "name",
+    "device",
+    "reputation",
+    "throughput",
+    "ping",
+    "link",
+    "state",
+    "standing",
+)
 
 
 class PeersPage(QWidget):
@@ -26,7 +37,7 @@ class PeersPage(QWidget):
         self._desk = desk
         self.filter = filter_box("Filter by name, device, link, state or PeerID")
         self.count = label("", "muted")
-        self.table = PeerTable(desk.store, desk.theme)
+        self.table = PeerTable(desk.store, desk.theme, _COLUMNS)
         self.pane = PeerPane()
         self._why = Why(desk, self.table)
         self._chosen: PeerKey | None = None
@@ -77,9 +88,12 @@ class PeerPane(QFrame):
         self.setProperty("role", "card")
         self.setFixedWidth(PANE_WIDTH)
         self.setAccessibleName("The chosen peer")
-        self.name = label("Choose a peer", "heading", wrap=True)
-        self.id = label("to see why it stands as it does", "small", wrap=True)
-        self.id.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.name = label("Choose a peer to see why it stands as it does", "heading", wrap=True)
+        self.id = QLineEdit()
+        self.id.setReadOnly(True)
+        self.id.setProperty("role", "flat")
+        self.id.setAccessibleName("PeerID")
+        self.id.hide()
         self._facts = QGridLayout()
         self._facts.setColumnStretch(1, 1)
         self._values = {name: label("", wrap=True) for name in _FACTS}
@@ -109,7 +123,10 @@ class PeerPane(QFrame):
             say(self._values["State"], "gone")
             return
         say(self.name, peer_name(peer))
-        say(self.id, clean(peer.id, 80))
+        if self.id.text() != (text := clean(peer.id, 80)):
+            self.id.setText(text)
+            self.id.setCursorPosition(0)
+            self.id.show()
         for name, words in zip(_FACTS, _facts(peer), strict=True):
             say(self._values[name], words)
             self._values[name].show()

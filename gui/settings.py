@@ -3,6 +3,7 @@
 from itertools import groupby
 
 from PySide6.QtCore import QTimer, Signal
+from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QScrollArea, QVBoxLayout, QWidget
 
 from gui.desk import Desk, sentence
@@ -65,6 +66,11 @@ class Settings(QWidget):
         if change & Change.LINK:
             self._enable()
             self._load_if_seen()
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802 - Qt's name
+        """Load it when it comes up."""
+        super().showEvent(event)
+        self._load_if_seen()
 
     def _load_if_seen(self) -> None:
         if self.isVisible() and self._desk.store.live:

@@ -147,8 +147,8 @@ def style_sheet(colours: Colours) -> str:
 
 _SHEET = """
 QToolTip { color: @text; background: @card; border: 1px solid @line; padding: 6px; }
-QLabel[role="headline"] { font-size: 20px; font-weight: 600; }
-QLabel[role="title"] { font-size: 17px; font-weight: 600; }
+QLabel[role="headline"] { font-size: 20px; font-weight: 700; }
+QLabel[role="title"] { font-size: 17px; font-weight: 700; }
 QLabel[role="value"] { font-size: 19px; font-weight: 600; }
 QLabel[role="heading"] { font-size: 14px; font-weight: 600; }
 QLabel[role="muted"] { color: @muted; }
@@ -179,11 +179,12 @@ QPushButton[role="main"]:hover { background: @accent_pressed; }
 QPushButton[role="main"]:focus { border-color: @text; }
 QPushButton[role="main"]:disabled { background: @track; border-color: @track; color: @muted; }
 QPushButton#contribute {
-    font-size: 16px; min-width: 168px; min-height: 28px;
+    font-size: 16px; min-width: 156px; min-height: 28px; max-height: 28px;
     border-radius: 20px; border-top-right-radius: 0; border-bottom-right-radius: 0;
 }
 QToolButton#contribute-menu {
-    background: @accent; border: 2px solid @accent; padding: 0; min-width: 36px; min-height: 40px;
+    background: @accent; border: 2px solid @accent; padding: 0;
+    min-width: 36px; min-height: 40px; max-height: 40px;
     border-top-right-radius: 20px; border-bottom-right-radius: 20px;
     border-top-left-radius: 0; border-bottom-left-radius: 0;
 }
@@ -202,6 +203,7 @@ QLineEdit:focus, QSpinBox:focus, QComboBox:focus, QPlainTextEdit:focus {
 QLineEdit[wrong="true"], QSpinBox[wrong="true"], QComboBox[wrong="true"] {
     border: 2px solid @bad; padding: 3px 7px;
 }
+QLineEdit[role="flat"] { border: none; padding: 0; background: transparent; color: @muted; }
 QPlainTextEdit[role="card"] { border: none; padding: 0; background: transparent; }
 QPlainTextEdit[role="card"]:focus { border: none; padding: 0; }
 QPlainTextEdit[old="true"] { color: @faint; }
@@ -222,7 +224,7 @@ QTabBar::tab {
     padding: 6px 4px 7px 4px; margin-right: 20px;
 }
 QTabBar::tab:hover { color: @text; }
-QTabBar::tab:selected { color: @text; border-bottom: 2px solid @accent; font-weight: 600; }
+QTabBar::tab:selected { color: @text; border-bottom: 2px solid @accent; }
 QTabBar:focus { outline: 0; }
 QTabBar::tab:selected:focus { background: @selected; }
 
@@ -233,8 +235,9 @@ QTableView, QTreeView {
 QHeaderView { background: @card; border: none; }
 QHeaderView::section {
     background: @card; color: @text; border: none; border-bottom: 1px solid @line;
-    padding: 7px 6px; font-weight: 600;
+    padding: 7px; font-weight: 600;
 }
+QHeaderView::down-arrow, QHeaderView::up-arrow { image: none; width: 0; height: 0; }
 QTableCornerButton::section { background: @card; border: none; }
 QScrollArea { background: transparent; border: none; }
 QScrollArea > QWidget > QWidget { background: transparent; }

@@ -77,12 +77,13 @@ def _whole_digits(size: float) -> int:
     return 1 if abs(size) < 1 else int(math.log10(abs(size))) + 1
 
 
-def rate(samples_per_second: float | None) -> str:
+def rate(samples_per_second: float) -> str:
     """Return a throughput: "2,872 /s"."""
-    if samples_per_second is None or not math.isfinite(samples_per_second):
-        return NOTHING
-    digits = 0 if abs(samples_per_second) >= 99.95 else 1
-    return f"{samples_per_second:,.{digits}f} /s"
+    return f"{_pace(samples_per_second)} /s"
+
+
+def _pace(value: float | None) -> str:
+    return number(value, 0 if value is not None and abs(value) >= 99.95 else 1)
 
 
 def number(value: float | None, digits: int) -> str:
@@ -92,7 +93,10 @@ def number(value: float | None, digits: int) -> str:
 
 def axis_number(value: float) -> str:
     """Return a number beside a chart in two or three figures."""
-    return short_count(value) if abs(value) >= 1000 else f"{value:.2g}" if value else "0"
+    if abs(value) >= 1000 or value == 0:
+        return short_count(value)
+    digits = 0 if abs(value) >= 9.95 else 1 if abs(value) >= 0.995 else 2
+    return f"{value:.{digits}f}"
 
 
 def percent(part: float | None) -> str:
@@ -143,7 +147,8 @@ def duration(seconds: float | None) -> str:
         return NOTHING
     for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
-            return f"{seconds / divisor:.{1 if unit == 'h' else 0}f} {unit}"
+            value = seconds / divisor
+            return f"{value:.{1 if unit == 'h' and value < 9.95 else 0}f} {unit}"
     return f"{seconds / 86_400:.1f} days"
 
 
@@ -305,7 +310,7 @@ class Figure:
 def figures(status: Status | None, run: RunStatus | None, peers: int) -> Sequence[Figure]:
     """Return the tiles, always the same six in the same order."""
     return (
-        Figure(rate(run.samples_per_second if run else None), "my samples per second"),
+        Figure(_pace(run.samples_per_second if run else None), "my samples per second"),
         Figure(
             short_count(run.samples_accepted if run else None),
             "samples contributed",

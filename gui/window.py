@@ -69,6 +69,7 @@ class Window(QWidget):
         self._lay_out()
         self._connect()
         self._show_page(0)
+        self.setFocus()
 
     def _lay_out(self) -> None:
         self.setWindowTitle("talkoot")
