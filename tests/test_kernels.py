@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from node.methods.spsa import kernels, kernels_numpy
-from node.methods.spsa.kernels import ApplySpan, Backend, PerturbSpan, apply, perturb
+from node.methods.spsa.kernels import ApplySpan, Backend, PerturbSpan, apply, perturb, steps_of
 from tests import spsa_reference as reference
 
 BACKENDS = ["numba", "numpy"]
@@ -66,7 +66,7 @@ def assert_perturbs(
     key, before = keys_of(1)[0], master.copy()
     out = np.full(master.size, 0.25, np.float32)
     expected = reference.perturbed(torch.tensor(master), torch.tensor(out), key, spans, sign)
-    perturb(master, out, key, spans, sign, backend)
+    perturb(master, out, key, steps_of(spans), sign, backend)
     np.testing.assert_array_equal(out, expected.numpy())
     np.testing.assert_array_equal(master, before)
 
@@ -138,6 +138,41 @@ def test_a_perturbation_is_rounded_once_at_every_size(
     assert_perturbs(backend, master_of(size), [(0, size, 30, 1_073_741)], sign)
 
 
+PIECES: list[list[tuple[int, int]]] = [
+    [(0, 32_768)],
+    [(0, 32_767), (32_767, 32_769)],
+    [(1, 65_535)],
+    [(0, 32_800), (32_801, 32_900), (32_900, 65_537)],
+    [(40_000, 40_001), (110_000, 110_700), (120_017, 131_073)],
+    [(0, 70), (32_700, 32_768), (98_304, 98_305), (98_320, 131_100)],
+    [(start, start + 490) for start in range(30_000, 131_000, 500)],
+]
+
+
+@pytest.mark.parametrize("spans", PIECES)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_perturbation_s_noise_is_that_of_the_place_whatever_was_perturbed_before(
+    backend: Backend, spans: list[tuple[int, int]], sign: int
+) -> None:
+    steps = [(start, stop, 27 + 3 * (start % 2), 1 << 20 | start) for start, stop in spans]
+    assert_perturbs(backend, master_of(131_100), steps, sign)
+
+
+@pytest.mark.parametrize("extra", [-33, -1, 0, 1, 33])
+@pytest.mark.parametrize("shifts", [(1, 0), (0, 1), (3, 5)])
+def test_vectors_begin_and_end_anywhere_in_memory(
+    backend: Backend, extra: int, shifts: tuple[int, int]
+) -> None:
+    size = 65_536 + extra
+    master = master_of(size + shifts[0])[shifts[0] :]
+    out = torch.full((size + shifts[1],), 0.25)[shifts[1] :]
+    spans = [(0, 33_000, 30, 7), (33_000, size, 27, -8)]
+    key = keys_of(1)[0]
+    expected = reference.perturbed(torch.tensor(master), out.clone(), key, spans, -1)
+    perturb(master, out.numpy(), key, steps_of(spans), -1, backend)
+    assert torch.equal(out, expected)
+
+
 @pytest.mark.parametrize("shift", [0, 1, 16])
 def test_a_large_buffer_written_past_the_caches_has_the_same_bits(
     shift: int, monkeypatch: pytest.MonkeyPatch
@@ -149,7 +184,7 @@ def test_a_large_buffer_written_past_the_caches_has_the_same_bits(
     out = torch.full((size + shift,), 0.25)[shift:]
     key = keys_of(1)[0]
     expected = reference.perturbed(torch.tensor(master), out.clone(), key, spans, 1)
-    perturb(master, out.numpy(), key, spans, 1, numba)
+    perturb(master, out.numpy(), key, steps_of(spans), 1, numba)
     assert torch.equal(out, expected)
 
 
@@ -256,13 +291,28 @@ def test_a_master_that_is_not_one_vector_of_int32_is_refused(
     with pytest.raises(ValueError, match="int32"):
         apply(master, keys_of(1), [1], [], backend)
     with pytest.raises(ValueError, match="int32"):
-        perturb(master, np.zeros(8, np.float32), keys_of(1)[0], [], 1, backend)
+        perturb(master, np.zeros(8, np.float32), keys_of(1)[0], steps_of([]), 1, backend)
 
 
 @pytest.mark.parametrize("out", [np.zeros(7, np.float32), np.zeros(8), np.zeros(16, "f4")[::2]])
 def test_a_buffer_unlike_the_master_is_refused(backend: Backend, out: NDArray[np.float32]) -> None:
     with pytest.raises(ValueError, match="float32"):
-        perturb(np.zeros(8, np.int32), out, keys_of(1)[0], [], 1, backend)
+        perturb(np.zeros(8, np.int32), out, keys_of(1)[0], steps_of([]), 1, backend)
+
+
+@pytest.mark.parametrize(
+    "spans", [[(-1, 9, 30, 1)], [(9, 8, 30, 1)], [(0, 9, 30, 1), (8, 20, 30, 1)]]
+)
+def test_steps_of_spans_in_disorder_are_refused(spans: list[PerturbSpan]) -> None:
+    with pytest.raises(ValueError, match="span"):
+        steps_of(spans)
+
+
+def test_steps_beyond_the_master_are_refused_and_nothing_is_perturbed(backend: Backend) -> None:
+    out, steps = np.full(100, 0.25, np.float32), steps_of([(0, 101, 30, 1)])
+    with pytest.raises(ValueError, match="101"):
+        perturb(master_of(100), out, keys_of(1)[0], steps, 1, backend)
+    assert (out == 0.25).all()
 
 
 @pytest.fixture

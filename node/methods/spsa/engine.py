@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from node.methods.flat import layout_of
 from node.methods.spsa.fixed_point import Span, decay, master_spans, pack, probe_step, unpack
-from node.methods.spsa.kernels import apply, perturb
+from node.methods.spsa.kernels import apply, perturb, steps_of
 from node.methods.spsa.moves import Move
 from node.methods.spsa.quantiser import projection
 from node.methods.spsa.settings import SpsaSettings
@@ -79,7 +79,7 @@ class Engine:
         self._master = self._theta.view(np.int32)
         self._weights = torch.from_numpy(self._rest)
         self._spans: tuple[Span, ...] = ()
-        self._steps: list[tuple[int, int, int, int]] = []
+        self._steps = steps_of([])
         self._run = self._root = b""
         named = dict(model.named_parameters())
         trained = [(named[spec.name], start, stop) for spec, start, stop in self.layout.spans()]
@@ -106,11 +106,13 @@ class Engine:
         names = {tensor.name for tensor in self.layout.tensors}
         self._spans = master_spans(self.layout, names, self._theta)
         pack(self._spans, self._theta, self._rest, out=self._master)
-        self._steps = [
-            (span.start, span.stop, bits, probe_step(self._settings.epsilon, bits))
-            for span in self._spans
-            for bits in [span.fraction_bits]
-        ]
+        self._steps = steps_of(
+            [
+                (span.start, span.stop, bits, probe_step(self._settings.epsilon, bits))
+                for span in self._spans
+                for bits in [span.fraction_bits]
+            ]
+        )
         self._run, self._root = run, root
 
     def freeze(self) -> None:

@@ -12,6 +12,7 @@ and the first sum is counted in bit planes, 64 parameters to a word (carry_save.
 import importlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Protocol, cast
 
@@ -29,6 +30,18 @@ MASK = (1 << 32) - 1
 
 ApplySpan = tuple[int, int, int]
 PerturbSpan = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How far a probe moves each parameter, checked and converted once for all probes."""
+
+    size: int
+    """The least size of a master."""
+    plus: NDArray[np.int64]
+    """(n, 4): start, stop, fraction bits F and step modulo 2³² of the spans."""
+    minus: NDArray[np.int64]
+    """The same of the probe's negative."""
 
 
 class Backend(Protocol):
@@ -93,11 +106,32 @@ def apply(
         )
 
 
+def steps_of(spans: Sequence[PerturbSpan]) -> Steps:
+    """Return what `perturb` wants to know of the tensors.
+
+    Args:
+        spans: (start, stop, fraction bits F, step) in ascending order.
+
+    Raises:
+        ValueError: the spans aren't so.
+    """
+    size = spans[-1][1] if spans else 0
+    _check_spans(spans, size)
+    plus, minus = (
+        [(start, stop, bits, sign * step & MASK) for start, stop, bits, step in spans]
+        for sign in (1, -1)
+    )
+    shape = len(spans), 4
+    return Steps(
+        size, np.array(plus, np.int64).reshape(shape), np.array(minus, np.int64).reshape(shape)
+    )
+
+
 def perturb(
     master: NDArray[np.int32],
     out: NDArray[np.float32],
     key: bytes,
-    spans: Sequence[PerturbSpan],
+    steps: Steps,
     sign: int,
     backend: Backend | None = None,
 ) -> None:
@@ -109,23 +143,22 @@ def perturb(
         master: (P,) contiguous.
         out: (P,) contiguous.
         key: the probe's, 32 bytes.
-        spans: (start, stop, fraction bits F, step) in ascending order; elsewhere `out` is kept.
+        steps: of `steps_of`; outside its spans `out` is kept.
         sign: +1 or -1.
         backend: which one to use, by default the fastest there is.
 
     Raises:
-        ValueError: vectors, a key or spans that aren't as said above.
+        ValueError: vectors or a key that aren't as said above, or steps beyond them.
     """
     _check_master(master)
-    _check_spans(spans, master.size)
     _check_keys([key])
     if out.shape != master.shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise ValueError("out must be contiguous float32 of the master's size")
-    wrapped = [(start, stop, bits, sign * step & MASK) for start, stop, bits, step in spans]
-    if wrapped:
-        (backend or _backend_for(master.size)).perturb(
-            master, out, key, np.array(wrapped, np.int64)
-        )
+    if steps.size > master.size:
+        raise ValueError(f"spans up to {steps.size} exceed {master.size}")
+    signed = steps.plus if sign > 0 else steps.minus
+    if len(signed):
+        (backend or _backend_for(master.size)).perturb(master, out, key, signed)
 
 
 def _backend_for(size: int) -> Backend:

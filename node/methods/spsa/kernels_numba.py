@@ -15,8 +15,10 @@ from node.methods.spsa.numba_noise import (
     LANES,
     PIECE_BITS,
     PIECE_WORDS,
+    STEPS,
     place,
     start_states,
+    take_step,
     write_noise,
 )
 from node.methods.spsa.numba_vectors import ALIGNMENT, store_perturbed, stream_perturbed
@@ -25,11 +27,18 @@ U32 = np.uint32
 U64 = np.uint64
 Words = NDArray[np.uint64]
 Spans = NDArray[np.int64]
+Piece = tuple[NDArray[np.uint32], NDArray[np.float32], NDArray[np.uint32]]
+"""A piece of master and of out, and its noise."""
+Move = tuple[np.int64, np.float32]
+"""The step, and the scale 2^-F."""
+Next = tuple[NDArray[np.uint32], int, NDArray[np.uint32], int]
+"""The key's start state, the next piece's number, its noise, and how many steps of it are taken."""
 Eight = tuple[U64, U64, U64, U64, U64, U64, U64, U64]
 
 BLOCK_PIECES = 2  # rows of 8 KiB
 ROW_WORDS = PIECE_WORDS // 2  # of 64 bits, for each piece
 LINE = 32  # parameters to a word of noise
+STEP_LINES = 16  # of the 1,024 of a piece; there are 48 steps
 STREAMED_BYTES = 1 << 24  # about what the caches of a desktop hold
 BIT_MASKS = (0x0F0F0F0F0F0F0F0F, 0x3333333333333333, 0x5555555555555555)
 BYTE_MASKS = (0x00000000FFFFFFFF, 0x0000FFFF0000FFFF, 0x00FF00FF00FF00FF)
@@ -47,11 +56,11 @@ def apply(
 
 def perturb(master: NDArray[np.int32], out: NDArray[np.float32], key: bytes, spans: Spans) -> None:
     """See `Backend.perturb`."""
-    noise = _aligned(ROW_WORDS).view(np.uint32)
-    streaming = out.nbytes >= STREAMED_BYTES and out.ctypes.data % ALIGNMENT == 0
-    _perturb(master.view(np.uint32), out, start_states([key])[0], noise, spans, streaming)
+    streaming = out.nbytes >= STREAMED_BYTES
+    _perturb(master.view(np.uint32), out, start_states([key])[0], spans, streaming)
 
 
+@compiled
 def _aligned(words: int) -> Words:
     """Return (words,) on a border of cache lines, where vectors load at once."""
     storage = np.empty(words + 8, np.uint64)
@@ -203,87 +212,71 @@ def _perturb(
     master: NDArray[np.uint32],
     out: NDArray[np.float32],
     state: NDArray[np.uint32],
-    noise: NDArray[np.uint32],
     spans: Spans,
     streaming: bool,
 ) -> None:
-    written = -1
+    streaming = streaming and out.ctypes.data % ALIGNMENT == 0
+    storage = _aligned(2 * ROW_WORDS).view(np.uint32)
+    noise, ahead = storage[:PIECE_WORDS], storage[PIECE_WORDS:]
+    written, steps = -1, 0  # the piece in `noise`, and how far the next one in `ahead` is
     for index in range(len(spans)):
         start, stop, fraction, step = spans[index]
         scale = np.float32(2.0 ** -float(fraction))
         while start < stop:
             piece = start // PIECE_BITS
             if piece != written:
-                write_noise(state, piece, U32(0), noise)
-                written = piece
+                for rest in range(steps if piece == written + 1 else 0, STEPS):
+                    take_step(state, piece, U32(0), ahead, rest)
+                noise, ahead = ahead, noise
+                written, steps = piece, 0
             first, last = piece * PIECE_BITS, min((piece + 1) * PIECE_BITS, master.size)
             here = start - first, min(stop, last) - first
             there, target = master[first:last], out[first:last]
-            _perturb_piece(there, target, noise, here, (step, scale), streaming)
+            next_ = state, piece + 1, ahead, steps
+            steps = _perturb_piece((there, target, noise), here, (step, scale), next_, streaming)
             start = last
 
 
-@compiled
+@inlined
 def _perturb_piece(
-    master: NDArray[np.uint32],
-    out: NDArray[np.float32],
-    noise: NDArray[np.uint32],
-    span: tuple[int, int],
-    move: tuple[np.int64, np.float32],
-    streaming: bool,
-) -> None:
+    piece: Piece, span: tuple[int, int], move: Move, next_: Next, streaming: bool
+) -> int:
+    """Perturb a piece's span, and return how many steps of the next piece's noise are taken."""
     start, stop = span
     first, last = -(-start // LINE), stop // LINE
     if first >= last:
-        _perturb_some(master, out, noise, span, move)
-        return
-    lines, target = master[: last * LINE], out[: last * LINE]
-    _perturb_some(master, out, noise, (start, first * LINE), move)
-    if streaming:
-        _stream_lines(lines, target, noise, first, move)
-    else:
-        _perturb_lines(lines, target, noise, first, move)
-    _perturb_some(master, out, noise, (last * LINE, stop), move)
+        _perturb_some(piece, span, move)
+        return next_[3]
+    _perturb_some(piece, (start, first * LINE), move)
+    _perturb_some(piece, (last * LINE, stop), move)
+    return _perturb_lines(piece, (first, last), move, next_, streaming)
 
 
-@compiled
+@inlined
 def _perturb_lines(
-    master: NDArray[np.uint32],
-    out: NDArray[np.float32],
-    noise: NDArray[np.uint32],
-    first: int,
-    move: tuple[np.int64, np.float32],
-) -> None:
+    piece: Piece, lines: tuple[int, int], move: Move, next_: Next, streaming: bool
+) -> int:
+    """Perturb lines of a piece, and use the time that memory takes for the next piece's noise."""
+    master, out, noise = piece
+    state, number, ahead, steps = next_
     up, down, scale = U32(move[0]), U32(-move[0]), move[1]
-    for line in range(first, master.size // LINE):
+    for line in range(lines[0], lines[1]):
         word = noise[place(line)]
-        store_perturbed(master, out, line * LINE, word, up, down, scale)
-        store_perturbed(master, out, line * LINE + 16, word >> U32(16), up, down, scale)
+        if streaming:
+            stream_perturbed(master, out, line * LINE, word, up, down, scale)
+            stream_perturbed(master, out, line * LINE + 16, word >> U32(16), up, down, scale)
+        else:
+            store_perturbed(master, out, line * LINE, word, up, down, scale)
+            store_perturbed(master, out, line * LINE + 16, word >> U32(16), up, down, scale)
+        if line % STEP_LINES == 0 and steps < STEPS:
+            take_step(state, number, U32(0), ahead, steps)
+            steps += 1
+    return steps
 
 
 @compiled
-def _stream_lines(
-    master: NDArray[np.uint32],
-    out: NDArray[np.float32],
-    noise: NDArray[np.uint32],
-    first: int,
-    move: tuple[np.int64, np.float32],
-) -> None:
-    up, down, scale = U32(move[0]), U32(-move[0]), move[1]
-    for line in range(first, master.size // LINE):
-        word = noise[place(line)]
-        stream_perturbed(master, out, line * LINE, word, up, down, scale)
-        stream_perturbed(master, out, line * LINE + 16, word >> U32(16), up, down, scale)
-
-
-@compiled
-def _perturb_some(
-    master: NDArray[np.uint32],
-    out: NDArray[np.float32],
-    noise: NDArray[np.uint32],
-    span: tuple[int, int],
-    move: tuple[np.int64, np.float32],
-) -> None:
+def _perturb_some(piece: Piece, span: tuple[int, int], move: Move) -> None:
+    master, out, noise = piece
     up, down, scale = U32(move[0]), U32(-move[0]), move[1]
     for i in range(span[0], span[1]):
         word = noise[place(i // LINE)]

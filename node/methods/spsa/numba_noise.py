@@ -2,6 +2,7 @@
 
 A piece of noise is 32,768 bits: 1,024 words of 32 bits, where word w of block b lies at 64·w + b.
 So every step of the cipher works on neighbours, and whoever reads looks its word up (`place`).
+It is written in steps of 16 blocks each, so that others can do their work between them.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ LANES = 64
 PIECE_WORDS = 16 * LANES
 PIECE_BITS = 32 * PIECE_WORDS
 COUNTER = 12
+VECTOR = 16
+GROUPS = LANES // VECTOR
+STEPS = 12 * GROUPS  # each group's start, ten double rounds, and their sum
 
 
 def start_states(keys: Sequence[bytes]) -> Words:
@@ -37,18 +41,20 @@ def write_noise(start: Words, piece: int, flip: np.uint32, out: Words) -> None:
         flip: 0, or all ones for the noise's complement.
         out: (1024,).
     """
-    for word in range(16):
-        for lane in range(LANES):
-            out[word * LANES + lane] = start[word]
-    for lane in range(LANES):
-        out[COUNTER * LANES + lane] = U32(piece * LANES + lane)
-    for _ in range(10):
-        _double_round(out)
-    for lane in range(LANES):
-        out[COUNTER * LANES + lane] += U32(piece * LANES + lane)
-    for word in range(16):
-        for lane in range(LANES):
-            out[word * LANES + lane] = U32(out[word * LANES + lane] + start[word]) ^ flip
+    for step in range(STEPS):
+        take_step(start, piece, flip, out, step)
+
+
+@inlined
+def take_step(start: Words, piece: int, flip: np.uint32, out: Words, step: int) -> None:
+    """Take one of the `STEPS`, in order, after which the noise is written; else as above."""
+    first = (step & (GROUPS - 1)) * VECTOR
+    if step < GROUPS:
+        _begin(start, piece, out, first)
+    elif step < STEPS - GROUPS:
+        _double_round(out, first)
+    else:
+        _finish(start, piece, flip, out, first)
 
 
 @inlined
@@ -57,9 +63,17 @@ def place(word: int) -> int:
     return (word & 15) * LANES + (word >> 4)  # % and // would mind signs
 
 
-@compiled
-def _double_round(state: Words) -> None:
-    for i in range(LANES):
+@inlined
+def _begin(start: Words, piece: int, out: Words, first: int) -> None:
+    for lane in range(first, first + VECTOR):  # outside: else words become the vectors, scattered
+        for word in range(16):
+            out[word * LANES + lane] = start[word]
+        out[COUNTER * LANES + lane] = U32(piece * LANES + lane)
+
+
+@inlined
+def _double_round(state: Words, first: int) -> None:
+    for i in range(first, first + VECTOR):
         a, b, c, d = state[i], state[64 + i], state[128 + i], state[192 + i]
         e, f, g, h = state[256 + i], state[320 + i], state[384 + i], state[448 + i]
         j, k, l, m = state[512 + i], state[576 + i], state[640 + i], state[704 + i]  # noqa: E741
@@ -76,6 +90,14 @@ def _double_round(state: Words) -> None:
         state[256 + i], state[320 + i], state[384 + i], state[448 + i] = e, f, g, h
         state[512 + i], state[576 + i], state[640 + i], state[704 + i] = j, k, l, m
         state[768 + i], state[832 + i], state[896 + i], state[960 + i] = n, o, p, q
+
+
+@inlined
+def _finish(start: Words, piece: int, flip: np.uint32, out: Words, first: int) -> None:
+    for lane in range(first, first + VECTOR):
+        out[COUNTER * LANES + lane] += U32(piece * LANES + lane)
+        for word in range(16):
+            out[word * LANES + lane] = U32(out[word * LANES + lane] + start[word]) ^ flip
 
 
 @inlined
