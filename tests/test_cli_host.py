@@ -14,6 +14,7 @@ from node.api.server import serve_api
 from node.cli import main
 from node.cli.hosting import METHODS, TEMPLATE
 from node.demo.options import DemoOptions
+from node.doctor.probe import Probed
 from node.home.paths import HOME_VARIABLE, Paths
 from node.methods.local import LocalSettings
 from node.methods.spsa.settings import SpsaSettings
@@ -268,6 +269,13 @@ def test_the_log_is_shown_without_a_node(paths: Paths, capsys: Shown) -> None:
     assert capsys.readouterr().out == "two [2Jtwo\n  three\n"
 
 
+@pytest.fixture
+def probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"version": "2.6.0", "cuda": None, "devices": [], "mps": False}
+    monkeypatch.setattr("node.cli.doctor.probe", lambda _: Probed(facts))
+
+
+@pytest.mark.usefixtures("probed")
 def test_the_doctor_finds_a_healthy_home_healthy(capsys: Shown) -> None:
     code = main(["doctor", "--json"])
     found = {item["what"]: item["state"] for item in json.loads(capsys.readouterr().out)}
@@ -276,14 +284,15 @@ def test_the_doctor_finds_a_healthy_home_healthy(capsys: Shown) -> None:
     assert code == 0
 
 
+@pytest.mark.usefixtures("probed")
 def test_the_doctor_tells_all_that_is_wrong(paths: Paths, capsys: Shown) -> None:
     paths.create()
     paths.identity.write_bytes(b"damaged")
     paths.config_file.write_text("[nod]\n")
     assert main(["doctor"]) == 1
     shown = capsys.readouterr().out
-    assert "failed  identity" in shown
-    assert "failed  config" in shown
+    assert "fail  identity" in shown
+    assert "fail  config" in shown
     assert "Did you mean node?" in shown
 
 
