@@ -1,0 +1,1 @@
+"""What commonly goes wrong at a machine, looked at without starting anything."""
