@@ -36,6 +36,8 @@ class Probe:
     name: str
     read: Callable[[], Mapping[str, Any]]
     period_seconds: float = 2.0
+    close: Callable[[], None] = lambda: None
+    """Ends what it holds open; called in its thread, as `read` is."""
 
 
 @dataclass(slots=True)
@@ -110,6 +112,7 @@ class Sampler:
             else:
                 found.figures, found.at, found.trouble = figures, self._clock(), ""
             self._end.wait(probe.period_seconds)
+        probe.close()
 
     @staticmethod
     def _complain(probe: Probe, found: _Found, trouble: str) -> None:

@@ -1,0 +1,32 @@
+"""Whether the connection is paid by volume: NetworkManager knows, elsewhere it is unknown."""
+
+from typing import Any
+
+from node.governor.bus import SYSTEM, Buses, property_of
+
+_NAME = "org.freedesktop.NetworkManager"
+_ANSWERS = {1: True, 2: False, 3: True, 4: False}
+"""NMMetered: yes, no, guessed yes, guessed no; 0 = unknown."""
+
+
+def metered(answer: object) -> bool | None:
+    """Return what NetworkManager's property Metered means."""
+    return _ANSWERS.get(answer) if isinstance(answer, int) else None
+
+
+class MeteredProbe:
+    """Reads it, over a connection that stays."""
+
+    def __init__(self) -> None:
+        self._buses = Buses()
+
+    def read(self) -> dict[str, Any]:
+        """Return the figure."""
+        path = "/" + _NAME.replace(".", "/")
+        return {
+            "metered": metered(self._buses.ask(property_of(SYSTEM, _NAME, path, _NAME, "Metered")))
+        }
+
+    def close(self) -> None:
+        """End the connection."""
+        self._buses.close()
