@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
-PROBE_SECONDS = 60.0
+PROBE_SECONDS = 120.0  # importing torch takes long where the disk is slow
 _MARK = "talkoot-probe:"
 
 
