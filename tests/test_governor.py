@@ -25,6 +25,7 @@ class Scene:
         self.kept = home / "order.json"
         self.source = ConfigSource(home / "config.toml")
         self.sensors, self.clock = FakeSensors(), LoopClock()
+        self.sensors.change(month_bytes=None)
         self.month_bytes = 0
         self.told: list[Contribution] = []
 

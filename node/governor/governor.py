@@ -167,7 +167,9 @@ class Governor:
 
     def _decide(self) -> Contribution:
         before = self._decision
-        readings = replace(self._readings, month_bytes=self._month_bytes())
+        readings = self._readings
+        if readings.month_bytes is None:
+            readings = replace(readings, month_bytes=self._month_bytes())
         limits = Limits.of(self._source.config)
         self._decision = decide(readings, limits, self._order, self._clock.now(), before)
         self._order = self._decision.order

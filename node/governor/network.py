@@ -1,7 +1,5 @@
 """Whether the connection is paid by volume: NetworkManager knows, elsewhere it is unknown."""
 
-from typing import Any
-
 from node.governor.bus import SYSTEM, Buses, property_of
 
 _NAME = "org.freedesktop.NetworkManager"
@@ -20,12 +18,13 @@ class MeteredProbe:
     def __init__(self) -> None:
         self._buses = Buses()
 
-    def read(self) -> dict[str, Any]:
-        """Return the figure."""
+    def read(self) -> dict[str, bool]:
+        """Return the figure. Raises LookupError: nothing tells."""
         path = "/" + _NAME.replace(".", "/")
-        return {
-            "metered": metered(self._buses.ask(property_of(SYSTEM, _NAME, path, _NAME, "Metered")))
-        }
+        found = metered(self._buses.ask(property_of(SYSTEM, _NAME, path, _NAME, "Metered")))
+        if found is None:
+            raise LookupError("no network service tells")
+        return {"metered": found}
 
     def close(self) -> None:
         """End the connection."""
