@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from node.api.activity import ActivityLog
+from node.api.contribution_words import contribution_words
 from protocol.control import Contribution, Peer, RunStatus, Status, printable
 from protocol.machine import Activity, ActivityKind, Notify
 
@@ -15,7 +16,7 @@ MOST_NAMED = 3
 """Of members that join between two looks; of more only the number is told."""
 MOST_KNOWN_MEMBERS = 20_000
 _NAME_CHARACTERS = 40
-_WORDY = frozenset({"disk_full", "cannot_write"})
+_DISK_CODES = frozenset({"disk_full", "cannot_write"})
 
 
 class Chronicle:
@@ -62,15 +63,11 @@ class Chronicle:
         before, self._contribution = self._contribution, now
         if before is not None and (before.state, before.reason) == (now.state, now.reason):
             return
-        match now.state:
-            case "contributing":
-                if before is not None:
-                    self._add("contribution", "contributing again")
-            case "finishing":
-                self._add("contribution", "finishing the round, then pausing")
-            case "paused":
-                notify: Notify = "disk" if now.cause == "disk" else ""
-                self._add("contribution", f"paused: {paused_words(now)}", notify=notify)
+        words = contribution_words(now)
+        if now.state == "contributing":
+            words = "Contributing again" if before else ""
+        if words:
+            self._add("contribution", words, notify="disk" if now.cause == "disk" else "")
 
     def _note_new(self, run: RunStatus, *, told: bool) -> None:
         if told:
@@ -96,7 +93,7 @@ class Chronicle:
     def _note_state(self, run: RunStatus) -> None:
         if run.state == "stopped":
             self.stops[run.failure or "stopped"] += 1
-            notify: Notify = "disk" if run.failure in _WORDY else "stopped"
+            notify: Notify = "disk" if run.failure in _DISK_CODES else "stopped"
             text = f"{_name(run)} has stopped: {printable(run.reason)}"
             self._add("trouble", text, run.run, notify=notify)
         elif run.state == "finished":
@@ -117,12 +114,6 @@ class Chronicle:
         text = text[:1].upper() + text[1:]
         at = self._clock()
         self._log.add(Activity(at=at, kind=kind, text=text, run=run, notify=notify))
-
-
-def paused_words(contribution: Contribution) -> str:
-    """Return why a node is paused and what ends it: "on battery, resumes on mains power"."""
-    words = (printable(contribution.reason), printable(contribution.ends))
-    return ", ".join(filter(None, words)) or "for no reason that is known"
 
 
 def _round_words(before: RunStatus, now: RunStatus) -> str:

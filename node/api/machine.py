@@ -4,6 +4,9 @@ import asyncio
 
 from node.api.activity import ActivityLog
 from node.api.exports import CheckpointShelf
+from node.api.refusals import NotPermittedError
+from node.governor.devices import devices
+from node.governor.governor import Governor
 from node.home.config_source import ConfigSource
 from node.home.logs import last_lines
 from node.home.paths import Paths
@@ -18,6 +21,8 @@ from protocol.machine import (
     Written,
 )
 
+_ALWAYS = Contribution(mode="auto", state="contributing")
+
 
 class MachineControls:
     """Answers for a machine: contribution, configuration, devices, log.
@@ -26,28 +31,39 @@ class MachineControls:
         paths: the home.
         config_source: the configuration in force.
         disk: to write files.
+        governor: what decides whether to contribute; None = the node always does.
     """
 
-    def __init__(self, paths: Paths, config_source: ConfigSource, disk: Disk) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        config_source: ConfigSource,
+        disk: Disk,
+        governor: Governor | None = None,
+    ) -> None:
         self.activity = ActivityLog()
         self._paths = paths
         self._disk = disk
         self._checkpoints = CheckpointShelf(paths.runs, disk)
         self._config_source = config_source
+        self._governor = governor
 
     def contribution(self) -> Contribution:
         """Return whether this node contributes now, and why not."""
-        return Contribution(mode="auto", state="contributing")
+        return self._governor.contribution if self._governor else _ALWAYS
 
     async def contribute(self, wanted: ContributionRequest) -> Contribution:
-        """Take an order to contribute or not."""
-        del wanted
-        return self.contribution()
+        """Take an order to contribute or not; it outlives the node."""
+        if self._governor is None:
+            raise NotPermittedError("nothing decides here whether to contribute")
+        return await self._governor.order(wanted.mode, wanted.for_s)
 
     async def contribution_after(self, known: Contribution) -> Contribution:
         """Wait until the contribution is another than `known`, and return it."""
-        await asyncio.Event().wait()
-        return known
+        if self._governor is None:
+            await asyncio.Event().wait()
+            return known
+        return await self._governor.changed(known)
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Return the agreed states on this disk, newest first."""
@@ -71,7 +87,7 @@ class MachineControls:
 
     async def devices(self) -> list[Device]:
         """Return what there is to train on."""
-        return []
+        return await asyncio.to_thread(devices, self._config_source.config.contribute.device)
 
     async def diagnostics(self, wanted: DiagnosticsRequest) -> Written:
         """Write what helps to find a fault, without secrets, as zip."""

@@ -17,7 +17,9 @@ from node.api.client import (
     find_node,
     is_alive,
 )
+from node.api.contribution_words import contribution_words
 from node.cli.context import Commands, Context
+from node.cli.contribution import what_is_not_known
 from node.cli.listing import runs_table, warnings_of
 from node.cli.outcome import OK, UsageError
 from node.cli.screen import duration, harmless, plain, say, show_json
@@ -131,13 +133,26 @@ def _view(found: Status) -> Group:
     network = Text(f"network: {found.network}")
     if found.network_reason:
         network.append(f" ({plain(found.network_reason)})")
-    lines = [head, network, *(Text(f"address: {plain(item)}") for item in found.addresses)]
+    lines = [
+        head,
+        *_contribution(found),
+        network,
+        *(Text(f"address: {plain(item)}") for item in found.addresses),
+    ]
     if found.refused:
         counts = ", ".join(f"{plain(code)} {count}" for code, count in found.refused.items())
         lines.append(Text(f"refused messages: {counts}"))
     if not found.runs:
         return Group(*lines, Text("No runs. Join one with: talkoot join LINK"))
     return Group(*lines, Text(), runs_table(found.runs), *warnings_of(found.runs))
+
+
+def _contribution(found: Status) -> list[Text]:
+    if found.contribution is None:
+        return []
+    style = "yellow" if found.contribution.state == "paused" else "green"
+    unknown = [Text(sentence, "yellow") for sentence in what_is_not_known(found.contribution)]
+    return [Text(contribution_words(found.contribution), style), *unknown]
 
 
 async def _logs(context: Context, options: argparse.Namespace) -> int:

@@ -8,12 +8,26 @@ from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from node.cli import accounts, daemon, demo, doctor, hosting, listing, membership, service, settings
+from node.cli import (
+    accounts,
+    contribution,
+    daemon,
+    demo,
+    doctor,
+    hosting,
+    listing,
+    membership,
+    service,
+    settings,
+)
 from node.cli.context import Command, Context, allow_debug
 from node.cli.outcome import INTERRUPTED, OK, guarded
 from node.home.version import VERSION
 
-_GROUPS = (demo, daemon, membership, listing, accounts, hosting, settings, doctor, service)
+_GROUPS = (
+    *(demo, daemon, contribution, membership, listing, accounts, hosting, settings, doctor),
+    service,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,9 @@ OK, FAILED, USAGE, NOT_RUNNING, NOT_PERMITTED = range(5)
 INTERRUPTED = 130
 """Ctrl-C, as shells count it: 128 + SIGINT."""
 
-_NOT_PERMITTED_CODES = {"unauthorized", "not_permitted", "bad_host", "bad_origin"}
+_NOT_PERMITTED_CODES = {
+    *("unauthorized", "read_only_token", "not_permitted", "bad_host", "bad_origin"),
+}
 
 
 class UsageError(TalkootError):

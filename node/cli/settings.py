@@ -1,19 +1,23 @@
 """`talkoot config | id`: what this node is set to, and who it is."""
 
 import argparse
+import asyncio
 import os
 import shlex
 import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import tomlkit
 
 from node.api.client import NodeNotRunningError, find_node
 from node.cli.context import Commands, Context, allow_debug
-from node.cli.outcome import OK, UsageError
+from node.cli.outcome import OK, UsageError, tell
 from node.cli.screen import say, show_json
 from node.home.config import DEFAULT_API, Config, load_config
 from node.home.config_edit import as_tables, as_values, get_value, set_value
+from node.home.config_view import describe
 from node.home.identity_file import load_identity
 from node.home.names import friendly_name
 from node.home.paths import write_file
@@ -83,28 +87,51 @@ def _set(context: Context, options: argparse.Namespace) -> int:
     context.paths.create()
     value = set_value(context.paths.config_file, options.key, options.value)
     say(context.out, f"{options.key} = {_written(options.key, value)}")
-    _say_when(context)
+    _say_when(context, [options.key])
     return OK
 
 
-def _edit(context: Context, _: argparse.Namespace) -> int:
+async def _edit(context: Context, _: argparse.Namespace) -> int:
     """Edit a copy, which takes the file's place once it has no mistake."""
     context.paths.create()
     file = context.paths.config_file
     copy = file.with_name("config.edited.toml")
     if not copy.exists():
         write_file(copy, file.read_bytes() if file.exists() else b"")
-    _open_editor(copy)
-    text = read_text(copy)
-    try:
-        parse_toml(text, Config, str(file))
-    except ConfigError as error:
-        hint = f"{error.hint} Your edit is kept, unused: run talkoot config edit again.".strip()
-        raise ConfigError(error.message, hint=hint) from error
+    before, (text, config) = _values_in(file), await _edited(context, file, copy)
     write_file(file, text.encode(), mode=0o644)
     copy.unlink()
-    _say_when(context)
+    values = as_values(config)
+    _say_when(context, [key for key in values if before.get(key, ...) != values[key]])
     return OK
+
+
+async def _edited(context: Context, file: Path, copy: Path) -> tuple[str, Config]:
+    """Have `copy` edited until it has no mistake, or nobody wants to mend it."""
+    while True:
+        await asyncio.to_thread(_open_editor, copy)
+        text = read_text(copy)
+        try:
+            return text, parse_toml(text, Config, str(file))
+        except ConfigError as error:
+            if not await _edit_again(context, error):
+                hint = f"{error.hint} Your edit is kept, unused: run talkoot config edit again."
+                raise ConfigError(error.message, hint=hint.strip()) from error
+
+
+async def _edit_again(context: Context, error: ConfigError) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    tell(context.err, error)
+    return await context.ask("Nothing has changed yet. Edit it again?", "")
+
+
+def _values_in(file: Path) -> dict[str, object]:
+    """Return what the file says; nothing if it has a mistake already."""
+    try:
+        return as_values(load_config(file))
+    except ConfigError:
+        return {}
 
 
 def _open_editor(file: Path) -> None:
@@ -137,9 +164,16 @@ def _written(key: str, value: object) -> str:
     return f"({_NOTHING_SET[key]})" if value is None else tomlkit.item(value).as_string()
 
 
-def _say_when(context: Context) -> None:
+def _say_when(context: Context, keys: Iterable[str]) -> None:
+    """Say of changed keys from when on a running node keeps to them."""
     try:
         find_node(context.paths)
     except NodeNotRunningError:
         return
-    say(context.err, "The running node keeps its settings until: talkoot down; talkoot up -d")
+    late = {item.key for item in describe(Config()) if item.restart} & set(keys)
+    if late:
+        names = ", ".join(sorted(late))
+        say(context.err, f"{names}: the running node keeps the old value until its next start.")
+        say(context.err, "To start it anew: talkoot down; talkoot up -d")
+    else:
+        say(context.err, "The running node follows within seconds.")
