@@ -1,6 +1,7 @@
 """Single keys of the configuration file: changed, described, and followed while a node runs."""
 
 import asyncio
+import fcntl
 import itertools
 import os
 import tomllib
@@ -11,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dht.virtual_time import run
+from node.home import config_edit
 from node.home.config import Config, load_config
 from node.home.config_edit import as_values, changed_text, get_value, set_value, set_values
 from node.home.config_source import ConfigSource
@@ -263,3 +266,50 @@ def test_an_edit_that_keeps_the_size_is_seen(tmp_path: Path) -> None:
     os.utime(file, ns=(1, 1))
     settle(source)
     assert source.config.ui.theme == "auto"
+
+
+def test_an_edit_by_hand_in_the_same_moment_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[ui]\ntray = true\n")
+    edits = iter(["[ui]\ntray = false\n", "[ui]\ntray = false # now\n"])
+
+    def slowly(text: str, changes: Any) -> str:  # noqa: ANN401
+        if edit := next(edits, ""):
+            file.write_text(edit)
+        return changed_text(text, changes)
+
+    monkeypatch.setattr(config_edit, "changed_text", slowly)
+    set_values(file, {"ui.theme": "dark"})
+    assert file.read_text() == '[ui]\ntray = false # now\ntheme = "dark"\n'
+
+
+def test_a_file_that_somebody_holds_is_told_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_edit, "_ATTEMPT_SECONDS", 0.0)
+    handle = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="another program keeps changing"):
+            set_values(tmp_path / "config.toml", {"ui.theme": "dark"})
+    finally:
+        os.close(handle)
+    assert not (tmp_path / "config.toml").exists()
+
+
+def test_edits_by_hand_are_followed_while_the_node_runs(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+
+    async def main() -> bool:
+        source = ConfigSource(file, clock=asyncio.get_running_loop().time)
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(source.follow())
+            await asyncio.sleep(10)
+            file.write_text("[ui]\ntray = false\n")
+            await asyncio.sleep(2.1)
+            task.cancel()
+        return source.config.ui.tray
+
+    assert not run(main())

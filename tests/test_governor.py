@@ -11,6 +11,7 @@ import pytest
 
 from dht.virtual_time import run
 from node.governor.governor import Governor, SystemClock
+from node.governor.machine import machine_sensors
 from node.governor.readings import Readings
 from node.governor.sensors import Probe, Sampler
 from node.home.config_source import ConfigSource
@@ -344,3 +345,18 @@ async def test_sensors_end_with_their_node() -> None:
     with Sampler((Probe("heat", dict, period_seconds=3600.0),)) as sampler:
         await sampler.read()
     assert not [one for one in threading.enumerate() if one.name == "sensor heat"]
+
+
+async def test_a_real_machine_is_paused_and_resumed_by_a_stated_battery(tmp_path: Path) -> None:
+    file = tmp_path / "sensors.json"
+    file.write_text('{"power": "battery", "metered": false, "cpu_celsius": 40}')
+    source = ConfigSource(tmp_path / "config.toml")
+    environment = {"TALKOOT_SENSORS": str(file)}
+    with machine_sensors(tmp_path, lambda: "cpu", environment) as sensors:
+        async with Governor(source, sensors, tmp_path / "order.json") as governor:
+            assert governor.contribution.reason == "on battery"
+            file.write_text('{"power": "mains", "metered": false, "cpu_celsius": 40}')
+            contribution = await governor.look()
+            assert contribution.ends == "resumes when on mains power for a minute"
+            contribution = await governor.order("always")
+            assert (contribution.state, contribution.unknown) == ("contributing", ())
