@@ -19,13 +19,24 @@ from node.cli import (
     membership,
     service,
     settings,
+    top,
 )
 from node.cli.context import Command, Context, allow_debug
 from node.cli.outcome import INTERRUPTED, OK, guarded
 from node.home.version import VERSION
 
 _GROUPS = (
-    *(demo, daemon, contribution, membership, listing, accounts, hosting, settings, doctor),
+    demo,
+    daemon,
+    contribution,
+    membership,
+    listing,
+    accounts,
+    hosting,
+    settings,
+    doctor,
+    top,
+),
     service,
 )
 
