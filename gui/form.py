@@ -6,7 +6,7 @@ from PySide6.QtCore import QObject, Signal
 from PySide6.QtWidgets import QCheckBox, QComboBox, QGridLayout, QHBoxLayout, QLineEdit, QWidget
 
 from gui.view import clean
-from gui.widgets import column, label, restyle, say
+from gui.widgets import Choice, column, label, restyle, say
 from protocol.machine import ConfigItem, JsonValue
 
 _NAMES = {
@@ -64,7 +64,7 @@ class Field(QObject):
             self._check.toggled.connect(self.edited)
             self.editor = self._check
         elif item.kind == "choice":
-            self._combo = QComboBox()
+            self._combo = Choice()
             self._combo.addItems(list(item.choices))
             self._combo.currentIndexChanged.connect(self.edited)
             self.editor = self._combo

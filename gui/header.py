@@ -3,12 +3,12 @@
 import time
 from functools import partial
 
-from PySide6.QtWidgets import QComboBox, QSizePolicy, QWidget
+from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from gui.desk import Desk
 from gui.store import Change
-from gui.view import Choice, Offer, clean, headline, offer, subtitle
-from gui.widgets import SplitButton, button, column, label, row, say
+from gui.view import Offer, clean, headline, offer, subtitle
+from gui.widgets import Choice, SplitButton, button, column, label, row, say
 from protocol.control import ContributionRequest
 
 
@@ -24,7 +24,7 @@ class Header(QWidget):
         for text in (self.headline, self.subtitle):
             text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
             text.setMinimumWidth(120)
-        self.runs = QComboBox()
+        self.runs = Choice()
         self.runs.setAccessibleName("Run")
         self.runs.setToolTip("Which run the pages show")
         self.runs.hide()
@@ -83,10 +83,10 @@ class Header(QWidget):
         menu = self.contribute.menu
         menu.clear()
         for choice in self.offer.menu:
-            menu.addAction(choice.text).triggered.connect(partial(self._take, choice))
+            menu.addAction(choice.text).triggered.connect(partial(self._take, choice.request))
 
-    def _take(self, choice: Choice, *_: object) -> None:
-        self._desk.contribute(choice.request)
+    def _take(self, request: ContributionRequest, *_: object) -> None:
+        self._desk.contribute(request)
 
     def _show_runs(self) -> None:
         runs = [(run.run, clean(run.name) or run.run[:12]) for run in self._desk.store.runs]

@@ -9,7 +9,6 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QLineEdit,
     QMessageBox,
-    QSizePolicy,
     QWidget,
 )
 
@@ -22,6 +21,9 @@ from protocol.control import RunStatus
 _QUIET = 4
 """Modules of margin that a reader of QR codes needs."""
 
+_MOST_PIXELS = 360
+"""A side; large enough for a phone to read it from a screen."""
+
 
 class QrCode(QWidget):
     """A text as a QR code, black on white in either theme: readers expect that."""
@@ -30,12 +32,7 @@ class QrCode(QWidget):
         super().__init__()
         self._text = ""
         self._modules: tuple[bytearray, ...] = ()
-        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self.setAccessibleName("The join link as a QR code")
-
-    def sizeHint(self) -> QSize:  # noqa: N802 - Qt's name
-        """Return the size at which a phone reads it from a screen."""
-        return QSize(300, 300)
 
     @property
     def text(self) -> str:
@@ -48,6 +45,9 @@ class QrCode(QWidget):
             return
         self._text, self._modules = text, _modules(text)
         self.setVisible(bool(self._modules))
+        count = len(self._modules) + 2 * _QUIET
+        side = max(2, _MOST_PIXELS // count)
+        self.setFixedSize(QSize(count * side, count * side))
         self.update()
 
     def paintEvent(self, _: QPaintEvent) -> None:  # noqa: N802 - Qt's name
@@ -58,14 +58,14 @@ class QrCode(QWidget):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor("white"))
         painter.drawRoundedRect(QRectF(self.rect()), 6, 6)
-        count = len(self._modules) + 2 * _QUIET
-        side = max(1, min(self.width(), self.height()) // count)
-        left = (self.width() - side * count) // 2 + side * _QUIET
-        top = (self.height() - side * count) // 2 + side * _QUIET
+        side = self.width() // (len(self._modules) + 2 * _QUIET)
+        start = side * _QUIET
         for y, line in enumerate(self._modules):
             for x, dark in enumerate(line):
                 if dark:
-                    painter.fillRect(left + x * side, top + y * side, side, side, QColor("black"))
+                    painter.fillRect(
+                        start + x * side, start + y * side, side, side, QColor("black")
+                    )
 
 
 def _modules(text: str) -> tuple[bytearray, ...]:

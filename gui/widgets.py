@@ -1,8 +1,9 @@
 """Small parts that all pages use. Every label shows plain text: names are strangers' choice."""
 
 from PySide6.QtCore import QPointF, Qt, Signal
-from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen, QPolygonF
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPalette, QPen
 from PySide6.QtWidgets import (
+    QComboBox,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -123,6 +124,12 @@ class Tile(QFrame):
             self.setAccessibleName(name)
 
 
+def _draw_arrow(painter: QPainter, x: float, y: float, colour: QColor) -> None:
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.setPen(QPen(colour, 1.8))
+    painter.drawPolyline([QPointF(x - 4.5, y - 2), QPointF(x, y + 2.5), QPointF(x + 4.5, y - 2)])
+
+
 class Chevron(QToolButton):
     """A button with an arrow down, which opens its menu."""
 
@@ -133,13 +140,18 @@ class Chevron(QToolButton):
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
         """Draw the arrow over what the style draws."""
         super().paintEvent(event)
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(QPen(QColor("white" if self.isEnabled() else "gray"), 2.0))
-        x, y = self.width() / 2 - 1, self.height() / 2
-        painter.drawPolyline(
-            QPolygonF([QPointF(x - 5, y - 2), QPointF(x, y + 3), QPointF(x + 5, y - 2)])
-        )
+        colour = QColor("white" if self.isEnabled() else "gray")
+        _draw_arrow(QPainter(self), self.width() / 2 - 1, self.height() / 2, colour)
+
+
+class Choice(QComboBox):
+    """A combo box whose arrow is drawn here: a style sheet could only load one from a file."""
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
+        """Draw the arrow over what the style draws."""
+        super().paintEvent(event)
+        colour = self.palette().color(QPalette.ColorRole.PlaceholderText)
+        _draw_arrow(QPainter(self), self.width() - 15, self.height() / 2, colour)
 
 
 class SplitButton(QWidget):

@@ -1,7 +1,7 @@
 """The main window: the header, a banner for what needs a word, and six pages made when seen."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 from PySide6.QtCore import QTimer, Signal
 from PySide6.QtGui import QCloseEvent, QKeySequence, QPaintEvent, QShortcut
@@ -102,6 +102,10 @@ class Window(QWidget):
         self._settle.timeout.connect(self._draw)
         QShortcut(QKeySequence.StandardKey.Quit, self, self.closed.emit)
         QShortcut(QKeySequence.StandardKey.Close, self, self.close)
+
+    def do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` while the window is open."""
+        self._desk.start(work)
 
     @property
     def page(self) -> QWidget:

@@ -7,7 +7,6 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import (
     QButtonGroup,
-    QComboBox,
     QFileDialog,
     QFrame,
     QGridLayout,
@@ -22,7 +21,7 @@ from PySide6.QtWidgets import (
 from gui.form import Form
 from gui.spec import KINDS, RunDraft, read_spec
 from gui.view import clean, size
-from gui.widgets import button, card, column, label, row, say
+from gui.widgets import Choice, button, card, column, label, row, say
 from protocol.control import HostSpec, Preview
 from protocol.link import LINK_CHARACTERS
 from protocol.machine import ConfigView, Device
@@ -146,7 +145,7 @@ class DraftForm(QWidget):
         self.name = _line("Name of the run", "my-run")
         self.about = _line("Description", "what it is for, in a sentence")
         self.licence = _line("Licence of data and model", "CC-BY-4.0")
-        self.kind = QComboBox()
+        self.kind = Choice()
         self.kind.setAccessibleName("What to train")
         for kind, words in KINDS.items():
             self.kind.addItem(words, kind)

@@ -14,6 +14,7 @@ from node.cli import (
     daemon,
     demo,
     doctor,
+    gui,
     hosting,
     listing,
     membership,
@@ -37,7 +38,7 @@ _GROUPS = (
     doctor,
     top,
 ),
-    service,
+    *(service, gui),
 )
 
 

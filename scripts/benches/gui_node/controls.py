@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from benches.gui_node.swarm import RUN, Crowd, run_status, series
+from benches.gui_node.swarm import HOST, RUN, Crowd, run_status, series
 from node.api.activity import ActivityLog
 from node.home.config_source import ConfigSource
 from protocol.accounts import (
@@ -193,7 +193,7 @@ class CrowdControls:
             name="tiny-stories-110m",
             description="A model that tells short stories in simple words, for teaching material.",
             licence="CC-BY-4.0 for the data and the model",
-            host="12D3KooWQtALvFd2rmxR4uQsVtdYxzmGi1BnUxAyFLVpKVbUXyZe",
+            host=HOST,
             task="text",
             method="local",
             parameters=109_529_856,

@@ -1,21 +1,22 @@
 """Peers whose figures all change each second, and what a run of some hours would have left."""
 
 import math
+from hashlib import sha256
 
 import numpy as np
 from msgspec.structs import replace
 
 from node.home.names import friendly_name
 from protocol.control import Peer, RunStatus
+from protocol.identity import peer_id_of
+from protocol.link import JoinLink
 from protocol.machine import Metric, Point, Series
 
-RUN = "7a" * 32
+RUN = sha256(b"tiny-stories-110m").hexdigest()
 NAME = "tiny-stories-110m"
 ROUND = 1845
-LINK = (
-    "talkoot:?v=1&r=" + RUN + "&n=tiny-stories-110m&p=/ip4/203.0.113.7/tcp/4001/p2p/"
-    "12D3KooWQtALvFd2rmxR4uQsVtdYxzmGi1BnUxAyFLVpKVbUXyZe&c=1f0c9d3a"
-)
+HOST = peer_id_of(sha256(b"host").digest())
+LINK = str(JoinLink(bytes.fromhex(RUN), NAME, (f"/ip4/203.0.113.7/tcp/4001/p2p/{HOST}",)))
 _DEVICES = (
     *("RTX 4090", "RTX 3080", "RTX 3060", "RTX 4070 Laptop", "RX 7800 XT"),
     *("M2 Air", "M3 Pro", "CPU only"),
