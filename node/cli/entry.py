@@ -27,18 +27,8 @@ from node.cli.outcome import INTERRUPTED, OK, guarded
 from node.home.version import VERSION
 
 _GROUPS = (
-    demo,
-    daemon,
-    contribution,
-    membership,
-    listing,
-    accounts,
-    hosting,
-    settings,
-    doctor,
-    top,
-),
-    *(service, gui),
+    *(demo, daemon, top, contribution, membership, listing, accounts, hosting, settings),
+    *(doctor, service, gui),
 )
 
 
