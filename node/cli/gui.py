@@ -25,7 +25,8 @@ class NoWindowError(TalkootError):
 def add(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser("gui", help="open the window; it starts a node where none runs")
-    parser.add_argument("--link", metavar="LINK", help="look at the run behind a talkoot: link")
+    link_help = "look at the run behind a talkoot: link; menus give none"
+    parser.add_argument("--link", nargs="?", metavar="LINK", help=link_help)
     parser.add_argument("--url", metavar="URL", help="a node's address, such as one in a demo")
     parser.add_argument(
         "--token-file", type=Path, metavar="FILE", help="with --url: the file with its token"
