@@ -11,7 +11,7 @@ import pytest
 
 from dht.virtual_time import run
 from node.governor.governor import Governor, SystemClock
-from node.governor.machine import machine_sensors
+from node.governor.probes import machine_sensors
 from node.governor.readings import Readings
 from node.governor.sensors import Probe, Sampler
 from node.home.config_source import ConfigSource

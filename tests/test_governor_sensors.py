@@ -18,7 +18,7 @@ from dbus_fast.annotations import DBusUInt32, DBusUInt64
 from dbus_fast.service import ServiceInterface, dbus_method
 
 from node.governor import gpu, idle
-from node.governor.bus import SESSION, Buses, Question, property_of
+from node.governor.bus import Buses
 from node.governor.devices import (
     NOT_USABLE,
     cpu_name,
@@ -37,9 +37,10 @@ from node.governor.idle import (
     logind_idle,
     whole_number,
 )
-from node.governor.machine import machine_sensors
 from node.governor.network import metered
 from node.governor.power import linux_power, other_power
+from node.governor.probes import machine_sensors
+from node.governor.questions import Question, property_of
 from node.governor.readings import Readings
 from node.governor.simulated import SimulatedSensors
 from protocol.machine import Device
@@ -227,10 +228,10 @@ async def test_a_real_bus_is_asked_and_survives_what_has_no_answer() -> None:
         try:
             return [
                 idle_seconds(buses.ask),
-                buses.ask(Question(SESSION, "org.nobody", "/", "org.nobody", "Ask")),
-                buses.ask(Question(SESSION, name, core, name, "Nonsense")),
-                buses.ask(property_of(SESSION, "org.nobody", "/", "org.nobody", "Name")),
-                buses.ask(Question(SESSION, name, core, name, "Hang")),
+                buses.ask(Question("session", "org.nobody", "/", "org.nobody", "Ask")),
+                buses.ask(Question("session", name, core, name, "Nonsense")),
+                buses.ask(property_of("session", "org.nobody", "/", "org.nobody", "Name")),
+                buses.ask(Question("session", name, core, name, "Hang")),
                 idle_seconds(buses.ask),
             ]
         finally:
@@ -242,7 +243,7 @@ async def test_a_real_bus_is_asked_and_survives_what_has_no_answer() -> None:
 
 async def test_without_a_bus_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     buses = Buses()
-    question = Question(SESSION, "org.nobody", "/", "org.nobody", "Ask")
+    question = Question("session", "org.nobody", "/", "org.nobody", "Ask")
     for address in ("unix:path=/nowhere/bus", "nonsense", ""):
         monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", address)
         monkeypatch.delenv("DISPLAY", raising=False)

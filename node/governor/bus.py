@@ -1,35 +1,16 @@
 """Questions to other programs over D-Bus, from a thread that may wait."""
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 from dbus_fast import BusType, Message, MessageFlag, MessageType
 from dbus_fast.aio import MessageBus
 from dbus_fast.errors import AuthError, DBusError, InvalidAddressError
 
-SESSION, SYSTEM = BusType.SESSION, BusType.SYSTEM
+from node.governor.questions import BusName, Question
+
+_TYPES = {"session": BusType.SESSION, "system": BusType.SYSTEM}
 _CALL_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A method call."""
-
-    bus: BusType
-    destination: str
-    path: str
-    interface: str
-    member: str
-    signature: str = ""
-    body: tuple[Any, ...] = ()
-
-
-def property_of(bus: BusType, destination: str, path: str, interface: str, name: str) -> Question:
-    """Return the question for a property."""
-    return Question(
-        bus, destination, path, "org.freedesktop.DBus.Properties", "Get", "ss", (interface, name)
-    )
 
 
 class Buses:
@@ -37,7 +18,7 @@ class Buses:
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner()
-        self._open: dict[BusType, MessageBus] = {}
+        self._open: dict[BusName, MessageBus] = {}
 
     def ask(self, question: Question) -> Any:  # noqa: ANN401
         """Return the first value of the answer, or None if nobody answers within a second.
@@ -52,8 +33,8 @@ class Buses:
 
     def close(self) -> None:
         """Leave the buses."""
-        for kind in tuple(self._open):
-            self._drop(kind)
+        for name in tuple(self._open):
+            self._drop(name)
         self._runner.close()
 
     async def _ask(self, question: Question) -> Any:  # noqa: ANN401
@@ -75,14 +56,14 @@ class Buses:
         value = reply.body[0]
         return value.value if reply.signature == "v" else value
 
-    async def _bus(self, kind: BusType) -> MessageBus:
-        bus = self._open.get(kind)
+    async def _bus(self, name: BusName) -> MessageBus:
+        bus = self._open.get(name)
         if bus is None or not bus.connected:
-            bus = self._open[kind] = await MessageBus(bus_type=kind).connect()
+            bus = self._open[name] = await MessageBus(bus_type=_TYPES[name]).connect()
         return bus
 
-    def _drop(self, kind: BusType) -> None:
-        if bus := self._open.pop(kind, None):
+    def _drop(self, name: BusName) -> None:
+        if bus := self._open.pop(name, None):
             self._runner.run(_disconnect(bus))
 
 

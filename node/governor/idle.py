@@ -12,19 +12,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from node.governor.bus import SESSION, SYSTEM, Buses, Question, property_of
+from node.governor.questions import Answerer, Ask, Question, property_of
 
 _MUTTER = "org.gnome.Mutter.IdleMonitor"
 _SAVER = "org.freedesktop.ScreenSaver"
 _LOGIND, _LOGIND_PATH = "org.freedesktop.login1", "/org/freedesktop/login1"
 _MANAGER = "org.freedesktop.login1.Manager"
 _PROGRAM_SECONDS = 2.0
-
-Ask = Callable[[Question], Any]
 
 
 def idle_seconds(ask: Ask) -> float:
@@ -43,13 +40,13 @@ def idle_seconds(ask: Ask) -> float:
 def linux_idle(ask: Ask, environment: Mapping[str, str]) -> float | None:
     """Return what the first source that answers tells."""
     milliseconds = ask(
-        Question(SESSION, _MUTTER, f"/{_path(_MUTTER)}/Core", _MUTTER, "GetIdletime")
+        Question("session", _MUTTER, f"/{_path(_MUTTER)}/Core", _MUTTER, "GetIdletime")
     )
     if milliseconds is None and "DISPLAY" in environment and "WAYLAND_DISPLAY" not in environment:
         milliseconds = whole_number(_run("xprintidle"))
     if milliseconds is None:
         # Milliseconds with KDE, seconds by the specification, which so are taken for too few.
-        asked = Question(SESSION, _SAVER, f"/{_path(_SAVER)}", _SAVER, "GetSessionIdleTime")
+        asked = Question("session", _SAVER, f"/{_path(_SAVER)}", _SAVER, "GetSessionIdleTime")
         milliseconds = ask(asked)
     return _logind_idle(ask) if milliseconds is None else milliseconds / 1000
 
@@ -78,8 +75,8 @@ def whole_number(text: str) -> int | None:
 class IdleProbe:
     """Reads the idle time, over connections that stay."""
 
-    def __init__(self) -> None:
-        self._buses = Buses()
+    def __init__(self, buses: Answerer) -> None:
+        self._buses = buses
 
     def read(self) -> dict[str, float]:
         """Return the figure."""
@@ -96,7 +93,7 @@ def _path(name: str) -> str:
 
 def _logind_idle(ask: Ask) -> float | None:
     hint, since = (
-        ask(property_of(SYSTEM, _LOGIND, _LOGIND_PATH, _MANAGER, name))
+        ask(property_of("system", _LOGIND, _LOGIND_PATH, _MANAGER, name))
         for name in ("IdleHint", "IdleSinceHintMonotonic")
     )
     if hint is None or since is None:

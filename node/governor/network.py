@@ -1,6 +1,6 @@
 """Whether the connection is paid by volume: NetworkManager knows, elsewhere it is unknown."""
 
-from node.governor.bus import SYSTEM, Buses, property_of
+from node.governor.questions import Answerer, property_of
 
 _NAME = "org.freedesktop.NetworkManager"
 _ANSWERS = {1: True, 2: False, 3: True, 4: False}
@@ -15,13 +15,13 @@ def metered(answer: object) -> bool | None:
 class MeteredProbe:
     """Reads it, over a connection that stays."""
 
-    def __init__(self) -> None:
-        self._buses = Buses()
+    def __init__(self, buses: Answerer) -> None:
+        self._buses = buses
 
     def read(self) -> dict[str, bool]:
         """Return the figure. Raises LookupError: nothing tells."""
         path = "/" + _NAME.replace(".", "/")
-        found = metered(self._buses.ask(property_of(SYSTEM, _NAME, path, _NAME, "Metered")))
+        found = metered(self._buses.ask(property_of("system", _NAME, path, _NAME, "Metered")))
         if found is None:
             raise LookupError("no network service tells")
         return {"metered": found}

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from node.governor.network import MeteredProbe
 from node.governor.power import power
 from node.governor.sensors import Probe, Sampler, Sensors
 from node.governor.simulated import VARIABLE, SimulatedSensors
+
+if sys.platform == "linux":
+    from node.governor.bus import Buses
+else:
+    from node.governor.questions import Nobody as Buses
 
 
 @contextlib.contextmanager
@@ -25,7 +31,7 @@ def machine_sensors(
         device: returns what is trained on, in the configuration's words.
         environment: where TALKOOT_SENSORS may name a file with other figures.
     """
-    idle, metered = IdleProbe(), MeteredProbe()
+    idle, metered = IdleProbe(Buses()), MeteredProbe(Buses())
     probes = (
         Probe("power", lambda: {"power": power()}),
         Probe("idle", idle.read, close=idle.close),
