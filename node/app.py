@@ -27,15 +27,14 @@ from node.home.listen import lasting_addresses
 from node.home.names import friendly_name
 from node.home.paths import Paths
 from node.home.version import VERSION
+from node.machine import Machine, machine_of
 from node.run.host import found_run, remove_drafts
 from node.run.preview import preview_of
 from node.run.recorder import Recorder
 from node.run.session import NodeSetting, Session
 from node.run.workers import WorkerOf, worker_of
 from node.store.run_folder import RunFolder
-from node.store.storage import Disk, StateError, telling
-from node.training.permit import Gate, Permit
-from node.training.trainer import Resources
+from node.store.storage import StateError, telling
 from node.transfer.sources import Sources
 from node.transfer.transfer import fetch_manifest
 from protocol.accounts import EvidenceDetail, EvidenceItem, History, PeerDetail
@@ -49,6 +48,7 @@ from protocol.manifest import open_manifest
 log = logging.getLogger(__name__)
 
 SESSION_END_SECONDS = 10.0
+_FINISH_POLL_SECONDS = 0.2
 _LEFT = "left"  # a file in the folder of a run that this node has left
 
 
@@ -73,26 +73,39 @@ async def run(
     Raises:
         TalkootError: the network or the API can't be started.
     """
-    while not stop.is_set():
-        async with swarm_kind(
-            identity,
-            paths.identity,
-            listen=lasting_addresses(config.node.listen, paths.ports),
-            announce=config.node.announce,
-            client_mode=config.network.client_mode,
-        ) as swarm:
-            node = Node(config, paths, identity, swarm, stop, workers)
-            node.addresses = tuple(await swarm.addresses())
-            async with asyncio.TaskGroup() as tasks:
-                node.start_sessions(tasks)
-                recording = tasks.create_task(node.recorder.run(), name="recorder")
-                async with serve_api(node, paths, config.node.api) as url:
-                    node.api_url = url
-                    await _first_of(stop, swarm.closed)
-                await node.end_sessions()
-                recording.cancel()
-        if not stop.is_set():
-            log.error("the network process has died; starting it again")
+    async with machine_of(ConfigSource(paths.config_file, config), paths) as machine:
+        while not stop.is_set():
+            async with swarm_kind(
+                identity,
+                paths.identity,
+                listen=lasting_addresses(config.node.listen, paths.ports),
+                announce=config.node.announce,
+                client_mode=config.network.client_mode,
+                budget=machine.budget,
+            ) as swarm:
+                node = Node(machine, paths, identity, swarm, stop, workers)
+                await _run_on(swarm, node, paths, config.node.api, stop)
+            if not stop.is_set():
+                log.error("the network process has died; starting it again")
+
+
+async def _run_on(
+    swarm: HivemindSwarm, node: "Node", paths: Paths, api: str | None, stop: asyncio.Event
+) -> None:
+    """Run the node on one network until that dies or `stop` is set."""
+    node.addresses = tuple(await swarm.addresses())
+    async with asyncio.TaskGroup() as tasks:
+        node.start_sessions(tasks)
+        works = [
+            tasks.create_task(node.record(), name="recorder"),
+            tasks.create_task(node.finish_rounds(), name="finish rounds"),
+        ]
+        async with serve_api(node, paths, api) as url:
+            node.api_url = url
+            await _first_of(stop, swarm.closed)
+        await node.end_sessions()
+        for work in works:
+            work.cancel()
 
 
 async def _first_of(*events: asyncio.Event) -> None:
@@ -108,18 +121,17 @@ class Node(MachineControls):
 
     def __init__(
         self,
-        config: Config,
+        machine: Machine,
         paths: Paths,
         identity: Identity,
         swarm: Swarm,
         stop: asyncio.Event,
         workers: WorkerOf = worker_of,
     ) -> None:
-        disk = Disk(config.storage.min_free_bytes)
-        super().__init__(paths, ConfigSource(paths.config_file, config), disk)
+        super().__init__(paths, machine)
         self.api_url = ""
         self.addresses: tuple[str, ...] = ()
-        self._config = config
+        config = machine.source.config
         self._identity = identity
         self._swarm = swarm
         self._stop = stop
@@ -128,9 +140,10 @@ class Node(MachineControls):
             swarm=swarm,
             identity=identity,
             name=config.node.name or friendly_name(identity.peer_id),
-            disk=disk,
-            permit=Permit(Resources(config.contribute.cpu_threads, config.contribute.device)),
-            attendance=Gate(),
+            disk=machine.disk,
+            permit=machine.permit,
+            attendance=machine.attendance,
+            device=machine.device,
             reduces=not config.network.client_mode,
             max_state_bytes=config.storage.max_bytes,
             worker_of=workers,
@@ -139,10 +152,29 @@ class Node(MachineControls):
         self._tasks: asyncio.TaskGroup | None = None
         self._sessions: dict[str, Session] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
-        self.recorder = Recorder(
+        self._recorder = Recorder(
             lambda: [(session.status(), session.ledger) for session in self._sessions.values()],
             lambda: swarm.traffic,
         )
+
+    async def record(self) -> None:
+        """Keep figures over time, for ever."""
+        await self._recorder.run()
+
+    async def finish_rounds(self) -> None:
+        """Tell the governor when the rounds that are to be finished are over, for ever."""
+        governor = self._machine.governor
+        while True:
+            while governor.contribution.state != "finishing":
+                await governor.changed(governor.contribution)
+            begun = self._rounds_in_progress()
+            while begun & self._rounds_in_progress() and governor.contribution.state == "finishing":  # noqa: ASYNC110
+                await asyncio.sleep(_FINISH_POLL_SECONDS)
+            governor.note_round_over()
+
+    def _rounds_in_progress(self) -> set[tuple[str, int]]:
+        found = ((name, session.training_round) for name, session in self._sessions.items())
+        return {(name, round_) for name, round_ in found if round_ is not None}
 
     # sessions
 
@@ -169,8 +201,8 @@ class Node(MachineControls):
         return RunFolder(
             path,
             bytes.fromhex(path.name),
-            self._disk,
-            keep_last=self._config.storage.keep_checkpoints,
+            self._machine.disk,
+            keep_last=self._machine.source.config.storage.keep_checkpoints,
         )
 
     def _start(
@@ -203,6 +235,8 @@ class Node(MachineControls):
             runs=tuple(runs),
             refused=dict(self._setting.refused + self._swarm.refused),
             clock_offset_seconds=self._swarm.clock_offset,
+            contribution=self.contribution(),
+            traffic=self._machine.traffic,
         )
 
     def runs(self) -> list[RunStatus]:
@@ -245,7 +279,7 @@ class Node(MachineControls):
         parsed, envelope = await self._manifest_behind(link)
         _, manifest = open_manifest(envelope, parsed.run)
         free = shutil.disk_usage(self._paths.runs).free
-        return await preview_of(self._swarm, parsed, manifest, self._config, free)
+        return await preview_of(self._swarm, parsed, manifest, self._machine.source.config, free)
 
     async def join(self, link: str) -> RunStatus:
         """Start to take part in the run behind a link."""
@@ -295,7 +329,7 @@ class Node(MachineControls):
             self._identity,
             self._swarm.time(),
             self._paths.runs,
-            self._disk,
+            self._machine.disk,
             self._setting.permit.resources,
         )
         session = self._start(self._folder(path), fresh=True)
@@ -321,7 +355,7 @@ class Node(MachineControls):
         if state is None:
             raise StateError("there is no agreed state of this run here yet")
         return await asyncio.to_thread(
-            write_model, state, wanted.path, self._disk, replace=wanted.replace
+            write_model, state, wanted.path, self._machine.disk, replace=wanted.replace
         )
 
     def request_shutdown(self) -> None:

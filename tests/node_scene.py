@@ -13,8 +13,12 @@ from dht.memory import MemoryNetwork, MemorySwarm
 from dht.virtual_time import run
 from node.app import Node
 from node.exchange.wire import Floats
+from node.governor.readings import Readings
+from node.governor.sensors import Sensors
 from node.home.config import Config, StorageSection
+from node.home.config_source import ConfigSource
 from node.home.paths import Paths
+from node.machine import Machine
 from node.run.workers import WorkerOf, worker_of
 from node.training.permit import Permit
 from node.training.trainer import (
@@ -89,6 +93,13 @@ def fake_training(monkeypatch: pytest.MonkeyPatch) -> type[FakeTraining]:
     return FakeTraining
 
 
+class Calm:
+    """Sensors of a machine where nothing keeps anybody from contributing."""
+
+    async def read(self) -> Readings:
+        return Readings(power="mains", free_bytes=2.0**69)
+
+
 def identity(number: int) -> Identity:
     return Identity.from_seed(bytes([number + 1]) * 32)
 
@@ -99,6 +110,7 @@ class Scene:
 
     folder: Path
     network: MemoryNetwork = field(default_factory=lambda: MemoryNetwork(seed=1))
+    sensors: Sensors = field(default_factory=Calm)
 
     def paths(self, number: int) -> Paths:
         paths = Paths.under(self.folder / f"home-{number}")
@@ -115,10 +127,15 @@ class Scene:
     ) -> AsyncIterator[Node]:
         """Run the node of a home while the context lasts."""
         paths, me = self.paths(number), identity(number)
-        async with kind(self.network, me) as swarm, asyncio.TaskGroup() as tasks:
+        source = ConfigSource(paths.config_file, config)
+        async with (
+            Machine(source, paths, self.sensors) as machine,
+            kind(self.network, me, budget=machine.budget) as swarm,
+            asyncio.TaskGroup() as tasks,
+        ):
             liar = lying(corrupt) if corrupt else None
             workers: WorkerOf = (lambda _: liar) if liar else worker_of
-            node = Node(config, paths, me, swarm, asyncio.Event(), workers)
+            node = Node(machine, paths, me, swarm, asyncio.Event(), workers)
             node.start_sessions(tasks)
             try:
                 yield node

@@ -1,13 +1,29 @@
 """A node whose training is paused: what it says, what it goes on with, how it comes back."""
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from node.app import Node
+from node.governor.readings import Power, Readings
 from node.run.session import Session
 from node.training.permit import Gate, Permit
-from tests.node_scene import FakeTraining, Scene, fake_training, only, play, reach, spec_of, until
+from node.training.trainer import Resources
+from protocol.control import Contribution, ContributionRequest, Mode
+from protocol.machine import ConfigPatch
+from tests.node_scene import (
+    Calm,
+    FakeTraining,
+    Scene,
+    fake_training,
+    only,
+    play,
+    reach,
+    spec_of,
+    until,
+)
 
 BATTERY = "on battery, resumes on mains power"
 
@@ -18,11 +34,11 @@ def training(monkeypatch: pytest.MonkeyPatch) -> type[FakeTraining]:
 
 
 def permit_of(node: Node) -> Permit:
-    return node._setting.permit
+    return node._machine.permit
 
 
 def attendance_of(node: Node) -> Gate:
-    return node._setting.attendance
+    return node._machine.attendance
 
 
 async def meet(scene: Scene, host: Node, guest: Node) -> None:
@@ -129,5 +145,106 @@ def test_pauses_that_flap_restart_training_and_lose_nothing_else(tmp_path: Path)
                 permit_of(guest).open()
             accepted = only(guest).samples_accepted
             await until(lambda: only(guest).samples_accepted > accepted)
+
+    play(tmp_path, scenario)
+
+
+async def order(node: Node, mode: Mode, for_s: float | None = None) -> Contribution:
+    return await node.contribute(ContributionRequest(mode=mode, for_s=for_s))
+
+
+def test_who_pauses_and_contributes_again_is_obeyed_and_told_so(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, scene.node(1) as guest:
+            await meet(scene, host, guest)
+            paused = await order(guest, "never")
+            assert (paused.state, paused.cause) == ("paused", "asked")
+            assert only(guest).state == "paused"
+            assert paused.reason in only(guest).reason
+            assert guest.status().contribution == paused
+            accepted = only(guest).samples_accepted
+            assert (await order(guest, "auto")).state == "contributing"
+            await until(lambda: only(guest).samples_accepted > accepted)
+
+    play(tmp_path, scenario)
+
+
+def test_finish_ends_after_the_round_whose_work_counts(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, scene.node(1) as guest:
+            await meet(scene, host, guest)
+            async with asyncio.TaskGroup() as tasks:
+                work = tasks.create_task(guest.finish_rounds())
+                await until(lambda: 0 < only(guest).progress < 1)
+                accepted = only(guest).samples_accepted
+                assert (await order(guest, "finish")).state == "finishing"
+                assert only(guest).state != "paused"
+                await until(lambda: guest.contribution().state == "paused")
+                assert guest.contribution().cause == "finished"
+                assert only(guest).samples_accepted > accepted
+                work.cancel()
+
+    play(tmp_path, scenario)
+
+
+def test_an_order_outlives_the_node(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host:
+            await host.host(spec_of(scene.folder))
+            await order(host, "never")
+        async with scene.node(0) as host:
+            assert host.contribution().state == "paused"
+            assert only(host).state == "paused"
+
+    play(tmp_path, scenario)
+
+
+class Laptop(Calm):
+    power: Power = "mains"
+
+    async def read(self) -> Readings:
+        return replace(await super().read(), power=self.power)
+
+
+def test_unplugging_pauses_at_once_and_plugging_in_resumes(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        laptop = Laptop()
+        async with scene.node(0) as host:
+            scene.sensors = laptop
+            async with scene.node(1) as guest:
+                await meet(scene, host, guest)
+                governor = guest._machine.governor
+                laptop.power = "battery"
+                await governor.look()
+                assert only(guest).state == "paused"
+                assert only(guest).reason.startswith("on battery, resumes")
+                laptop.power = "mains"
+                await governor.look()
+                assert only(guest).state == "paused", "a minute on mains power comes first"
+
+    play(tmp_path, scenario)
+
+
+def test_settings_changed_while_it_runs_count_at_once(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host:
+            await host.host(spec_of(scene.folder))
+            await host.set_config(
+                ConfigPatch(
+                    set={
+                        "contribute.cpu_threads": 3,
+                        "contribute.duty_cycle": 50,
+                        "contribute.gpu_memory": "6GB",
+                        "network.up": "8Mbit",
+                        "storage.min_free": "5GB",
+                    }
+                )
+            )
+            machine = host._machine
+            assert machine.permit.resources == Resources(
+                threads=3, device="auto", gpu_memory=6e9, duty=0.5
+            )
+            assert machine.budget.up.rate == 1e6
+            assert machine.disk.min_free == 5 * 10**9
 
     play(tmp_path, scenario)

@@ -4,13 +4,10 @@ import asyncio
 
 from node.api.activity import ActivityLog
 from node.api.exports import CheckpointShelf
-from node.api.refusals import NotPermittedError
 from node.governor.devices import devices
-from node.governor.governor import Governor
-from node.home.config_source import ConfigSource
 from node.home.logs import last_lines
 from node.home.paths import Paths
-from node.store.storage import Disk
+from node.machine import Machine
 from protocol.control import Contribution, ContributionRequest, Exported, ExportRequest
 from protocol.machine import (
     Checkpoint,
@@ -21,49 +18,32 @@ from protocol.machine import (
     Written,
 )
 
-_ALWAYS = Contribution(mode="auto", state="contributing")
-
 
 class MachineControls:
     """Answers for a machine: contribution, configuration, devices, log.
 
     Args:
         paths: the home.
-        config_source: the configuration in force.
-        disk: to write files.
-        governor: what decides whether to contribute; None = the node always does.
+        machine: its settings, and when it contributes.
     """
 
-    def __init__(
-        self,
-        paths: Paths,
-        config_source: ConfigSource,
-        disk: Disk,
-        governor: Governor | None = None,
-    ) -> None:
+    def __init__(self, paths: Paths, machine: Machine) -> None:
         self.activity = ActivityLog()
         self._paths = paths
-        self._disk = disk
-        self._checkpoints = CheckpointShelf(paths.runs, disk)
-        self._config_source = config_source
-        self._governor = governor
+        self._machine = machine
+        self._checkpoints = CheckpointShelf(paths.runs, machine.disk)
 
     def contribution(self) -> Contribution:
         """Return whether this node contributes now, and why not."""
-        return self._governor.contribution if self._governor else _ALWAYS
+        return self._machine.governor.contribution
 
     async def contribute(self, wanted: ContributionRequest) -> Contribution:
         """Take an order to contribute or not; it outlives the node."""
-        if self._governor is None:
-            raise NotPermittedError("nothing decides here whether to contribute")
-        return await self._governor.order(wanted.mode, wanted.for_s)
+        return await self._machine.governor.order(wanted.mode, wanted.for_s)
 
     async def contribution_after(self, known: Contribution) -> Contribution:
         """Wait until the contribution is another than `known`, and return it."""
-        if self._governor is None:
-            await asyncio.Event().wait()
-            return known
-        return await self._governor.changed(known)
+        return await self._machine.governor.changed(known)
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Return the agreed states on this disk, newest first."""
@@ -77,17 +57,17 @@ class MachineControls:
 
     async def config(self) -> ConfigView:
         """Return the configuration as its file stands."""
-        self._config_source.refresh()
-        return self._config_source.view
+        self._machine.source.refresh()
+        return self._machine.source.view
 
     async def set_config(self, patch: ConfigPatch) -> ConfigView:
         """Write keys into the configuration's file, all or none."""
-        await self._config_source.change(patch.set)
-        return self._config_source.view
+        await self._machine.source.change(patch.set)
+        return self._machine.source.view
 
     async def devices(self) -> list[Device]:
         """Return what there is to train on."""
-        return await asyncio.to_thread(devices, self._config_source.config.contribute.device)
+        return await asyncio.to_thread(devices, self._machine.source.config.contribute.device)
 
     async def diagnostics(self, wanted: DiagnosticsRequest) -> Written:
         """Write what helps to find a fault, without secrets, as zip."""

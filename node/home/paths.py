@@ -102,6 +102,11 @@ class Paths:
         return self.state / "volume.json"
 
     @property
+    def order(self) -> Path:
+        """The last order to contribute or not."""
+        return self.state / "order.json"
+
+    @property
     def lock(self) -> Path:
         """Held by the running node; holds its pid."""
         return self.state / "lock"

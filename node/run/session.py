@@ -13,8 +13,9 @@ from node.api.accounts import RunAccounts, Standings
 from node.audit.proof import earned_nonce, seconds_of
 from node.home.address_book import AddressBook
 from node.home.reach import farthest_first
+from node.run.roster import Roster
 from node.run.setting import RunSetting
-from node.run.shown import described, last_round, peers_of, warnings_about
+from node.run.shown import counted_in, described, last_round, warnings_about
 from node.run.worker import Worker
 from node.run.workers import WorkerOf
 from node.store.ledger import RunLedger
@@ -26,9 +27,9 @@ from node.training.trainer import TrainerError, TrainerProcess, TrainerTask
 from node.transfer.sources import FetchError, Sources
 from node.transfer.transfer import fetch_blob
 from node.transfer.tree_server import TreeServer, TreeShelf
-from protocol.control import Peer, RunState, RunStatus
+from protocol.control import MOST_SHARES, Peer, RoundReport, RunState, RunStatus
 from protocol.errors import TalkootError
-from protocol.identity import Identity, PeerId
+from protocol.identity import Identity
 from protocol.ledger import NO_LEDGER
 from protocol.link import JoinLink
 from protocol.manifest import open_manifest
@@ -36,7 +37,6 @@ from protocol.manifest import open_manifest
 log = logging.getLogger(__name__)
 
 LINK_ADDRESSES = 4
-MAX_NAMES = 2048
 _RETRY_SECONDS = 5.0
 
 
@@ -101,8 +101,10 @@ class Session:
         self._stopped: RunStatus | None = None
         self._absent: RunStatus | None = None
         """Where the run stood when we had to leave it for a while."""
-        self._agreed = NO_LEDGER
-        self._names: dict[PeerId, str] = {}
+        self._standings = Standings(NO_LEDGER, self.manifest)
+        self._roster = Roster(self.run_id.hex(), node.swarm.latency)
+        self._told: tuple[object, RoundReport | None, int] | None = None
+        """How the last round went, with the reports that it was told from."""
 
     @property
     def is_host(self) -> bool:
@@ -229,11 +231,20 @@ class Session:
         """The agreed state that this node holds in memory."""
         return self.worker.state if self.worker else None
 
+    @property
+    def training_round(self) -> int | None:
+        """The round that this node has a part in; None = none, or it waits for others to come."""
+        worker = self.worker
+        if worker is None or worker.state is None or worker.finished or not worker.in_round:
+            return None
+        return worker.state.round
+
     def standings(self) -> Standings:
         """Return everybody's agreed standing, the last known one where the run has stopped."""
-        if self.state:
-            self._agreed = self.state.ledger
-        return Standings(self._agreed, self.manifest)
+        agreed = self.state.ledger if self.state else self._standings.ledger
+        if agreed is not self._standings.ledger:
+            self._standings = Standings(agreed, self.manifest)
+        return self._standings
 
     def accounts(self) -> RunAccounts:
         """Return what can be told of history, standings and evidence now."""
@@ -273,11 +284,11 @@ class Session:
         self.standings()  # the state goes with the worker
         reason = " ".join(filter(None, (f"{error.message}.", error.hint)))
         changes = {"state": "stopped", "reason": reason, "peers": 0, "samples_per_second": 0.0}
-        return replace(self.status(), **changes)
+        return replace(self.status(), failure=error.code, **changes)
 
     def _worker_status(self, common: RunStatus, worker: Worker) -> RunStatus:
         tally, state, standings = worker.tally, worker.state, self.standings()
-        live = len(worker.machine.live.peers()) + 1
+        live, (report, counted) = len(worker.machine.live.peers()) + 1, self._round(worker)
         run_state, reason = described(worker)
         me = self._node.identity.peer_id
         if banned := standings.why_banned(me):
@@ -297,36 +308,46 @@ class Session:
             "probes": tally.probes,
             "bytes_said": tally.bytes_said,
             "bytes_heard": tally.bytes_heard,
-            "last_round": last_round(worker, self._known_names(worker)),
+            "last_round": report,
+            "round_peers": counted,
+            "round_seconds": tally.round_seconds,
             "warnings": warnings_about(self.manifest, worker, live),
             "standing": standings.word(me) if state else None,
         }
         return replace(common, **changes)
 
-    def _known_names(self, worker: Worker) -> dict[PeerId, str]:
-        """Return what peers called themselves, those too that are not heard any more."""
-        self._names[self._node.identity.peer_id] = self._node.name
-        for peer, live in worker.machine.live.peers().items():
-            self._names.pop(peer, None)
-            self._names[peer] = live.presence.name
-        while len(self._names) > MAX_NAMES:
-            del self._names[next(iter(self._names))]
-        return self._names
+    def _round(self, worker: Worker) -> tuple[RoundReport | None, int]:
+        """Return how the last round went, and how many peers counted in it."""
+        reports = worker.tally.reports
+        if self._told is None or self._told[0] is not reports:
+            if len(reports) <= MOST_SHARES:
+                self.peers()  # to know the names of all
+            names = {**self._roster.names(), self._node.identity.peer_id: self._node.name}
+            report = last_round(worker.tally, names)
+            self._told = reports, report, counted_in(worker.tally)
+        return self._told[1:]
 
     def peers(self) -> list[Peer]:
         """Return the peers of this run, this one among them."""
-        if self.worker is None:
+        worker = self.worker
+        if worker is None:
             return []
-        names = self._known_names(self.worker)
-        me = Peer(
-            id=self._node.identity.peer_id,
+        me, head = self._node.identity.peer_id, worker.machine.head
+        own = worker.tally.reports.get(me)
+        shown = Peer(
+            id=me,
             name=self._node.name,
             run=self.run_id.hex(),
             me=True,
             address="local",
             device=self._node.device,
+            round=head.round if head else None,
+            root=head.root.hex() if head else None,
+            state=worker.machine.phase.value,
+            samples_per_second=worker.tally.samples_per_second,
+            share=own.share if own else None,
         )
-        return peers_of(self.worker, me, names, self.standings())
+        return self._roster.peers(worker, shown, self.standings())
 
 
 def _first(group: BaseExceptionGroup[TalkootError]) -> TalkootError:

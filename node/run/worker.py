@@ -27,6 +27,7 @@ from node.store.signed_slots import SignedSlots
 from node.store.state import State
 from node.training.training import OtherModelError
 from node.transfer.catch_up import fetch_head
+from node.transfer.line import SlowLineError
 from node.transfer.tree_server import TreeShelf
 from protocol.errors import TalkootError
 from protocol.events import (
@@ -52,13 +53,14 @@ from protocol.rollcall import (
     call_roll,
     open_roll,
 )
-from protocol.rounds import RoundMachine
+from protocol.rounds import Phase, RoundMachine
 from protocol.signing import Signed
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
 CATCH_UP_RETRY_SECONDS = 1.0
+SLOW_LINE_RETRY_SECONDS = 10.0
 OTHER_MODEL_RETRY_SECONDS = 60.0
 """Fetching all of a state, to find that it is another model's, is not to be repeated soon."""
 MAX_EVENTS = 1024
@@ -134,6 +136,20 @@ class Worker(ABC):
     def finished(self) -> bool:
         """Whether all planned rounds are done."""
         return self._set.is_finished(self.state.round if self.state else 0)
+
+    @property
+    def in_round(self) -> bool:
+        """Whether this peer has a part in the round in progress, and enough others have."""
+        machine = self.machine
+        if machine.phase is Phase.COMMITTED:
+            return len(machine.commitments) >= machine.rules.min_peers
+        return machine.phase in {Phase.TRAINING, Phase.EXCHANGING, Phase.AGREEING}
+
+    @property
+    def limits(self) -> tuple[float | None, float | None]:
+        """What may be sent and received, in bytes per second; None = any number."""
+        traffic = self._set.swarm.traffic
+        return traffic.up_limit, traffic.down_limit
 
     # the loop
 
@@ -292,8 +308,7 @@ class Worker(ABC):
         except TalkootError as error:
             log.info("catching up failed: %s", error)
             self.tally.reason = f"catching up: {error.message}"
-            other = isinstance(error, OtherModelError)
-            await asyncio.sleep(OTHER_MODEL_RETRY_SECONDS if other else CATCH_UP_RETRY_SECONDS)
+            await asyncio.sleep(_retry_seconds(error))
             self._post(CatchUpFailed())
         else:
             self._hold(state)
@@ -306,3 +321,9 @@ class Worker(ABC):
         while True:
             self._post(Tick())
             await asyncio.sleep(TICK_SECONDS)
+
+
+def _retry_seconds(error: TalkootError) -> float:
+    if isinstance(error, OtherModelError):
+        return OTHER_MODEL_RETRY_SECONDS
+    return SLOW_LINE_RETRY_SECONDS if isinstance(error, SlowLineError) else CATCH_UP_RETRY_SECONDS
