@@ -19,6 +19,7 @@ from node.exchange.server import ExchangeServer
 from node.exchange.setting import ExchangeSetting, ExchangeTiming, Update
 from node.exchange.wire import UPDATE_BYTES, Floats
 from node.methods.local import OuterStep
+from node.run.line import obstacle, offered
 from node.run.next_state import NextStates
 from node.run.setting import RunSetting
 from node.run.worker import Work, Worker
@@ -33,6 +34,9 @@ from protocol.signing import Signed
 from trust.admission import judges_of
 
 log = logging.getLogger(__name__)
+
+LINE_SECONDS = 1.0
+"""How often a limit that is too low is looked at again."""
 
 
 @dataclass(slots=True)
@@ -138,6 +142,7 @@ class LocalWorker(Worker):
             return
         if self._is_banned(state):
             return
+        await self._wait_for_line()
         await self._books.up_to_date()
         if self._auditor.has_duty:
             self._post(Audited())
@@ -154,6 +159,16 @@ class LocalWorker(Worker):
         self._channel.say(signed, "roll")
         self._post(Committed(signed))
 
+    async def _wait_for_line(self) -> None:
+        """Return once the limits let the update through; meanwhile nobody needs to wait for us."""
+        while self.machine.live.peers() and (reason := obstacle(self._set.manifest, *self.limits)):
+            before, self.tally.reason = self.tally.reason, reason
+            self.tally.paused = True
+            if reason != before:
+                log.warning("not training: %s", reason)
+                self._heartbeat.say_presence()
+            await asyncio.sleep(LINE_SECONDS)
+
     def _commitment(self, state: State, result: TrainResult, update: Update) -> Commitment:
         return Commitment(
             round=state.round,
@@ -162,7 +177,7 @@ class LocalWorker(Worker):
             samples=result.samples,
             steps=result.steps,
             loss=result.loss if math.isfinite(result.loss) else None,
-            capacity=self.tally.capacity,
+            capacity=offered(self.tally.capacity, self._set.swarm.traffic),
             update_root=update.root,
             nonce=self._set.nonce,
             verdict=self._auditor.take_verdict(),

@@ -5,6 +5,7 @@ import asyncio
 from dht.swarm import Swarm
 from node.api.trust_words import trust_in_words
 from node.home.config import Config
+from node.run import line
 from node.tasks import UnknownTaskError, task_class
 from protocol.control import Preview
 from protocol.link import JoinLink
@@ -45,7 +46,7 @@ async def preview_of(
         what_others_see=_what_others_see(manifest.trust),
         trust=trust_in_words(manifest.trust, manifest.method.kind),
         fits=not obstacle,
-        reason=obstacle,
+        reason=obstacle or line.remark(manifest, config.network.up_rate, config.network.down_rate),
     )
 
 
@@ -63,4 +64,4 @@ def _obstacle(manifest: Manifest, state_bytes: int, config: Config, free_bytes: 
         return f"it needs {needed:,} bytes on disk; storage.max allows {config.storage.max}"
     if needed + config.storage.min_free_bytes > free_bytes:
         return f"it needs {needed:,} bytes on disk; {free_bytes:,} are free"
-    return ""
+    return line.obstacle(manifest, config.network.up_rate, config.network.down_rate)

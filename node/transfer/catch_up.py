@@ -4,6 +4,7 @@ import asyncio
 
 from node.run.setting import RunSetting
 from node.store.state import State
+from node.transfer.line import state_seconds
 from node.transfer.sources import FetchError, Sources
 from node.transfer.transfer import fetch_state
 from protocol.errors import ChunkError
@@ -12,9 +13,6 @@ from protocol.manifest import Manifest
 from protocol.presence import Head
 from protocol.state import FLOAT_BYTES
 
-BASE_SECONDS = 60.0
-SLOWEST_BYTES_PER_SECOND = 100_000
-
 
 async def fetch_head(
     setting: RunSetting, head: Head, holders: tuple[PeerId, ...], have: State | None
@@ -22,7 +20,8 @@ async def fetch_head(
     """Return the state `head`; what `have` holds of it is not fetched again.
 
     Raises:
-        FetchError: no holder is left or fast enough, or it is too large for this machine.
+        FetchError: no holder is left or fast enough, it is too large for this machine, or the limit
+            set for receiving is too low for what is missing of it.
         BadTreeError: the root does not name a state of the size that the manifest says.
         ChunkError: it does not grow from the manifest's genesis, or is not what its holders said.
     """
@@ -33,7 +32,7 @@ async def fetch_head(
             f"a state of {size:,} bytes is above the limit of {setting.max_state_bytes:,}",
             hint="Raise the limit in the configuration, if there is room for it.",
         )
-    seconds = BASE_SECONDS + size / SLOWEST_BYTES_PER_SECOND
+    seconds = state_seconds(size)
     sources = Sources(setting.swarm, setting.run, holders)
     try:
         async with asyncio.timeout(seconds):

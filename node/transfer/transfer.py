@@ -10,6 +10,7 @@ from dht.swarm import Stream
 from node.exchange.wire import Floats
 from node.store.run_folder import DataFile, PartialData, RunFolder
 from node.store.state import State
+from node.transfer.line import check_line, state_seconds
 from node.transfer.sources import BadTreeError, Sources, ask_any, receive, send
 from node.transfer.tree_client import OnProgress, fetch_chunks, fetch_leaves, ignore_progress
 from protocol.errors import CodecError
@@ -65,7 +66,7 @@ async def fetch_state(
         on_progress: told of the chunks that had to be fetched.
 
     Raises:
-        FetchError: no source is left.
+        FetchError: no source is left, or this machine's limit is too low for what is missing.
         BadTreeError: the root does not name a state of this run of at most `max_bytes`.
     """
     leaves = await fetch_leaves(sources, root, most_leaves(max_bytes))
@@ -73,6 +74,7 @@ async def fetch_state(
     draft = _Draft(layout, leaves)
     if have is not None:
         await asyncio.to_thread(draft.reuse, have)
+    check_line(sources.swarm.traffic.down_limit, draft.missing_bytes, state_seconds(max_bytes))
     await fetch_chunks(sources, root, leaves, draft.wanted, draft.put, on_progress)
     if draft.ledger is None:
         raise BadTreeError("the state has no ledger")
@@ -97,12 +99,14 @@ async def fetch_blob(
     What an earlier, interrupted fetch left is verified and used.
 
     Raises:
-        FetchError: no source is left; what was fetched stays for the next try.
+        FetchError: no source is left, or this machine's limit is too low; what was fetched stays
+            for the next try.
         BadTreeError: the root does not name a data set of `size` bytes.
         DiskFullError, WriteError: it can't be kept; the same.
     """
     if found := await asyncio.to_thread(folder.data, root):
         return found
+    check_line(sources.swarm.traffic.down_limit, min(size, DATA_CHUNK_BYTES))
     leaves = await fetch_leaves(sources, root, data_leaf_count(size))
     if len(leaves) != data_leaf_count(size):
         raise BadTreeError(f"a data set of {size:,} bytes does not have {len(leaves)} chunks")
@@ -168,6 +172,13 @@ class _Draft:
     def wanted(self) -> list[int]:
         """One index of each chunk that is missing: equal chunks are fetched once."""
         return [places[0] for places in self._places.values()]
+
+    @property
+    def missing_bytes(self) -> int:
+        """The size of what is wanted, but for header and ledger."""
+        sizes = [FLOAT_BYTES * (stop - start) for start, stop in self._layout.chunks]
+        last = ledger_leaf(self._layout)
+        return sum(sizes[(index - 1) % len(sizes)] for index in self.wanted if 0 < index < last)
 
     def reuse(self, have: State) -> None:
         """Take over the chunks that `have` holds, wherever they lie in it."""

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from dht.swarm import Stream
 from node.transfer.chunk_queue import ChunkQueue
+from node.transfer.line import transfers_at_once
 from node.transfer.sources import (
     GIVEN_UP,
     Patience,
@@ -113,7 +114,8 @@ class _ChunkFetch:
         self._on_chunk = on_chunk
         self._on_progress = on_progress
         self._reserve = deque(dict.fromkeys(sources.peers))
-        self._workers = min(SOURCES_AT_ONCE, len(self._reserve))
+        at_once = transfers_at_once(sources.swarm.traffic.down_limit, SOURCES_AT_ONCE)
+        self._workers = min(at_once, len(self._reserve))
         self._queue = ChunkQueue(wanted, self._workers)
         self._reasons: dict[PeerId, TalkootError] = {}
         self._over = asyncio.Event()

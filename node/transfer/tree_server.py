@@ -1,7 +1,9 @@
 """Serving Merkle trees to the peers of a run: states, data sets, and the manifest.
 
 What is sent needs no trust, so anyone may ask. A peer has two upload slots, and every read and
-write has a deadline: who doesn't read can't make this node hold more than one chunk a slot.
+write has a deadline: who doesn't read can't make this node hold more than one chunk a slot. With a
+limit on what it sends, this node has so many slots as the limit lets meet that deadline, and says
+that it is busy where a chunk can't.
 """
 
 import asyncio
@@ -14,6 +16,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from dht.swarm import NetworkError, Stream, Swarm
+from node.transfer.line import carries, transfers_at_once
 from protocol.codec import Message, encode
 from protocol.errors import ProtocolError
 from protocol.identity import PeerId
@@ -177,7 +180,8 @@ class TreeServer:
             log.info("%s sent what is no request: %s", stream.peer, error)
 
     def _has_slot_for(self, peer: PeerId) -> bool:
-        return self._uploads[peer] < SLOTS_A_PEER and self._uploads.total() < self._slots
+        slots = transfers_at_once(self._swarm.traffic.up_limit, self._slots)
+        return self._uploads[peer] < SLOTS_A_PEER and self._uploads.total() < slots
 
     async def _upload(self, stream: Stream) -> None:
         self._uploads[stream.peer] += 1
@@ -213,6 +217,8 @@ class TreeServer:
 
     async def _send(self, stream: Stream, reply: Message) -> None:
         frame = encode(reply)
+        if not carries(self._swarm.traffic.up_limit, len(frame)):
+            frame = encode(Busy())
         async with asyncio.timeout(STALL_SECONDS):
             await stream.send(frame)
         self.bytes_sent += len(frame)
