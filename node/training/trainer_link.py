@@ -272,7 +272,11 @@ async def _spawn(descriptors: tuple[int, int], resources: Resources) -> Process:
             stdin=DEVNULL,
             start_new_session=True,
             pass_fds=descriptors,
-            env=os.environ | {"OMP_NUM_THREADS": str(resources.threads)},
+            env=os.environ
+            | {
+                "OMP_NUM_THREADS": str(resources.threads),
+                "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the driver counts them
+            },
         )
     except OSError as error:
         raise TrainerError(
