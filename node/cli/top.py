@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from time import time
 from typing import Never
 
+import msgspec
 from rich.live import Live
 
 from node.api.client import ApiError, NodeClient, NodeNotRunningError, NodeTimeoutError
@@ -100,6 +101,8 @@ class _Top:
                 continue
             except _LOST as error:
                 self.model.lose(error.message)
+            except msgspec.MsgspecError as error:
+                self.model.lose(f"what the node tells can't be read: {error}")
             finally:
                 self.client = None
             self.changed.set()

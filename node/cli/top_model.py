@@ -165,7 +165,7 @@ def _order(peer: Peer, sort: Sort) -> tuple[float, str]:
     name = peer.name.lower()
     match sort:
         case "throughput":
-            return -_number(peer.samples_per_second, 0.0), name
+            return -peer.samples_per_second, name
         case "reputation":
             return -_number(peer.reputation, -1.0), name
         case "latency":
@@ -177,4 +177,4 @@ def _order(peer: Peer, sort: Sort) -> tuple[float, str]:
 
 
 def _number(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None or value != value else value  # noqa: PLR0124 - not a number
+    return otherwise if value is None else value

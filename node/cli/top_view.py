@@ -106,14 +106,13 @@ def _node(status: Status) -> Text:
 
 def _run(run: RunStatus) -> Text:
     total = "" if run.rounds_total is None else f"/{run.rounds_total}"
-    reason = f": {plain(run.reason)}" if run.reason else ""
+    reason = f"  {plain(run.reason)}" if run.reason else ""
     rejected = f", {run.samples_rejected:,} rejected" if run.samples_rejected else ""
     return Text.assemble(
         (plain(run.name, 24), "bold cyan"),
-        f"  round {run.round}{total} ({percent(run.progress)})  "
-        f"loss {number(run.loss, 3)}  {number(run.samples_per_second)} samples/s  "
-        f"accepted {run.samples_accepted:,} of {run.samples_mine:,}{rejected}  "
-        f"{run.peers} peers  {run.state.replace('_', ' ')}{reason}",
+        f"  {run.state.replace('_', ' ')}  round {run.round}{total}, {percent(run.progress)}  "
+        f"loss {number(run.loss, 3)}  {number(run.samples_per_second)} /s  {run.peers} peers  "
+        f"accepted {run.samples_accepted:,} of {run.samples_mine:,}{rejected}{reason}",
     )
 
 
@@ -121,12 +120,12 @@ def _usage(memory: MemoryUse | None, traffic: Traffic | None) -> str:
     parts = []
     if memory is not None:
         limit = "" if memory.limit is None else f" of {size(memory.limit)}"
-        parts.append(f"memory {size(memory.used)}{limit} on {plain(memory.device, 20)}")
+        parts.append(f"memory {size(memory.used)}{limit}")
     if traffic is not None:
         limit = "" if traffic.month_limit is None else f" of {size(traffic.month_limit)}"
         parts.append(f"up {size(int(traffic.up_per_second))}/s")
         parts.append(f"down {size(int(traffic.down_per_second))}/s")
-        parts.append(f"this month {size(traffic.month)}{limit}")
+        parts.append(f"month {size(traffic.month)}{limit}")
     return "  ".join(parts)
 
 
