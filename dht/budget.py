@@ -23,7 +23,9 @@ from dht.swarm import Traffic
 BURST_SECONDS = 0.5
 """What was left unused for so long may be made up for at once."""
 DEBT_SECONDS = 2.0
-"""What can't wait delays the rest for so long at most."""
+"""Of what couldn't wait, no more is made up for than the limit allows in this time..."""
+DEBT_SHARE = 0.75
+"""...and no faster: what can wait gets the rest, even where what can't is above the limit."""
 PIECE_SECONDS = 1 / 16
 SMALLEST_PIECE, LARGEST_PIECE = 2 << 10, 64 << 10
 RATE_SECONDS = 2.5
@@ -50,7 +52,8 @@ class Bucket:
         self.total = 0
         """Bytes since the start."""
         self._rate = _checked(rate)
-        self._level = 0.0  # bytes that may go at once; below zero is a debt
+        self._level = 0.0  # bytes that may go at once; below zero after a piece above the capacity
+        self._debt = 0.0  # bytes that didn't wait
         self._level_at = -math.inf
         self._flow = 0.0  # bytes per second, smoothed
         self._flow_at = -math.inf
@@ -79,7 +82,7 @@ class Bucket:
         if rate == self._rate:
             return
         if self._rate is None:
-            self._level_at = -math.inf
+            self._level_at = -math.inf  # full, without a debt
         else:
             self._fill(_now())
         self._rate = rate
@@ -116,7 +119,7 @@ class Bucket:
         self.note(size)
         if self._rate is not None:
             self._fill(_now())
-            self._level = max(self._level - size, -DEBT_SECONDS * self._rate)
+            self._debt = min(self._debt + size, DEBT_SECONDS * self._rate)
 
     async def _take_piece(self, size: int) -> None:
         if not self._turns and self._seconds_until(size, _now()) <= 0:
@@ -161,8 +164,14 @@ class Bucket:
         if self._rate is None:
             return 0.0
         self._fill(now)
-        seconds = (min(size, self._capacity) - self._level) / self._rate
-        return seconds if seconds > _TIMER_SECONDS else 0.0
+        wanted = min(size, self._capacity) - self._level
+        slow_seconds = self._debt / (DEBT_SHARE * self._rate)
+        slow_bytes = slow_seconds * (1 - DEBT_SHARE) * self._rate
+        if wanted < slow_bytes:
+            seconds = wanted / ((1 - DEBT_SHARE) * self._rate)
+        else:
+            seconds = slow_seconds + (wanted - slow_bytes) / self._rate
+        return seconds if seconds > _TIMER_SECONDS and wanted > 0 else 0.0
 
     @property
     def _capacity(self) -> float:
@@ -171,7 +180,11 @@ class Bucket:
     def _fill(self, now: float) -> None:
         if self._rate is not None:
             earned = (now - self._level_at) * self._rate
-            self._level = min(self._level + earned, self._capacity)
+            paid = min(self._debt, DEBT_SHARE * earned)
+            level = self._level + earned - paid
+            unused = max(0.0, level - self._capacity)
+            self._debt = max(0.0, self._debt - paid - unused)
+            self._level = level - unused if unused < math.inf else self._capacity
         self._level_at = now
 
     def _smooth(self) -> None:

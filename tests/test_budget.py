@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dht.budget import (
     BURST_SECONDS,
     DEBT_SECONDS,
+    DEBT_SHARE,
     LARGEST_PIECE,
     SMALLEST_PIECE,
     Bucket,
@@ -165,17 +166,42 @@ def test_a_limit_that_is_set_under_way_holds_from_then_on() -> None:
 
 
 def test_what_could_not_wait_is_waited_for_later_but_not_for_ever() -> None:
-    async def main() -> tuple[float, float]:
+    async def main(spent: int) -> float:
         bucket = Bucket(RATE)
         await empty(bucket)
-        bucket.spend(int(RATE))
-        one = await timed(bucket.take(1000))
-        bucket.spend(10**12)
-        return one, await timed(bucket.take(1000))
+        bucket.spend(spent)
+        return await timed(bucket.take(int(20 * RATE)))
 
-    one, other = run(main())
-    assert one == pytest.approx(1 + 1000 / RATE)
-    assert other == pytest.approx(DEBT_SECONDS + 1000 / RATE)
+    assert run(main(int(RATE))) == pytest.approx(21)
+    assert run(main(10**12)) == pytest.approx(20 + DEBT_SECONDS)
+
+
+def test_what_can_not_wait_leaves_something_even_if_it_is_above_the_limit() -> None:
+    async def main() -> float:
+        bucket = Bucket(RATE)
+        await empty(bucket)
+
+        async def flood() -> None:
+            while True:
+                bucket.spend(int(RATE / 5))
+                await asyncio.sleep(0.1)
+
+        flooding = asyncio.create_task(flood())
+        seconds = await timed(bucket.take(int(5 * RATE)))
+        flooding.cancel()
+        return seconds
+
+    assert run(main()) == pytest.approx(5 / (1 - DEBT_SHARE), rel=0.02)
+
+
+def test_an_idle_time_pays_for_what_could_not_wait() -> None:
+    async def main() -> float:
+        bucket = Bucket(RATE)
+        bucket.spend(int(RATE))
+        await asyncio.sleep(1.1)
+        return await timed(bucket.take(int(BURST)))
+
+    assert run(main()) < 1e-3
 
 
 def test_a_bucket_that_nobody_waits_for_runs_no_timer() -> None:
