@@ -6,7 +6,7 @@ from PySide6.QtCore import QObject, Signal
 from PySide6.QtWidgets import QCheckBox, QComboBox, QGridLayout, QHBoxLayout, QLineEdit, QWidget
 
 from gui.view import clean
-from gui.widgets import Choice, column, label, restyle, say
+from gui.widgets import Choice, Tick, column, label, restyle, say
 from protocol.machine import ConfigItem, JsonValue
 
 _NAMES = {
@@ -38,7 +38,7 @@ _NAMES = {
     "ui.tray": "Tray icon",
     "ui.notify": "Notify me of",
 }
-FIELD_WIDTH = 260
+FIELD_WIDTH, BRIEF_WIDTH = 260, 180
 
 
 def name_of(key: str) -> str:
@@ -60,7 +60,7 @@ class Field(QObject):
         self.boxes: dict[str, QCheckBox] = {}
         name = name_of(item.key)
         if item.kind == "bool":
-            self._check = QCheckBox()
+            self._check = Tick()
             self._check.toggled.connect(self.edited)
             self.editor = self._check
         elif item.kind == "choice":
@@ -84,7 +84,7 @@ class Field(QObject):
         inside = QHBoxLayout()
         inside.setContentsMargins(0, 0, 0, 0)
         for choice in choices:
-            box = self.boxes[choice] = QCheckBox(choice)
+            box = self.boxes[choice] = Tick(choice)
             box.setAccessibleName(f"{name_of(self.item.key)}: {choice}")
             box.toggled.connect(self.edited)
             inside.addWidget(box)
@@ -166,10 +166,10 @@ class Form(QWidget):
         grid.setColumnMinimumWidth(0, 150)
         grid.setColumnStretch(2, 1)
         for place, item in enumerate(items):
-            self._add(grid, place, item)
+            self._add(grid, place, item, BRIEF_WIDTH if brief else FIELD_WIDTH)
         self.setLayout(grid)
 
-    def _add(self, grid: QGridLayout, place: int, item: ConfigItem) -> None:
+    def _add(self, grid: QGridLayout, place: int, item: ConfigItem, width: int) -> None:
         field = self.fields[item.key] = Field(item)
         field.edited.connect(self.edited)
         name = label(name_of(item.key))
@@ -178,7 +178,7 @@ class Form(QWidget):
         about = label(words, "small", wrap=True)
         wide = bool(field.boxes)
         if not wide:
-            field.editor.setFixedWidth(FIELD_WIDTH)
+            field.editor.setFixedWidth(width)
         grid.addWidget(name, place, 0)
         if wide:
             grid.addLayout(column(field.editor, about, field.error, gap=2), place, 1, 1, 2)

@@ -251,5 +251,14 @@ QSplitter::handle { background: transparent; }
 QProgressBar { background: @track; border: none; border-radius: 3px; max-height: 6px; }
 QProgressBar::chunk { background: @accent; border-radius: 3px; }
 QCheckBox, QRadioButton { spacing: 8px; padding: 3px; border: 1px solid transparent; }
+QCheckBox::indicator, QRadioButton::indicator {
+    width: 14px; height: 14px; border: 1px solid @muted; border-radius: 4px; background: @card;
+}
+QCheckBox::indicator:checked { background: @accent; border-color: @accent; }
+QCheckBox::indicator:disabled, QRadioButton::indicator:disabled { border-color: @line; }
+QRadioButton::indicator { border-radius: 8px; }
+QRadioButton::indicator:checked {
+    width: 6px; height: 6px; border: 5px solid @accent; background: @on_accent;
+}
 QCheckBox:focus, QRadioButton:focus { border: 1px solid @accent; border-radius: 5px; }
 """

@@ -3,6 +3,7 @@
 from PySide6.QtCore import QPointF, Qt, Signal
 from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPalette, QPen
 from PySide6.QtWidgets import (
+    QCheckBox,
     QComboBox,
     QFrame,
     QHBoxLayout,
@@ -11,6 +12,8 @@ from PySide6.QtWidgets import (
     QMenu,
     QPushButton,
     QSizePolicy,
+    QStyle,
+    QStyleOptionButton,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -152,6 +155,28 @@ class Choice(QComboBox):
         super().paintEvent(event)
         colour = self.palette().color(QPalette.ColorRole.PlaceholderText)
         _draw_arrow(QPainter(self), self.width() - 15, self.height() / 2, colour)
+
+
+class Tick(QCheckBox):
+    """A check box whose tick is drawn here, for the same reason."""
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
+        """Draw the tick over the filled box."""
+        super().paintEvent(event)
+        if not self.isChecked():
+            return
+        option = QStyleOptionButton()
+        self.initStyleOption(option)
+        box = (
+            self.style()
+            .subElementRect(QStyle.SubElement.SE_CheckBoxIndicator, option, self)
+            .center()
+        )
+        x, y = box.x() + 0.5, box.y() + 0.5
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(QPen(QColor("white"), 2.0))
+        painter.drawPolyline([QPointF(x - 4, y), QPointF(x - 1, y + 3), QPointF(x + 4, y - 3.5)])
 
 
 class SplitButton(QWidget):

@@ -1,7 +1,7 @@
 """The main window: the header, a banner for what needs a word, and six pages made when seen."""
 
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from PySide6.QtCore import QTimer, Signal
 from PySide6.QtGui import QCloseEvent, QKeySequence, QPaintEvent, QShortcut
@@ -29,12 +29,16 @@ START_IT = "Start the node"
 _URGENT = Change.CONTRIBUTION | Change.LINK
 
 
-class Page(Protocol):
-    """What the window asks of a page."""
-
-    def refresh(self, change: Change) -> None:
-        """Show what changed."""
-        ...
+Page: TypeAlias = Dashboard | PeersPage | Contributions | Host | Settings | Logs
+PageT = TypeVar("PageT", Dashboard, PeersPage, Contributions, Host, Settings, Logs)
+_PAGES: dict[str, type[Page]] = {
+    "Dashboard": Dashboard,
+    "Peers": PeersPage,
+    "Contributions": Contributions,
+    "Host": Host,
+    "Settings": Settings,
+    "Logs": Logs,
+}
 
 
 class Window(QWidget):
@@ -56,18 +60,12 @@ class Window(QWidget):
         self.banner = Banner()
         self.tray = Tray(desk, self)
         self.tabs = QTabWidget()
-        self.pages: dict[str, QWidget] = {}
-        self._makers: dict[str, Callable[[Desk], QWidget]] = {
-            "Dashboard": Dashboard,
-            "Peers": PeersPage,
-            "Contributions": Contributions,
-            "Host": Host,
-            "Settings": Settings,
-            "Logs": Logs,
-        }
+        self.dashboard = Dashboard(desk)
+        self._pages: dict[type[Page], Page] = {Dashboard: self.dashboard}
         self._settle = QTimer(self, singleShot=True, interval=SETTLE_MS)
         self._lay_out()
         self._connect()
+        self._put_in(0, self.dashboard)
         self._show_page(0)
         self.setFocus()
 
@@ -80,7 +78,7 @@ class Window(QWidget):
         self.tabs.setAccessibleName("Pages")
         self.tabs.tabBar().setAccessibleName("Pages")
         self.tabs.tabBar().setExpanding(False)
-        for place, name in enumerate(self._makers):
+        for place, name in enumerate(_PAGES):
             self.tabs.addTab(QWidget(), name)
             shortcut = QShortcut(QKeySequence(f"Alt+{place + 1}"), self)
             shortcut.activated.connect(lambda place=place: self.tabs.setCurrentIndex(place))
@@ -108,31 +106,37 @@ class Window(QWidget):
         self._desk.start(work)
 
     @property
-    def page(self) -> QWidget:
+    def page(self) -> Page:
         """The page that is seen."""
-        return self.pages[self.tabs.tabText(self.tabs.currentIndex())]
+        return self._page_at(self.tabs.currentIndex())
 
-    def show_page(self, name: str) -> QWidget:
-        """Turn to a page."""
-        self.tabs.setCurrentIndex(list(self._makers).index(name))
-        return self.pages[name]
+    def show_page(self, kind: type[PageT]) -> PageT:
+        """Turn to a page, and return it."""
+        place = list(_PAGES.values()).index(kind)
+        self.tabs.setCurrentIndex(place)
+        page = self._page_at(place)
+        if not isinstance(page, kind):
+            raise TypeError(kind)
+        return page
 
-    def _show_page(self, place: int) -> None:
-        name = self.tabs.tabText(place)
-        if name not in self.pages:
-            page = self.pages[name] = self._makers[name](self._desk)
+    def _page_at(self, place: int) -> Page:
+        """Return a page; it is made when it is first wanted."""
+        kind = list(_PAGES.values())[place]
+        if kind not in self._pages:
+            page = self._pages[kind] = kind(self._desk)
             if isinstance(page, Settings):
                 page.loaded.connect(self.take_config)
-            if (holder := self.tabs.widget(place)) is not None:
-                inside = column(page)
-                inside.setContentsMargins(0, 8, 0, 0)
-                holder.setLayout(inside)
-        self._refresh_page(Change.ALL)
+            self._put_in(place, page)
+        return self._pages[kind]
 
-    def _refresh_page(self, change: Change) -> None:
-        page = self.page
-        if isinstance(page, Dashboard | PeersPage | Contributions | Host | Settings | Logs):
-            page.refresh(change)
+    def _put_in(self, place: int, page: QWidget) -> None:
+        if (holder := self.tabs.widget(place)) is not None:
+            inside = column(page)
+            inside.setContentsMargins(0, 8, 0, 0)
+            holder.setLayout(inside)
+
+    def _show_page(self, place: int) -> None:
+        self._page_at(place).refresh(Change.ALL)
 
     def note(self, change: Change) -> None:
         """Draw what changed: soon, or at once where somebody waits for it."""
@@ -156,7 +160,7 @@ class Window(QWidget):
             news, store.new_activity = store.new_activity, []
             self.tray.notify(news, self._notices)
         if self.isVisible():
-            self._refresh_page(change)
+            self.page.refresh(change)
 
     def _say_link(self) -> None:
         store = self._desk.store
@@ -215,7 +219,7 @@ class Window(QWidget):
         self.raise_()
         self.activateWindow()
         self._draw()
-        self._refresh_page(Change.ALL)
+        self.page.refresh(Change.ALL)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's name
         """Note when it was first seen."""

@@ -60,7 +60,7 @@ class Wizard(QDialog):
     def _lay_out(self) -> None:
         self.setWindowTitle("talkoot: take part")
         self.setModal(True)
-        self.resize(680, 620)
+        self.resize(720, 660)
         head = row(self.title, None, self.step)
         foot = row(self.cancel, None, self.back, self.next)
         whole = column(head, self.pages, self.error, self.busy, foot, margin=22, gap=14)

@@ -134,6 +134,7 @@ class ChoosePage(QWidget):
         self._public_words.setVisible(self.public.isChecked())
         self.link.setVisible(not hosting)
         self.draft.setVisible(hosting)
+        self.focus()
         self.changed.emit()
 
 
@@ -278,7 +279,8 @@ class PreviewPage(QScrollArea):
         grid.setColumnStretch(1, 1)
         for place, (title, lines) in enumerate(facts):
             grid.addWidget(label(title, "muted"), place, 0, Qt.AlignmentFlag.AlignTop)
-            shown = label("\n".join(lines) or "-", wrap=True)
+            several = [f"• {line}" for line in lines] if len(lines) > 1 else lines
+            shown = label("\n".join(several) or "-", wrap=True)
             shown.setTextInteractionFlags(
                 Qt.TextInteractionFlag.TextSelectableByMouse
                 | Qt.TextInteractionFlag.TextSelectableByKeyboard

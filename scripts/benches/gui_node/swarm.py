@@ -47,7 +47,7 @@ class Crowd:
             round=ROUND,
             root="12" * 32,
             state=str(rng.choice(_STATES, p=_STATE_ODDS)),
-            samples_per_second=_SPEEDS.get(device, 24.0) * float(rng.uniform(0.7, 1.3)),
+            samples_per_second=_SPEEDS.get(device, 24.0) * float(rng.uniform(0.3, 1.6)),
             address="direct" if rng.random() > 0.25 else "relayed",
             device=device,
             latency_seconds=None if number == 0 else float(rng.gamma(4.0, 0.035)),

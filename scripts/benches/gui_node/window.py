@@ -31,7 +31,7 @@ class PaintWatch(QObject):
         self.first: float | None = None
         self.first_with_peers: float | None = None
         window.painted.connect(self._note)
-        self._table = window.page.table  # type: ignore[attr-defined] - the dashboard's
+        self._table = window.dashboard.table
         self._table.viewport().installEventFilter(self)
 
     def _note(self) -> None:
