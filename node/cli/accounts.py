@@ -1,11 +1,9 @@
 """`talkoot history | evidence`, `talkoot peers --why`: whose work counts, and what proves liars."""
 
 import argparse
-import csv
-import io
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -13,9 +11,12 @@ from rich.text import Text
 from node.api.client import NodeClient
 from node.cli.context import Commands, Context
 from node.cli.outcome import OK, UsageError
+from node.cli.over_time import SPANS, show_over_time
 from node.cli.screen import (
+    csv_line,
     details,
     duration,
+    iso,
     moment,
     number,
     plain,
@@ -47,8 +48,10 @@ def add(commands: Commands) -> None:
     history.add_argument("run", nargs="?", metavar="RUN", help=_RUN_HELP)
     peer_help = "another peer's work: its PeerID, a part of it, or its name"
     history.add_argument("--peer", metavar="PEER", help=peer_help)
-    last_help = f"the newest N rounds; default: {_SHOWN_ROUNDS}, as CSV or JSON {MOST_ROUNDS:,}"
+    last_help = f"the newest N; default: {_SHOWN_ROUNDS} rounds, as CSV or JSON {MOST_ROUNDS:,}"
     history.add_argument("--last", type=int, metavar="N", help=last_help)
+    by_help = "figures over time instead of rounds; of all runs together if none is named"
+    history.add_argument("--by", choices=SPANS, help=by_help)
     how = history.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true")
     how.add_argument("--csv", action="store_true")
@@ -65,6 +68,11 @@ def add(commands: Commands) -> None:
 
 
 async def _history(context: Context, options: argparse.Namespace) -> int:
+    if options.by is not None:
+        if options.peer is not None:
+            raise UsageError("--by shows this node's own work, so --peer does not go with it")
+        how: Literal["", "json", "csv"] = "json" if options.json else "csv" if options.csv else ""
+        return await show_over_time(context, options.run, options.by, options.last, how)
     if options.last is not None and not 1 <= options.last <= MOST_ROUNDS:
         raise UsageError(f"--last takes a number of rounds from 1 to {MOST_ROUNDS:,}")
     otherwise = MOST_ROUNDS if options.json or options.csv else _SHOWN_ROUNDS
@@ -113,25 +121,12 @@ def _totals(credit: Sequence[CreditCount]) -> Iterator[Text]:
 
 def _csv_lines(rounds: Sequence[RoundCredit]) -> Iterator[str]:
     header = ("round", "ended", "seconds", "loss", "members", "samples", "accepted", "reason")
-    yield _csv_line(header)
+    yield csv_line(header)
     for each in rounds:
         loss = "" if each.loss is None else each.loss
         accepted = int(each.reason == "accepted")
-        middle = (_iso(each.at), each.seconds, loss, each.members, each.samples, accepted)
-        yield _csv_line((each.round, *middle, plain(each.reason)))
-
-
-def _csv_line(cells: Sequence[object]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
-
-
-def _iso(seconds: float) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-    except (ValueError, OverflowError, OSError):
-        return ""
+        middle = (iso(each.at), each.seconds, loss, each.members, each.samples, accepted)
+        yield csv_line((each.round, *middle, plain(each.reason)))
 
 
 # peers --why

@@ -3,6 +3,8 @@
 Colours appear only on a terminal, and never with NO_COLOR (rich sees to both).
 """
 
+import csv
+import io
 import json
 import math
 import unicodedata
@@ -99,6 +101,21 @@ def moment(seconds: float) -> str:
     except (ValueError, OverflowError, OSError):
         return "-"
     return then.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def iso(seconds: float) -> str:
+    """Return a time since 1970 as programs read it, in UTC."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return ""
+
+
+def csv_line(cells: Sequence[object]) -> str:
+    """Return one line of a table as CSV."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
 
 
 def short_peer(peer: str) -> str:
