@@ -20,6 +20,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
+        ("api", {"status_ms_5000", "events_bytes_per_second"}),
         ("clip", {"ratio_to_mean"}),
         ("spsa", {"apply_ratio_to_mezo", "apply_numpy_ratio_to_mezo", "perturb_ratio_to_copy"}),
         ("spsa_step", {"forward_share", "bytes_per_parameter"}),

@@ -29,8 +29,9 @@ class Standings:
     """The agreed ledger, as people read it."""
 
     def __init__(self, ledger: Ledger, manifest: Manifest) -> None:
+        self.ledger = ledger
         self._spec = manifest.trust
-        self._ledger, self._known = ledger, ledger.by_peer()
+        self._known, self._banned = ledger.by_peer(), ledger.banned
         self._stewards = frozenset(PeerId(peer) for peer in manifest.stewards)
 
     def peers(self) -> frozenset[PeerId]:
@@ -39,7 +40,7 @@ class Standings:
 
     def banned(self) -> frozenset[PeerId]:
         """Return who was proved a liar."""
-        return self._ledger.banned
+        return self._banned
 
     def of(self, peer: PeerId) -> Standing | None:
         """Return the standing of a peer; None = no roll call has listed it yet."""

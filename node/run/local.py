@@ -241,7 +241,7 @@ class LocalWorker(Worker):
         if self._exchanged is not None:
             before, roll, update, outcome = self._exchanged
             seconds = asyncio.get_running_loop().time() - self._began_at
-            loss = self.tally.loss
+            self.tally.round_seconds, loss = seconds, self.tally.loss
             self._books.add(ClosedRound(before, state, roll, update, outcome, loss, seconds))
         self._candidate = self._contribution = self._exchanged = None
 

@@ -101,6 +101,8 @@ class Tally:
     loss: float | None = None
     reports: dict[PeerId, MemberReport] = field(default_factory=dict)
     reported_round: int = 0
+    round_seconds: float | None = None
+    """How long the last round took, from its training to the agreed state."""
     missing: int = 0
     capacity: int = 0
     """Bytes per second that we offer as a reducer."""

@@ -362,6 +362,7 @@ class SpsaWorker(Worker):
         if self._contribution:
             mine = facts.reports.get(self._set.identity.peer_id)
             self.tally.note_credit(self._contribution.commitment.message.samples, mine)
+        self.tally.round_seconds = facts.seconds
         self._hold(facts.after)
         self._closed.put_nowait(facts)
 
