@@ -134,15 +134,15 @@ def _as_text(value: JsonValue) -> str:
 
 
 def _as_value(item: ConfigItem, text: str) -> JsonValue:
-    if not text and (item.default is None or item.kind != "text"):
-        return None
     match item.kind:
-        case "int":
-            return int(text)
         case "list":
             return [part.strip() for part in text.split(",") if part.strip()]
-        case _:
+        case "int" if text:
+            return int(text)
+        case "text" if text or item.default is not None:
             return text
+        case _:
+            return None
 
 
 def _placeholder(item: ConfigItem) -> str:

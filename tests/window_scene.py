@@ -13,7 +13,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,9 +29,10 @@ from gui.__main__ import show
 from gui.client import Place
 from gui.window import Window
 from node.api.server import serve_api
+from node.home.config_source import ConfigSource
 from node.home.paths import Paths
-from protocol.control import Peer
-from protocol.machine import ConfigView
+from protocol.control import HostSpec, Peer, RunStatus
+from protocol.machine import ConfigPatch, ConfigView
 from tests.fake_node import PEER, RUN, FakeControls
 
 PATIENCE_SECONDS = 20.0
@@ -71,18 +72,46 @@ async def until(holds: Callable[[], T], what: str = "") -> T:
     return found
 
 
+class HomeControls(FakeControls):
+    """A fake node with a real configuration file, and runs that are there once they are joined."""
+
+    def __init__(self, config_file: Path) -> None:
+        super().__init__()
+        self._source = ConfigSource(config_file)
+
+    async def config(self) -> ConfigView:
+        self._ask("config")
+        self._source.refresh()
+        return self._source.view
+
+    async def set_config(self, patch: ConfigPatch) -> ConfigView:
+        self._ask("set_config", patch.set)
+        await self._source.change(patch.set)
+        return self._source.view
+
+    async def join(self, link: str) -> RunStatus:
+        run = await super().join(link)
+        self.known = [run]
+        return run
+
+    async def host(self, spec: HostSpec) -> RunStatus:
+        run = await super().host(spec)
+        self.known = [run]
+        return run
+
+
 @dataclass
 class Home:
     """A home whose node comes and goes; what it is and what it was asked outlives it."""
 
     paths: Paths
-    controls: FakeControls = field(default_factory=FakeControls)
+    controls: HomeControls
 
     @classmethod
     def at(cls, folder: Path) -> "Home":
         paths = Paths.under(folder)
         paths.create()
-        return cls(paths)
+        return cls(paths, HomeControls(paths.config_file))
 
     @asynccontextmanager
     async def node(self) -> AsyncIterator[str]:
@@ -170,12 +199,3 @@ def peer(number: int, **changes: object) -> Peer:
         PEER, id=f"12D3KooWPeer{number:04d}", name=f"peer-{number:04d}", run=RUN
     )
     return msgspec.structs.replace(made, **changes)
-
-
-def with_items(view: ConfigView, **values: object) -> ConfigView:
-    """Return a configuration with other values; keys with __ for a dot."""
-    wanted = {key.replace("__", "."): value for key, value in values.items()}
-    items = tuple(
-        msgspec.structs.replace(item, value=wanted.get(item.key, item.value)) for item in view.items
-    )
-    return msgspec.structs.replace(view, items=items)
