@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC
 from importlib import metadata
 from pathlib import Path
 
@@ -21,7 +22,16 @@ from node.doctor.home import home
 from node.doctor.installation import installation, window
 from node.doctor.network import clock, idle, running
 from node.doctor.probe import Probed, probe
-from node.home.config import Config, NodeSection, load_config
+from node.doctor.sensors import sensors
+from node.governor.moment import Moment
+from node.governor.readings import Readings
+from node.home.config import (
+    Config,
+    ContributeSection,
+    NodeSection,
+    OnlySection,
+    load_config,
+)
 from node.home.paths import HOME_VARIABLE, Paths
 from protocol.control import Status
 from tests.fake_node import HOSTILE, RUN_STATUS, FakeControls
@@ -269,6 +279,46 @@ def test_a_port_that_is_taken_is_told() -> None:
         found = by_name(list(idle(Config(node=NodeSection(listen=(listen,))), "none runs")))
     assert found[f"port of {listen}"].state == "warn"
     assert "this machine alone" in found["reachability"].found
+
+
+# Sensors.
+
+
+def sensed(readings: Readings, only: OnlySection) -> list[Finding]:
+    config = Config(contribute=ContributeSection(only=only))
+    return list(sensors(readings, config, Moment(NOW, 0.0, UTC)))
+
+
+def test_what_sensors_tell_is_told() -> None:
+    readings = Readings(
+        power="none", idle_seconds=600.0, metered=False, cpu_celsius=54.0, free_bytes=1e12
+    )
+    known, contribution = sensed(readings, OnlySection())
+    assert known.found == (
+        "power: no battery, last touched 10 min ago, connection: not metered, CPU 54 °C"
+    )
+    assert contribution.found == "now, as configured: Contributing"
+
+
+def test_limits_that_no_sensor_can_keep_are_told_with_a_way_out() -> None:
+    found = sensed(Readings(gpu=True), OnlySection(when_idle_minutes=5))
+    unknown = {item.found: item.hint for item in found if item.what == "limits"}
+    assert len(unknown) == 6
+    assert all(unknown.values())
+    battery = next(hint for text, hint in unknown.items() if "mains power" in text)
+    assert battery.endswith("talkoot config set contribute.only.on_battery true")
+    assert "heat: unknown" in found[0].found
+
+
+def test_limits_that_are_not_set_need_no_sensor() -> None:
+    only = OnlySection(on_battery=True, on_metered=True)
+    found = sensed(Readings(cpu_celsius=50.0, free_bytes=1e12), only)
+    assert [item.what for item in found] == ["sensors", "contribution"]
+
+
+def test_what_holds_the_node_back_now_is_told() -> None:
+    found = sensed(Readings(power="battery", cpu_celsius=50.0, free_bytes=1e12), OnlySection())
+    assert "Paused: on battery" in found[-1].found
 
 
 # The command.

@@ -5,15 +5,19 @@ import asyncio
 import os
 import platform
 import time
+from pathlib import Path
 
 from rich.text import Text
 
 from node.cli.context import Commands, Context
 from node.cli.outcome import FAILED, OK
 from node.cli.screen import plain, show_json, table
-from node.doctor import devices, home, installation, network
+from node.doctor import devices, home, installation, network, sensors
 from node.doctor.finding import Finding
 from node.doctor.probe import probe
+from node.governor.governor import SystemClock
+from node.governor.probes import machine_sensors
+from node.governor.readings import Readings
 from node.home.config import Config
 from protocol.control import Status
 from protocol.errors import TalkootError
@@ -43,17 +47,25 @@ async def _findings(context: Context) -> list[Finding]:
         torch = tasks.create_task(asyncio.to_thread(probe, "torch"), name="torch")
         qt = tasks.create_task(asyncio.to_thread(probe, "window"), name="window")
         driver = tasks.create_task(asyncio.to_thread(devices.nvidia_driver), name="driver")
-        found, config = home.home(context.paths)
+        found, made = home.home(context.paths)
+        config = made or Config()
         status, reason = await _status(context)
-    chosen = (config or Config()).contribute.device
+        readings = await _readings(context, config)
     return [
         *installation.installation(),
         installation.window(qt.result(), has_display=_has_display()),
-        *devices.devices(driver.result(), torch.result(), chosen),
+        *devices.devices(driver.result(), torch.result(), config.contribute.device),
         *found,
+        *sensors.sensors(readings, config, SystemClock().now()),
         network.clock(time.time(), status),
-        *(network.running(status) if status else network.idle(config or Config(), reason)),
+        *(network.running(status) if status else network.idle(config, reason)),
     ]
+
+
+async def _readings(context: Context, config: Config) -> Readings:
+    folder = next(path for path in (context.paths.data, Path.home(), Path("/")) if path.is_dir())
+    with machine_sensors(folder, lambda: config.contribute.device) as found:
+        return await found.read()
 
 
 def _has_display() -> bool:
