@@ -28,6 +28,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("node.cli.screen.PIPED_COLUMNS", COLUMNS)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("node.api.events.LOOK_SECONDS", 3600.0)  # `asked` is what a client asks
     return Paths.from_environment()
 
 
