@@ -85,8 +85,8 @@ class FramedStream:
             if self._up.rate is None and not self._sending.locked():
                 self._write(frame)
                 await self._writer.drain()
-            else:  # in a task of its own: who is cancelled must not leave half a frame
-                await self._tasks.finish(self._send_in_pieces(frame), f"a frame to {self._peer}")
+            else:
+                await self._send_slowly(frame)
         except OSError as error:
             raise self._closed() from error
 
@@ -132,6 +132,16 @@ class FramedStream:
             self._writer.write(frame)
         self._up.note(_HEADER_BYTES + len(frame))
         self._note_sent()
+
+    async def _send_slowly(self, frame: bytes) -> None:
+        """Send a frame in a task of its own: who is cancelled must not leave half of one."""
+        try:
+            await self._tasks.finish(self._send_in_pieces(frame), f"a frame to {self._peer}")
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise
+            raise self._closed() from None  # the network has ended that task, not ours
 
     async def _send_in_pieces(self, frame: bytes) -> None:
         async with self._sending:

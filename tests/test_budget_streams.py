@@ -185,6 +185,18 @@ def test_who_sends_under_a_limit_learns_that_the_other_end_is_gone() -> None:
     assert run(main()) < 1.5
 
 
+def test_who_sends_while_the_network_ends_is_told_and_not_cancelled() -> None:
+    async def main() -> None:
+        async with Pipes() as pipes:
+            pair = pipes.framed(near=Budget(up=RATE))
+            sending = asyncio.create_task(pair.near.send(FRAME))
+            await asyncio.sleep(1)
+        with pytest.raises(StreamClosedError):
+            await sending
+
+    run(main())
+
+
 def test_many_streams_get_their_share_and_all_is_counted() -> None:
     async def main() -> list[float]:
         near, far = Budget(up=RATE), Budget()
