@@ -13,6 +13,8 @@ from protocol.errors import ManifestError
 from protocol.machine import Checkpoint
 from protocol.manifest import open_manifest
 
+MAX_NAME_BYTES = 240
+"""File systems take 255, of which the temporary file needs some."""
 _ID = re.compile(r"([0-9a-f]{64})-(0|[1-9][0-9]{0,15})")
 _RUN_NAME = re.compile(r"[0-9a-f]{64}")
 
@@ -32,6 +34,8 @@ def target_of(path: str, *, replace: bool = False) -> Path:
         raise BadPathError(
             f"{shown} is not an absolute path", hint="Give the whole path, from / on."
         )
+    if len(target.name.encode()) > MAX_NAME_BYTES:
+        raise BadPathError("the file's name is too long", hint="Choose a shorter one.")
     try:
         if target.is_dir():
             raise BadPathError(f"{shown} is a folder", hint="Name the file to write in it.")

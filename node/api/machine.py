@@ -1,14 +1,16 @@
 """What the control API asks about this machine: the part of `Controls` that isn't about runs."""
 
 import asyncio
+from abc import ABC, abstractmethod
 
 from node.api.activity import ActivityLog
+from node.api.diagnostics import Seen, write_diagnostics
 from node.api.exports import CheckpointShelf
 from node.governor.devices import devices
 from node.home.logs import last_lines
 from node.home.paths import Paths
 from node.machine import Machine
-from protocol.control import Contribution, ContributionRequest, Exported, ExportRequest
+from protocol.control import Contribution, ContributionRequest, Exported, ExportRequest, Status
 from protocol.machine import (
     Checkpoint,
     ConfigPatch,
@@ -19,7 +21,7 @@ from protocol.machine import (
 )
 
 
-class MachineControls:
+class MachineControls(ABC):
     """Answers for a machine: contribution, configuration, devices, log.
 
     Args:
@@ -32,6 +34,10 @@ class MachineControls:
         self._paths = paths
         self._machine = machine
         self._checkpoints = CheckpointShelf(paths.runs, machine.disk)
+
+    @abstractmethod
+    def status(self) -> Status:
+        """Return the node as a whole, its runs included."""
 
     def contribution(self) -> Contribution:
         """Return whether this node contributes now, and why not."""
@@ -71,7 +77,17 @@ class MachineControls:
 
     async def diagnostics(self, wanted: DiagnosticsRequest) -> Written:
         """Write what helps to find a fault, without secrets, as zip."""
-        raise NotImplementedError(wanted)
+        seen = Seen(
+            self.status(), self._machine.source.view, await self.devices(), self.activity.newest()
+        )
+        return await asyncio.to_thread(
+            write_diagnostics,
+            seen,
+            self._paths,
+            self._machine.disk,
+            wanted.path,
+            replace=wanted.replace,
+        )
 
     def logs(self, lines: int) -> list[str]:
         """Return the last lines of the log."""
