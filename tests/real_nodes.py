@@ -141,17 +141,20 @@ class RealNode:
         Unlike one that a command starts in the background, it ends with the tests, however those
         come to their end.
         """
-        program = _NODE.format(before=before)
+        self.start("-c", _NODE.format(before=before), str(os.getpid()))
+        answers(self)
+
+    def start(self, *program: str) -> None:
+        """Start a program of Python in place of the node."""
         with self.paths.output.open("wb") as output:
             self._started = subprocess.Popen(
-                [sys.executable, "-P", "-c", program, str(os.getpid())],
+                [sys.executable, "-P", *program],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        answers(self)
 
     # through the control API
 
