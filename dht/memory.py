@@ -246,8 +246,7 @@ class MemorySwarm:
         await self.process.running()
         loop = asyncio.get_running_loop()
         for far in self.neighbours():
-            link = self._link_to(far.peer_id)
-            for delay in link.message_delays(len(data)):
+            for delay in self._link_to(far.peer_id).message_delays(len(data)):
                 loop.call_later(delay, far.hear, topic, (self._peer_id, data))
 
     @contextlib.asynccontextmanager
@@ -321,9 +320,7 @@ class MemorySwarm:
 
     def hear(self, topic: str, message: Broadcast) -> None:
         """Take a broadcast that arrives."""
-        author, _ = message
-        if not self.process.dead and not self._link_from(author).cut:
-            self.process.budget.down.spend(len(message[1]))
+        if not self._link_from(message[0]).cut:
             self._topics.put(topic, message)
 
     def keep(self, request: StoreRequest) -> bool:
@@ -382,8 +379,7 @@ class MemorySwarm:
         except PeerUnreachableError:
             return None
         await self._return_from(far)
-        ours, theirs = [self, *self.neighbours()], [far, *far.neighbours()]
-        for one, other in itertools.product(ours, theirs):
+        for one, other in itertools.product([self, *self.neighbours()], [far, *far.neighbours()]):
             one.meet(other)
             other.meet(one)
         return far.peer_id

@@ -115,7 +115,10 @@ class Topics:
             self._subscriptions[topic].remove(subscription)
 
     def put(self, topic: str, message: Broadcast) -> None:
-        """Take a message that arrives."""
+        """Take a message that arrives, if the process is alive."""
+        if self._process.dead:
+            return
+        self._process.budget.down.spend(len(message[1]))
         for subscription in self._subscriptions.get(topic, []):
             subscription.put(message)
 
