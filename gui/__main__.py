@@ -20,6 +20,8 @@ from gui.store import Store
 from gui.theme import Theme
 from gui.window import Window
 
+log = logging.getLogger(__name__)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Show the window until it is closed."""
@@ -70,6 +72,7 @@ async def show(
         window.closed.connect(closed.set)
         _close_by_signal(closed)
         window.show()
+        log.debug("the window is open")
         ready(window)
         following = tasks.create_task(session.run(), name="session")
         if start and not await answers(place):

@@ -1,7 +1,10 @@
 """Starting a node when none runs, by a command that the command line gave: never by import."""
 
 import asyncio
+import contextlib
+import tempfile
 from collections.abc import Sequence
+from typing import IO
 
 import aiohttp
 from yarl import URL
@@ -13,6 +16,7 @@ from protocol.errors import TalkootError
 LOOK_SECONDS = 3.0
 START_SECONDS = 90.0
 _SHOWN_CHARACTERS = 600
+_READ_BYTES = 64 << 10
 
 
 class StartError(TalkootError):
@@ -41,24 +45,32 @@ async def start_node(command: Sequence[str]) -> None:
     Raises:
         StartError: it failed, or took too long.
     """
+    with tempfile.TemporaryFile() as said:
+        code = await _run(command, said)
+        if code:
+            said.seek(0)
+            words = printable(said.read(_READ_BYTES).decode(errors="replace"), _SHOWN_CHARACTERS)
+            raise StartError(words or f"the node could not be started ({code})")
+
+
+async def _run(command: Sequence[str], said: IO[bytes]) -> int:
+    """Run to the end and return the exit code; what is said on standard error goes to `said`."""
+    nothing = asyncio.subprocess.DEVNULL
     try:
         process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+            *command, stdin=nothing, stdout=nothing, stderr=said
         )
     except OSError as error:
         raise StartError(f"the node can't be started: {error.strerror}") from error
     try:
         async with asyncio.timeout(START_SECONDS):
-            _, said = await process.communicate()
+            return await process.wait()
     except TimeoutError as error:
-        process.kill()
-        await process.wait()
         raise StartError(
             f"the node did not start within {START_SECONDS:.0f} s", hint="See: talkoot logs"
         ) from error
-    if process.returncode:
-        words = printable(said.decode(errors="replace"), _SHOWN_CHARACTERS)
-        raise StartError(words or f"the node could not be started ({process.returncode})")
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()

@@ -4,6 +4,7 @@ Text that strangers chose (names, devices, descriptions) is cleaned here before 
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +24,11 @@ from protocol.control import (
 
 NOTHING = "-"
 NAME_CHARACTERS = 48
+_MARKS = re.compile(
+    r"(?<=[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]{2})"
+    r"[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]+"
+)
+"""Accents beyond two on one letter: they would grow over the rows above and below."""
 MORNING_HOUR = 8
 _PAUSED_BY_PERSON = {"asked", "finished"}
 _STATE_WORDS = {
@@ -43,7 +49,7 @@ def clean(text: str, limit: int = NAME_CHARACTERS) -> str:
 
 @lru_cache(maxsize=16_384)
 def _clean(text: str, limit: int) -> str:
-    return printable(text, limit)
+    return _MARKS.sub("", printable(text, limit))
 
 
 def peer_name(peer: Peer) -> str:
