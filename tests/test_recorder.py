@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from dht.swarm import Traffic
 from dht.virtual_time import run
 from node.home.version import EARLIEST_SECONDS
-from node.run.recorder import LOOK_SECONDS, Meter, Recorder
+from node.run.recorder import Meter, Recorder
 from node.store.ledger import RunLedger
 from node.store.series import Amounts
 from node.store.storage import Disk
@@ -19,6 +19,7 @@ from protocol.control import RoundReport, RunStatus
 from tests.fake_node import OTHER_RUN, RUN_STATUS
 
 NOW = 1_800_000_000.0
+EVERY_SECONDS = 10.0
 FRESH = replace(RUN_STATUS, samples_mine=0, samples_accepted=0, last_round=None, loss=None)
 
 
@@ -115,8 +116,8 @@ async def train(node: Node, recorder: Recorder, looks: int) -> None:
     for _ in range(looks):
         node.train()
         await recorder.look()
-        node.clock += LOOK_SECONDS
-        await asyncio.sleep(LOOK_SECONDS)
+        node.clock += EVERY_SECONDS
+        await asyncio.sleep(EVERY_SECONDS)
 
 
 def test_it_writes_once_a_minute(node: Node) -> None:

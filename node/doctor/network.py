@@ -14,6 +14,9 @@ from node.home.version import EARLIEST_SECONDS, VERSION
 from protocol.control import Status
 
 _NTP = "Turn on automatic time (NTP): sudo timedatectl set-ntp true"
+_LISTEN = (
+    'For peers elsewhere: talkoot config set node.listen "/ip4/0.0.0.0/tcp/0", then restart it'
+)
 _FORWARD = (
     "Peers elsewhere reach it only if your router lets them in: turn on UPnP there, or forward the "
     'port and name it: talkoot config set node.announce "/ip4/YOUR_ADDRESS/tcp/PORT". Without, '
@@ -51,7 +54,8 @@ def running(status: Status) -> Iterator[Finding]:
         yield Finding("peers", "warn", "no other peer of any run answers", hint)
     elif status.runs:
         peers = sum(max(run.peers - 1, 0) for run in status.runs)
-        yield Finding("peers", "ok", f"{peers} in {len(status.runs)} runs")
+        runs = "1 run" if len(status.runs) == 1 else f"{len(status.runs)} runs"
+        yield Finding("peers", "ok", f"{peers} in {runs}")
     for run in status.runs:
         if run.state == "stopped":
             hint = "See why with: talkoot logs. Start over with: talkoot down; talkoot up -d"
@@ -61,8 +65,7 @@ def running(status: Status) -> Iterator[Finding]:
 def _reachable(status: Status) -> Finding:
     addresses = [text for text in status.addresses if not _is_loopback(text)]
     if not addresses:
-        hint = "Only this machine's own programs reach it. Let it listen: node.listen in the config"
-        return Finding("reachability", "warn", "it listens for this machine alone", hint)
+        return Finding("reachability", "warn", "it listens for this machine alone", _LISTEN)
     kind = address_kind(addresses)
     found = f"{kind} address: {addresses[0].split('/p2p/')[0]}"
     if kind == "direct":
@@ -84,9 +87,7 @@ def idle(config: Config, reason: str) -> Iterator[Finding]:
 
 def _would_be_reachable(listen: Sequence[str], announce: Sequence[str]) -> Finding:
     if all(map(_is_loopback, [*listen, *announce])):
-        hint = 'For peers elsewhere: talkoot config set node.listen "/ip4/0.0.0.0/tcp/0"'
-        found = "it would listen for this machine alone"
-        return Finding("reachability", "warn", found, hint)
+        return Finding("reachability", "warn", "it would listen for this machine alone", _LISTEN)
     if announce:
         return Finding("reachability", "ok", f"announced: {', '.join(announce)}")
     return Finding("reachability", "ok", "a running node tells which addresses it has")

@@ -17,7 +17,7 @@ from protocol.control import RunStatus
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 10.0
+LOOK_SECONDS = 2.0
 NOTE_SECONDS = 60.0
 LAST_NOTE_SECONDS = 2.0
 _LONGEST_LOOK_SECONDS = 30.0
