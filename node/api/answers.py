@@ -59,23 +59,25 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except TalkootError as error:
         return _failure(request, _STATUS.get(error.code, 400), error)
     except web.HTTPException as error:
-        return _failure(request, error.status, RefusedError(error.status, *_http_code(error)))
+        return _failure(request, error.status, _refused(error))
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         request.app[ERRORS][_INTERNAL.code] += 1
         return as_json(_INTERNAL, 500)
 
 
-def _http_code(error: web.HTTPException) -> tuple[str, str]:
-    match error.status:
+def _refused(error: web.HTTPException) -> RefusedError:
+    status = error.status
+    match status:
         case 404:
-            return "not_found", "the control API has no such address"
+            return RefusedError(status, "not_found", "the control API has no such address")
         case 405:
-            return "not_found", "this address doesn't take that method"
+            return RefusedError(status, "not_found", "this address doesn't take that method")
         case 413:
-            return "too_large", f"the request is above {MAX_BODY_BYTES >> 10} KiB"
+            message = f"the request is above {MAX_BODY_BYTES >> 10} KiB"
+            return RefusedError(status, "too_large", message)
         case _:
-            return "bad_request", error.reason
+            return RefusedError(status, "bad_request", error.reason)
 
 
 def _failure(request: web.Request, status: int, error: TalkootError) -> web.Response:
