@@ -17,6 +17,7 @@ from gui.logs import Logs
 from gui.peers_page import PeersPage
 from gui.settings import Settings
 from gui.store import Change
+from gui.theme import Theme
 from gui.tray import Tray, icon
 from gui.widgets import Banner, column
 from gui.wizard import Wizard
@@ -104,6 +105,11 @@ class Window(QWidget):
     def do(self, work: Coroutine[Any, Any, None]) -> None:
         """Do `work` while the window is open."""
         self._desk.start(work)
+
+    @property
+    def theme(self) -> Theme:
+        """The colours."""
+        return self._desk.theme
 
     @property
     def page(self) -> Page:

@@ -24,6 +24,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("clip", {"ratio_to_mean"}),
         ("spsa", {"apply_ratio_to_mezo", "apply_numpy_ratio_to_mezo", "perturb_ratio_to_copy"}),
         ("spsa_step", {"forward_share", "bytes_per_parameter"}),
+        ("gui", {"cpu_fraction", "rss_mb", "first_paint_seconds", "click_seconds"}),
         pytest.param("exchange", {"ratio_to_hivemind", "trust_fraction"}, marks=pytest.mark.swarm),
         pytest.param(
             "round",

@@ -10,15 +10,23 @@ os.environ["QT_QPA_PLATFORM"] = "offscreen"  # read when the QApplication is mad
 
 import asyncio
 import contextlib
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import PySide6.QtWidgets  # noqa: F401 - qasync takes the Qt that is loaded
+import pytest
+
+pytest.importorskip(
+    "PySide6.QtWidgets",
+    reason="Qt can't be loaded: apt install libegl1 libgl1 libxkbcommon0 libdbus-1-3",
+    exc_type=ImportError,
+)  # before qasync, which takes the Qt that is loaded
+
 from PySide6.QtCore import QEvent, QPointF, Qt
 from PySide6.QtGui import QEnterEvent
 from PySide6.QtTest import QTest
@@ -58,8 +66,21 @@ def play(scenario: Callable[[], Awaitable[None]]) -> None:
         await asyncio.get_running_loop().shutdown_asyncgens()
         await asyncio.sleep(0.05)  # closed connections end in the loop's next turns
 
-    with QEventLoop(application()) as loop:
+    with QEventLoop(application()) as loop, no_silent_errors():
         loop.run_until_complete(whole())
+
+
+@contextlib.contextmanager
+def no_silent_errors() -> Iterator[None]:
+    """Raise what went wrong in Qt's callbacks, which would only print it."""
+    errors: list[BaseException] = []
+    before, sys.excepthook = sys.excepthook, lambda _, error, __: errors.append(error)
+    try:
+        yield
+    finally:
+        sys.excepthook = before
+    if errors:
+        raise errors[0]
 
 
 async def until(holds: Callable[[], T], what: str = "") -> T:

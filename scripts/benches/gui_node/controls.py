@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from benches.gui_node.swarm import HOST, RUN, Crowd, run_status, series
 from node.api.activity import ActivityLog
 from node.home.config_source import ConfigSource
@@ -44,7 +46,6 @@ from protocol.machine import (
 from protocol.references import NoSuchEvidenceError, NoSuchPeerError
 
 _PARTS = (
-    StandingPart(name="reputation", value="0.91", sentence="good: its work counts in full"),
     StandingPart(name="distance", value="1.04", sentence="its updates lie as usual"),
     StandingPart(name="noise", value="0.97", sentence="as little as its samples promise"),
     StandingPart(name="audits", value="14 of 14", sentence="passed"),
@@ -177,8 +178,13 @@ class CrowdControls:
         found = next((each for each in self._crowd.now() if each.id == peer), None)
         if found is None:
             raise NoSuchPeerError("no peer of this run is called that")
+        score = StandingPart(
+            name="reputation",
+            value=f"{found.reputation:.2f}",
+            sentence="its work counts in full from 0.33 on",
+        )
         return PeerDetail(
-            run=run, peer=found, joined=12, parts=_PARTS, credit=_CREDIT[:2], evidence=()
+            run=run, peer=found, joined=12, parts=(score, *_PARTS), credit=_CREDIT[:2], evidence=()
         )
 
     async def evidence(self, run: str) -> list[EvidenceItem]:
@@ -238,7 +244,7 @@ class CrowdControls:
 
     async def config(self) -> ConfigView:
         self._config.refresh()
-        return self._config.view
+        return replace(self._config.view, path="/home/you/.config/talkoot/config.toml")
 
     async def set_config(self, patch: ConfigPatch) -> ConfigView:
         await self._config.change(patch.set)

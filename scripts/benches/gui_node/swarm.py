@@ -21,7 +21,7 @@ _DEVICES = (
     *("RTX 4090", "RTX 3080", "RTX 3060", "RTX 4070 Laptop", "RX 7800 XT"),
     *("M2 Air", "M3 Pro", "CPU only"),
 )
-_SPEEDS = {"RTX 4090": 95.0, "RTX 3080": 71.0, "RX 7800 XT": 62.0, "CPU only": 6.0}
+_SPEEDS = {"CPU only": 12.0, "M2 Air": 52.0, "M3 Pro": 64.0}
 _STATES = ("training", "training", "training", "training", "exchanging", "paused", "joining")
 _STATE_ODDS = (0.3, 0.3, 0.2, 0.09, 0.07, 0.02, 0.02)
 HOUR = 3600.0
@@ -47,7 +47,7 @@ class Crowd:
             round=ROUND,
             root="12" * 32,
             state=str(rng.choice(_STATES, p=_STATE_ODDS)),
-            samples_per_second=_SPEEDS.get(device, 24.0) * float(rng.uniform(0.3, 1.6)),
+            samples_per_second=_SPEEDS.get(device, 70.0) * float(rng.uniform(0.3, 1.6)),
             address="direct" if rng.random() > 0.25 else "relayed",
             device=device,
             latency_seconds=None if number == 0 else float(rng.gamma(4.0, 0.035)),
@@ -101,7 +101,7 @@ def _value(metric: Metric, hours: float, noise: float) -> float:
         case "rejected":
             return 2_000.0 if 5 < hours < 6 else 0.0
         case _:
-            awake = max(0.0, math.sin((hours - 1) / 15 * math.pi)) if 1 < hours < 16.4 else 0.0
+            awake = max(0.0, math.sin((hours - 2) / 17.5 * math.pi))
             return 94_000 * min(1.0, 2.2 * awake) * (0.9 + 0.1 * math.cos(hours * 2.1)) * noise
 
 
