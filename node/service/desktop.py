@@ -22,6 +22,7 @@ Keywords=training;swarm;volunteer;
 StartupNotify=true
 {more}"""
 _OPENS_LINKS = f"MimeType={SCHEME_TYPE};\n"
+_AFTER_THE_NODE = "X-GNOME-Autostart-Delay=5\n"  # the service's, or the window starts one itself
 
 
 def menu_entry(command: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -31,7 +32,7 @@ def menu_entry(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
 def login_entry(command: Sequence[str], environment: Mapping[str, str]) -> str:
     """Return the entry that runs `command` when the session begins."""
-    return _entry(_command(command, environment), "")
+    return _entry(_command(command, environment), _AFTER_THE_NODE)
 
 
 def without_default(mimeapps: str) -> str:

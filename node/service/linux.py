@@ -81,8 +81,8 @@ class LinuxService:
         written = is_ours(self._unit)
         return {
             "unit": str(self._unit) if written else "not installed",
-            "starts at login": self._said("is-enabled") if written else "no",
-            "now": self._said("is-active") if written else "not installed",
+            "starts at login": self._said("UnitFileState") if written else "no",
+            "now": self._said("ActiveState") if written else "not installed",
             "runs on after logout": "yes" if self._lingers() else "no",
             "opens talkoot links": "yes" if is_ours(self._entry) else "no",
             "window at login": "yes" if is_ours(self._at_login) else "no",
@@ -96,10 +96,9 @@ class LinuxService:
     def _has_manager(self) -> bool:
         return self._systemctl.ask("show-environment") is not None
 
-    def _said(self, question: str) -> str:
-        if not self._has_manager():
-            return "unknown: systemctl --user does not answer here"
-        return self._systemctl.ask(question, UNIT) or "no"
+    def _said(self, property_: str) -> str:
+        said = self._systemctl.ask("show", f"--property={property_}", "--value", UNIT)
+        return said or "unknown: systemctl --user does not answer here"
 
     def _lingers(self) -> bool:
         return (_LINGERING / getpass.getuser()).exists()
