@@ -1,5 +1,8 @@
 """A served control API over a fake node, and the barest of clients for it."""
 
+import asyncio
+import socket
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -52,3 +55,29 @@ async def opened(paths: Paths) -> AsyncIterator[Door]:
     async with serve_api(controls, paths, FREE_PORT) as url, aiohttp.ClientSession() as session:
         token, read_token = paths.token.read_text(), paths.read_token.read_text()
         yield Door(url, token, read_token, session, controls)
+
+
+async def silent_listener(url: str, token: str) -> socket.socket:
+    """Connect to the events, and never read."""
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(connection, (host, int(port)))
+    await loop.sock_sendall(connection, _handshake(host, int(port), token))
+    return connection
+
+
+def _handshake(host: str, port: int, token: str) -> bytes:
+    lines = (
+        "GET /v1/events HTTP/1.1",
+        f"Host: {host}:{port}",
+        f"Authorization: Bearer {token}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        f"Sec-WebSocket-Key: {b64encode(bytes(16)).decode()}",
+        "\r\n",
+    )
+    return "\r\n".join(lines).encode()

@@ -1,5 +1,6 @@
 """`talkoot contribute | pause | finish`, what status says of it, and editing the limits."""
 
+import asyncio
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ from node.cli.contribution import MORNING_HOUR, parse_duration, seconds_until_mo
 from node.cli.outcome import UsageError
 from node.home.paths import HOME_VARIABLE, Paths
 from protocol.control import ContributionRequest
-from tests.fake_node import HOSTILE, PAUSED, FakeControls
+from tests.fake_node import HOSTILE, LINK, PAUSED, FakeControls
 from tests.test_cli import talkoot
 
 Shown = pytest.CaptureFixture[str]
@@ -123,6 +124,18 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_duration(text)
     assert "30min" in caught.value.hint
+
+
+async def test_a_command_whose_node_dies_meanwhile_says_so(paths: Paths, capsys: Shown) -> None:
+    controls = FakeControls()
+    controls.hold = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks, serve_api(controls, paths, "127.0.0.1:0"):
+        command = tasks.create_task(talkoot("join", LINK, "--yes"))
+        await controls.reached.wait()
+    assert command.result() == 3
+    shown = capsys.readouterr().err
+    assert "the node is gone" in shown
+    assert "Traceback" not in shown
 
 
 # What status says.
