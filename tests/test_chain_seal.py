@@ -126,8 +126,8 @@ def weights_of(moves: list[Move] | tuple[Move, ...]) -> list[str]:
 
 def test_what_peers_did_is_found_in_every_block() -> None:
     past = past_of(scene_of((1, 2), (3,), (2, 3)))
-    assert weights_of(past.tickets_of({peer(2)})) == [peer(2)] * 2
-    assert past.tickets_of({peer(9)}) == []
+    assert weights_of(past.chain.tickets_of({peer(2)})) == [peer(2)] * 2
+    assert past.chain.tickets_of({peer(9)}) == []
 
 
 # --- the seal
@@ -157,7 +157,7 @@ def test_a_ban_takes_back_all_kept_tickets_and_the_scale() -> None:
 def test_the_kept_rounds_before_are_taken_back_too() -> None:
     now, before = past_of(scene_of((1, 2))), past_of(scene_of((1, 3), (3,)))
     roll = roll_of({1: ONE, 2: ONE, 4: ONE}, accusations=accused(3, 0))
-    assert weights_of(Seal.of(setting(), now, roll, [before]).void) == [peer(3)] * 2
+    assert weights_of(Seal.of(setting(), now, roll, [before.chain]).void) == [peer(3)] * 2
 
 
 def test_a_member_without_tickets_is_missing_and_one_of_nulls_has_no_share() -> None:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from dht.virtual_time import run as run_virtually
-from node.store.keeper import SAVE_SECONDS, StateKeeper
+from node.store.keeper import MAX_OUTLINES, SAVE_SECONDS, StateKeeper
 from node.store.state import CheckpointStore, State
 from node.store.storage import Buffer, DiskFullError
 from node.transfer.tree_server import TreeShelf
 from protocol.layout import Layout, TensorSpec
+from protocol.state import ledger_leaf
 from tests.swarm_run import QuickDisk
 
 RUN = bytes(range(32))
@@ -55,12 +56,60 @@ def test_the_newest_states_are_served(tmp_path: Path, monkeypatch: pytest.Monkey
         for state in (second, third):
             keeper.hold(state)
         assert keeper.state is third
-        served = [shelf.leaves(state.root) is not None for state in (first, second, third)]
+        served = [shelf.chunk(state.root, 1) is not None for state in (first, second, third)]
         assert served == [False, True, True]
         assert keeper.find(second.round, second.root) is second
         assert keeper.find(second.round, bytes(32)) is None
         assert keeper.after(second.round, second.root) is third
         assert keeper.after(third.round, third.root) is None
+
+    monkeypatch.setattr("node.store.keeper.HELD_BYTES", 1)
+    run_virtually(main())
+
+
+def test_of_older_states_the_outlines_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        shelf, held = TreeShelf(), states(MAX_OUTLINES + 3)
+        keeper = StateKeeper(shelf, CheckpointStore(tmp_path, RUN, QuickDisk()), held[0])
+        for state in held[1:]:
+            keeper.hold(state)
+        oldest, first, *_, outlined, _, newest = held
+        assert keeper.outline(oldest.root) is None
+        assert shelf.leaves(oldest.root) is None
+        assert keeper.outline(newest.root) is newest
+        last = ledger_leaf(LAYOUT)
+        for state in (first, outlined):
+            found = keeper.outline(state.root)
+            assert found is not None
+            assert (found.header, found.ledger) == (state.header, state.ledger)
+            assert shelf.leaves(state.root) == state.leaves
+            assert [shelf.chunk(state.root, leaf) for leaf in (0, last)] == [
+                state.chunk(0),
+                state.chunk(last),
+            ]
+            assert shelf.chunk(state.root, 1) is None
+
+    monkeypatch.setattr("node.store.keeper.HELD_BYTES", 1)
+    run_virtually(main())
+
+
+def test_a_state_that_we_went_back_to_is_served_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        shelf = TreeShelf()
+        first, second, *more = states(MAX_OUTLINES + 6)
+        keeper = StateKeeper(shelf, CheckpointStore(tmp_path, RUN, QuickDisk()), first)
+        for state in (second, first, second, first):
+            keeper.hold(state)
+        assert [shelf.holds(state) for state in (first, second)] == [True, True]
+        for state in more[:-1]:
+            keeper.hold(state)
+        keeper.hold(first)
+        keeper.hold(more[-1])
+        assert shelf.holds(first)
 
     monkeypatch.setattr("node.store.keeper.HELD_BYTES", 1)
     run_virtually(main())

@@ -1,25 +1,31 @@
 """Whole runs of method spsa with liars: proved, banned, and taken back to the last bit."""
 
-from collections.abc import Awaitable, Callable, Iterable
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from dht.memory import MemoryNetwork
+from dht.swarm import Swarm
 from dht.virtual_time import run
 from node.chain.round import ChainRound
 from node.chain.seal import Past
-from node.demo.spsa_liar import spsa_attacks, spsa_liar_of
+from node.chain.sync import ask_for_blocks
+from node.demo.spsa_liar import LyingRound, spsa_attacks, spsa_liar_of
 from node.methods.spsa.blocks import only
 from node.run.spsa import SpsaWorker
 from node.store.state import State
 from node.training.trainer import Probed, Vectors
+from protocol.block_requests import BlocksReply
 from protocol.evidence import FalseTicket
 from protocol.identity import PeerId
 from protocol.manifest import TrustSpec
 from protocol.rollcall import Accusation, RollCall, open_roll
 from protocol.signing import unseal
+from protocol.tickets import Measured
 from tests.chain_liars import Forging, OutOfTurn, TwoBlocks, closing_by
 from tests.spsa_swarm import EngineProber, SpsaSwarm
 from trust.admission import bans_of
@@ -111,7 +117,7 @@ async def is_taken_back(swarm: SpsaSwarm, liar: int) -> None:
     theta, rest = await without(swarm, liar, since, banned)
     assert np.abs(theta - found.params).max() < 1e-5
     said = {swarm.peers[liar].id}
-    if not any(rounds[round_].tickets_of(said) for round_ in range(since, banned - 1)):
+    if not any(rounds[round_].chain.tickets_of(said) for round_ in range(since, banned - 1)):
         assert theta.tobytes() + rest.tobytes() == found.params.tobytes() + found.momentum.tobytes()
 
 
@@ -125,7 +131,7 @@ def test_a_liar_is_banned_and_what_it_said_is_taken_back(tmp_path: Path, name: s
         held = swarm.peers[0].round
         await swarm.reach(held + 1, HONEST)
         chain = rounds_of(swarm, 0)[held]
-        assert not chain.tickets_of({swarm.peers[LIAR].id})
+        assert not chain.chain.tickets_of({swarm.peers[LIAR].id})
 
     play(tmp_path, story)
 
@@ -268,7 +274,7 @@ def test_a_newcomer_moves_nothing_until_it_is_established(tmp_path: Path) -> Non
         said = {round_: said_by(past, newcomer) for round_, past in rounds.items()}
         for round_, past in rounds.items():
             counts = newcomer in standing_of(swarm, states[round_])
-            assert bool(past.tickets_of({newcomer})) == (counts and said[round_] > 0)
+            assert bool(past.chain.tickets_of({newcomer})) == (counts and said[round_] > 0)
         probation = [round_ for round_, state in states.items() if not standing_of(swarm, state)]
         assert sum(said[round_] > 0 for round_ in probation if round_ in said) >= 3
         standing = swarm.standing(0, of=1)
@@ -292,3 +298,125 @@ def standing_of(swarm: SpsaSwarm, state: State) -> frozenset[PeerId]:
 def established(swarm: SpsaSwarm, number: int) -> frozenset[PeerId]:
     state = swarm.peers[number].state
     return standing_of(swarm, state) if state else frozenset()
+
+
+# --- what was said before
+
+
+class Turning(LyingRound):
+    """Equivocates from a round on; honest before."""
+
+    kind = spsa_attacks()["equivocating-sender"]
+    since = 1 << 30
+
+    def _values(self, found: Probed, exponent: int) -> tuple[int, ...]:
+        if self.state.round < self.since:
+            return ChainRound._values(self, found, exponent)
+        return super()._values(found, exponent)
+
+    def _sign(self, said: Measured) -> None:
+        if self.state.round < self.since:
+            ChainRound._sign(self, said)
+        else:
+            super()._sign(said)
+
+
+async def turn(swarm: SpsaSwarm, kind: type[Turning], at: int, honest: Iterable[int]) -> int:
+    """Let the liar turn in the round that a peer is in; return the round that it is banned after.
+
+    In the rounds before it was honest, and what it said in those is taken back too.
+    """
+    kind.since = swarm.peers[at].round
+    await all_ban(swarm, honest, LIAR)
+    await is_taken_back(swarm, LIAR)
+    _, banned = first_ban(swarm, LIAR)
+    assert rounds_of(swarm, 0)[banned - 2].chain.tickets_of({swarm.peers[LIAR].id})
+    return banned
+
+
+NEWCOMER = 4
+
+
+async def comes_late(swarm: SpsaSwarm) -> bool:
+    """Return whether who joined before a ban comes to the state with it by itself."""
+
+    class Turn(Turning):
+        pass
+
+    await swarm.start_many(HONEST)
+    await swarm.start(LIAR, closing_by(Turn))
+    await swarm.reach(4, [*HONEST, LIAR])
+    await swarm.start(NEWCOMER)
+    await swarm.reach(0, [NEWCOMER])
+    banned = await turn(swarm, Turn, NEWCOMER, [*HONEST, NEWCOMER])
+    before = swarm.peers[NEWCOMER].states[banned - 1]
+    return swarm.worker(NEWCOMER)._blocks.find(before.root) is not None
+
+
+def test_who_comes_late_takes_back_what_a_liar_said_before(tmp_path: Path) -> None:
+    async def story(swarm: SpsaSwarm) -> None:
+        assert await comes_late(swarm)
+
+    play(tmp_path, story)
+
+
+def test_who_comes_late_believes_no_round_that_its_members_did_not_agree_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[PeerId] = []
+
+    async def shortened(
+        swarm: Swarm, run_: bytes, peer: PeerId, root: bytes, marks: Sequence[bytes]
+    ) -> BlocksReply:
+        """Return a round without its last block, if it is the first peer that is asked."""
+        asked.append(peer)
+        reply = await ask_for_blocks(swarm, run_, peer, root, marks)
+        return replace(reply, blocks=reply.blocks[:-1]) if peer == asked[0] else reply
+
+    async def story(swarm: SpsaSwarm) -> None:
+        assert await comes_late(swarm)
+
+    monkeypatch.setattr("node.chain.history.ask_for_blocks", shortened)
+    with caplog.at_level(logging.INFO, logger="node.chain.history"):
+        play(tmp_path, story)
+    assert "isn't agreed" in caplog.text
+
+
+def test_who_cannot_have_what_was_said_before_goes_on_with_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def nothing(*_: object) -> BlocksReply:
+        return BlocksReply(())
+
+    async def story(swarm: SpsaSwarm) -> None:
+        assert not await comes_late(swarm)
+        await swarm.same_root([*HONEST, NEWCOMER])
+
+    monkeypatch.setattr("node.chain.history.ask_for_blocks", nothing)
+    play(tmp_path, story)
+    assert "can't be had" in caplog.text
+
+
+def test_who_was_away_during_a_ban_goes_through_what_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("node.chain.replay._Cost.most", property(lambda _: 1e9))
+
+    class Turn(Turning):
+        pass
+
+    async def story(swarm: SpsaSwarm) -> None:
+        await swarm.start_many([*HONEST, NEWCOMER])
+        await swarm.start(LIAR, closing_by(Turn))
+        await swarm.reach(4, [*HONEST, LIAR, NEWCOMER])
+        await swarm.kill(NEWCOMER)
+        banned = await turn(swarm, Turn, 0, HONEST)
+        await swarm.reach(banned + 1, HONEST)
+        await swarm.start(NEWCOMER)
+        await swarm.reach(banned + 3, [NEWCOMER])
+        await swarm.same_root([*HONEST, NEWCOMER])
+
+    with caplog.at_level(logging.INFO, logger="node.run.spsa"):
+        play(tmp_path, story)
+    assert "replayed" in caplog.text
+    assert "no replay" not in caplog.text

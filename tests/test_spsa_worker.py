@@ -60,7 +60,7 @@ def test_who_is_given_blocks_without_end_fetches_the_state(
         return replace(await ask_for_blocks(swarm, run_, peer, root, marks[:1]), more=True)
 
     monkeypatch.setattr("node.chain.replay._Cost.most", property(lambda _: 1e9))
-    monkeypatch.setattr("node.chain.replay.ask_for_blocks", endless)
+    monkeypatch.setattr("node.chain.history.ask_for_blocks", endless)
 
     async def story() -> None:
         async with SpsaSwarm(tmp_path, MemoryNetwork(seed=1)) as swarm:

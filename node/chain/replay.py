@@ -10,19 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dht.swarm import NetworkError
+from node.chain.history import History, fetch_round
 from node.chain.master import Master
-from node.chain.seal import Past, Seal, chain_rules
-from node.chain.sync import SealedRound, ask_for_blocks
+from node.chain.seal import Past, Seal
+from node.chain.sync import SealedRound
 from node.run.setting import RunSetting
+from node.store.outline import Outline
 from node.store.state import State
 from node.transfer.sources import FetchError
-from protocol.blocks import MAX_BLOCK_BYTES, Block, OpenBlock, open_block
 from protocol.errors import ProtocolError
 from protocol.identity import PeerId
 from protocol.presence import Head
-from protocol.rollcall import Roll, RollCall, open_roll
-from protocol.signing import unseal
-from protocol.tickets import VIEW_BYTES
+from protocol.rollcall import Roll
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +61,15 @@ class Replay:
         setting: the run.
         master: the weights; nobody else uses them meanwhile.
         holders: whom to ask.
+        history: of the rounds before.
     """
 
     setting: RunSetting
     master: Master
     holders: Sequence[PeerId]
-    sealed: dict[bytes, SealedRound] = field(default_factory=dict)
-    """The rounds that were gone through, by the root that each grew from."""
+    history: History
+    passed: dict[bytes, tuple[Outline, SealedRound]] = field(default_factory=dict)
+    """The rounds that were gone through, by the root that each grew from, and what that is of."""
 
     async def run(self, state: State, head: Head) -> State:
         """Return the state `head`, reached from an earlier one of the same lineage.
@@ -85,8 +86,8 @@ class Replay:
             expected = cost.seconds * (head.round - first) / (state.round + 1 - first)
             if expected > cost.most:
                 raise FetchError("to replay takes longer than to fetch the state")
-            self.sealed[state.root] = sealed
-            state = await self._after(state, sealed, roll)
+            before, state = state, await self._after(state, sealed, roll)
+            self.passed[before.root] = Outline.of(before), sealed
         if state.root != head.root:
             raise FetchError("the rounds between lead to another state")
         return state
@@ -95,38 +96,18 @@ class Replay:
         reasons = []
         for peer in self.holders:
             try:
-                return await self._ask(peer, state)
+                return await fetch_round(self.setting, peer, state)
             except (NetworkError, ProtocolError) as error:
                 reasons.append(f"{peer}: {error}")
         raise FetchError(f"nobody has the blocks of round {state.round}: {'; '.join(reasons)}")
-
-    async def _ask(self, peer: PeerId, state: State) -> tuple[SealedRound, Roll]:
-        run, blocks, more = self.setting.run, list[OpenBlock](), True
-        roll = b""
-        while more:
-            marks = [state.root[:VIEW_BYTES], *(block.digest[:VIEW_BYTES] for block in blocks)]
-            reply = await ask_for_blocks(self.setting.swarm, run, peer, state.root, marks)
-            if reply.roll is None or not reply.blocks:
-                raise NetworkError("it doesn't have them any more")
-            blocks += await asyncio.to_thread(self._opened, reply.blocks)
-            if len(blocks) > chain_rules(self.setting).blocks:
-                raise NetworkError("it gives more blocks than a round has")
-            roll, more = reply.roll, reply.more
-        found = open_roll(unseal(roll, run, RollCall), run, self.setting.terms)
-        if (found.round, found.prev_root) != (state.round, state.root):
-            raise NetworkError("its roll call is another round's")
-        return SealedRound(tuple(blocks), roll), found
-
-    def _opened(self, envelopes: Sequence[bytes]) -> list[OpenBlock]:
-        run = self.setting.run
-        return [open_block(unseal(each, run, Block, MAX_BLOCK_BYTES), run) for each in envelopes]
 
     async def _after(self, state: State, sealed: SealedRound, roll: Roll) -> State:
         try:
             past = Past.of(self.setting, state, sealed)
         except ProtocolError as error:
             raise FetchError(f"round {state.round} is no chain: {error}") from error
-        seal = Seal.of(self.setting, past, roll, ())
+        before = await self.history.before(state, roll, self.passed)
+        seal = Seal.of(self.setting, past, roll, before)
         await self.master.goto(past.state, past.branches, past.tip)
         params, rest = await self.master.seal(seal.void)
         return await asyncio.to_thread(state.next, params, rest, seal.ledger, seal.scale)

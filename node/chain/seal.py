@@ -11,6 +11,7 @@ from node.methods.spsa.blocks import BlockRules, only
 from node.methods.spsa.moves import Move
 from node.methods.spsa.settings import SpsaSettings
 from node.run.setting import RunSetting, electorate_after
+from node.store.outline import Outlined
 from node.store.state import State
 from protocol.chain import ChainRules, Link, grow
 from protocol.identity import PeerId
@@ -53,6 +54,34 @@ def candidate_logs(roll: Roll, judges: Set[PeerId]) -> list[tuple[bytes, list[Pe
 
 
 @dataclass(frozen=True, slots=True)
+class PastChain:
+    """The chain of a round that is over, as far as it takes to take back what is in it."""
+
+    scale: float
+    """Of the state that it grew from."""
+    branches: Branches
+    tip: Link
+
+    @classmethod
+    def of(cls, setting: RunSetting, state: Outlined, sealed: SealedRound) -> "PastChain":
+        """Return the chain of the round that grew from `state`, every block checked again.
+
+        Raises:
+            RoundError: a block doesn't follow the one before, or holds what it may not.
+        """
+        branches, rules = branches_of(setting, state), chain_rules(setting)
+        link = Link(0, state.root)
+        for block in sealed.blocks:
+            link = grow(link, block, rules, branches.rules.counts)
+        return cls(state.header.scale, branches, link)
+
+    def tickets_of(self, peers: Set[PeerId]) -> list[Move]:
+        """Return what these peers' tickets did."""
+        moves = self.branches.path(self.tip.back(0), self.tip)
+        return [part for move in moves if (part := only(move, peers)).tickets]
+
+
+@dataclass(frozen=True, slots=True)
 class Past:
     """A round that is over: its chain, and what it did to the weights."""
 
@@ -63,16 +92,14 @@ class Past:
 
     @classmethod
     def of(cls, setting: RunSetting, state: State, sealed: SealedRound) -> "Past":
-        """Return the round that grew from `state`, every block checked again.
+        """Return the round that grew from `state`; raises as PastChain.of does."""
+        chain = PastChain.of(setting, state, sealed)
+        return cls(state, chain.branches, chain.tip)
 
-        Raises:
-            RoundError: a block doesn't follow the one before, or holds what it may not.
-        """
-        branches, rules = branches_of(setting, state), chain_rules(setting)
-        link = Link(0, state.root)
-        for block in sealed.blocks:
-            link = grow(link, block, rules, branches.rules.counts)
-        return cls(state, branches, link)
+    @property
+    def chain(self) -> PastChain:
+        """Its chain alone."""
+        return PastChain(self.state.header.scale, self.branches, self.tip)
 
     def place(self, height: int, mark: bytes) -> Link | None:
         """Return the place that tickets name so, if it is in the chain."""
@@ -83,13 +110,8 @@ class Past:
         """Return whether a ticket is in a block of this round."""
         return any(ticket in block.tickets for block in self.tip.blocks())
 
-    def tickets_of(self, peers: Set[PeerId]) -> list[Move]:
-        """Return what these peers' tickets did."""
-        moves = self.branches.path(self.tip.back(0), self.tip)
-        return [part for move in moves if (part := only(move, peers)).tickets]
 
-
-def branches_of(setting: RunSetting, state: State) -> Branches:
+def branches_of(setting: RunSetting, state: Outlined) -> Branches:
     """Return what blocks do in the round that grows from a state."""
     rates = SpsaSettings.read(setting.manifest.method.settings).rates(state.layout.size)
     counts = electorate_after(setting, state).includes
@@ -117,20 +139,20 @@ class Seal:
     """What share each peer had in the round."""
 
     @classmethod
-    def of(cls, setting: RunSetting, now: Past, roll: Roll, before: Sequence[Past]) -> "Seal":
+    def of(cls, setting: RunSetting, now: Past, roll: Roll, before: Sequence[PastChain]) -> "Seal":
         """Return the seal of the chain of the round `now`.
 
         Args:
             setting: the run.
             now: the round.
             roll: its roll call.
-            before: the rounds before it, as far as they are kept.
+            before: the chains of the rounds before it that bans take back from (History.before).
         """
         spec, stewards, ledger = setting.manifest.trust, setting.stewards, now.state.ledger
         bans = bans_of(roll, ledger, spec, stewards)
-        lied = [(past, past.tickets_of(bans.keys())) for past in (*before, now)]
+        lied = [(chain, chain.tickets_of(bans.keys())) for chain in (*before, now.chain)]
         void = [move for _, moves in lied for move in moves]
-        first = next((past for past, moves in lied if moves), None)
+        first = next((chain for chain, moves in lied if moves), None)
         said: Counter[PeerId] = Counter()
         counted: Counter[PeerId] = Counter()
         for block in now.tip.blocks():
@@ -143,7 +165,7 @@ class Seal:
         probed = Probed(said, {peer: per_probe * probes for peer, probes in counted.items()})
         after = advance_by_tickets(ledger, roll, probed, spec, stewards)
         reports = _reports(roll, said, counted)
-        scale = now.branches.scale_at(now.tip) if first is None else first.state.header.scale
+        scale = now.branches.scale_at(now.tip) if first is None else first.scale
         return cls(tuple(void), after, scale, reports)
 
 

@@ -8,8 +8,8 @@ from node.exchange.setting import ExchangeTiming
 from node.exchange.wire import UPDATE_BYTES
 from node.home.address_book import AddressBook
 from node.store.ledger import RunLedger
+from node.store.outline import Outlined
 from node.store.run_folder import RunFolder
-from node.store.state import State
 from node.training.permit import Permit
 from protocol.electorate import Electorate
 from protocol.identity import Identity, PeerId
@@ -76,7 +76,7 @@ class RunSetting:
         return total is not None and round_ >= total
 
 
-def electorate_after(setting: RunSetting, state: State) -> Electorate:
+def electorate_after(setting: RunSetting, state: Outlined) -> Electorate:
     """Return whose word counts by a state's ledger; everybody's in a run without probation."""
     spec, stewards = setting.manifest.trust, setting.stewards
     probation = spec.probation_rounds or spec.probation_passes

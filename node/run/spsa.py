@@ -25,6 +25,7 @@ from node.audit.listener import Listener
 from node.audit.witness import Witness
 from node.chain.channel import ChainChannel
 from node.chain.checks import RECENT_BLOCKS, TicketChecks
+from node.chain.history import History
 from node.chain.master import Master
 from node.chain.replay import Replay
 from node.chain.round import ChainRound, Others, RoundTools
@@ -50,7 +51,7 @@ from protocol.rollcall import Commitment, Roll, Verdict
 from protocol.rounds import Phase
 from protocol.signing import Signed
 from protocol.tickets import Ticket
-from trust.admission import bans_of, judges_of
+from trust.admission import judges_of
 from trust.audit import AuditVerdict
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class SpsaWorker(Worker):
         self._master = Master(trainer, setting.run)
         self.chain_channel = ChainChannel(setting.swarm, me, setting.run, refused)
         self._blocks = BlockServer(setting.swarm, setting.run, refused)
+        self._history = History(setting, self._keeper, self._blocks)
         self._checks = TicketChecks(self._master, setting.run, me, np.random.default_rng())
         self._inspector = Inspector(setting, None, shelf)
         checker = EvidenceChecker(setting, self._inspector, self._keeper, self._checks)
@@ -273,10 +275,7 @@ class SpsaWorker(Worker):
         judges = judges_of(roll, state.ledger, spec, stewards)
         tip = await self._agreed_tip(chain, contribution, roll, judges)
         now = Past(state, chain.branches, tip)
-        before = (
-            await self._rounds_before(state) if bans_of(roll, state.ledger, spec, stewards) else []
-        )
-        seal = Seal.of(self._set, now, roll, before)
+        seal = Seal.of(self._set, now, roll, await self._history.before(state, roll))
         params, rest = await self._sealed_vectors(now, seal)
         candidate = await asyncio.to_thread(state.next, params, rest, seal.ledger, seal.scale)
         self._sealed = SealedRound(tuple(tip.blocks()), roll.envelope)
@@ -322,17 +321,6 @@ class SpsaWorker(Worker):
         chunks = [found[index] for index in range(len(leaves))]
         return await asyncio.to_thread(read_log, chunks, self._set.run, roll.round, roll.prev_root)
 
-    async def _rounds_before(self, state: State) -> list[Past]:
-        """Return the last rounds before a state, as far as they are kept here."""
-        found: list[Past] = []
-        while len(found) < self._set.manifest.trust.kept_rounds and state.round > 0:
-            past = await self._past(state.round - 1, state.header.prev_root)
-            if past is None:
-                break
-            found.append(past)
-            state = past.state
-        return found[::-1]
-
     async def _past(self, round_: int, root: bytes) -> Past | None:
         """Return the round that grew from a state, if it is kept."""
         sealed = self._blocks.find(root)
@@ -371,14 +359,14 @@ class SpsaWorker(Worker):
         state = self.state
         if state is None or head.round <= state.round:
             return await super()._fetch(head, holders, have)
-        replay = Replay(self._set, self._master, holders)
+        replay = Replay(self._set, self._master, holders, self._history)
         try:
             found = await replay.run(state, head)
         except TalkootError as error:
             log.info("no replay: %s", error)
             return await super()._fetch(head, holders, have)
         log.info("replayed %d rounds", head.round - state.round)
-        for root, sealed in replay.sealed.items():
+        for root, (_, sealed) in replay.passed.items():
             self._blocks.keep(root, sealed)
         return found
 

@@ -5,6 +5,7 @@ import logging
 import threading
 from collections import deque
 
+from node.store.outline import Outline, Outlined
 from node.store.state import CheckpointStore, State
 from node.store.storage import StateError
 from node.transfer.tree_server import TreeShelf
@@ -14,6 +15,8 @@ log = logging.getLogger(__name__)
 
 MAX_STATES = 5
 HELD_BYTES = 128 << 20
+MAX_OUTLINES = 16
+"""As many rounds as a run may keep at most (protocol.manifest.TrustSpec.kept_rounds)."""
 SAVE_SECONDS = 1.0
 """For the last state at the end. A write under way ends by itself, whole."""
 
@@ -22,7 +25,7 @@ class StateKeeper:
     """Holds the newest states, serves them, and writes each to disk in time.
 
     At least two are held, and as many of `MAX_STATES` as fit into `HELD_BYTES`: an audit needs
-    the state that the work of an earlier round began with.
+    the state that the work of an earlier round began with. Of those before an outline is left.
 
     Args:
         shelf: where others find the states.
@@ -33,6 +36,7 @@ class StateKeeper:
     def __init__(self, shelf: TreeShelf, checkpoints: CheckpointStore, state: State | None) -> None:
         self.state: State | None = None
         self._states: deque[State] = deque()
+        self._outlines: deque[Outline] = deque()
         self._shelf = shelf
         self._checkpoints = checkpoints
         self._unsaved = asyncio.Event()
@@ -80,6 +84,11 @@ class StateKeeper:
             return None
         return state if state.root == root else None
 
+    def outline(self, root: bytes) -> Outlined | None:
+        """Return what is held of a state."""
+        held: list[Outlined] = [*self._states, *self._outlines]
+        return next((each for each in held if each.root == root), None)
+
     def after(self, round_: int, root: bytes) -> State | None:
         """Return the state that we hold of the round after this one, grown from it."""
         for state in reversed(self._states):  # of two that a fork left, that which counts
@@ -94,7 +103,18 @@ class StateKeeper:
         size = state_bytes(state.layout)
         most = max(2, min(MAX_STATES, HELD_BYTES // size))
         while len(self._states) > most:
-            self._shelf.drop(self._states.popleft().root)
+            self._retire(self._states.popleft())
+
+    def _retire(self, state: State) -> None:
+        if any(held.root == state.root for held in self._states):
+            return  # we went back to it
+        outline = Outline.of(state)
+        self._outlines.append(outline)
+        self._shelf.put(outline)
+        if len(self._outlines) > MAX_OUTLINES:
+            oldest = self._outlines.popleft()
+            if self._shelf.holds(oldest):
+                self._shelf.drop(oldest.root)
 
     def _save(self) -> None:
         with self._writing:

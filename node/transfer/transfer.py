@@ -8,6 +8,7 @@ import numpy as np
 
 from dht.swarm import Stream
 from node.exchange.wire import Floats
+from node.store.outline import Outline
 from node.store.run_folder import DataFile, PartialData, RunFolder
 from node.store.state import State
 from node.transfer.line import check_line, state_seconds
@@ -85,6 +86,21 @@ async def fetch_state(
     if not state.is_finite():
         log.warning("the state of round %d holds values that are not finite", state.round)
     return state
+
+
+async def fetch_outline(sources: Sources, root: bytes, max_bytes: int) -> Outline:
+    """Return the state with this root, without its vectors, of at most `max_bytes` bytes.
+
+    Raises:
+        FetchError: no source is left.
+        BadTreeError: the root does not name a state of this run of at most `max_bytes`.
+    """
+    leaves = await fetch_leaves(sources, root, most_leaves(max_bytes))
+    header, layout = await _fetch_header(sources, root, leaves, max_bytes)
+    found: list[bytes] = []
+    last = ledger_leaf(layout)
+    await fetch_chunks(sources, root, leaves, [last], lambda _, data: found.append(data))
+    return Outline(root, tuple(leaves), header, layout, _read_ledger(found[0]))
 
 
 async def fetch_blob(
