@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from dht.hivemind_swarm import HivemindSwarm
 from dht.swarm import NetworkError, Swarm
 from node.api.exports import write_model
@@ -38,7 +40,16 @@ from node.store.storage import StateError, telling
 from node.transfer.sources import Sources
 from node.transfer.transfer import fetch_manifest
 from protocol.accounts import EvidenceDetail, EvidenceItem, History, PeerDetail
-from protocol.control import Exported, ExportRequest, HostSpec, Peer, Preview, RunStatus, Status
+from protocol.control import (
+    Exported,
+    ExportRequest,
+    HostSpec,
+    MemoryUse,
+    Peer,
+    Preview,
+    RunStatus,
+    Status,
+)
 from protocol.errors import ManifestError, TalkootError
 from protocol.identity import Identity
 from protocol.link import JoinLink, parse_link
@@ -237,7 +248,12 @@ class Node(MachineControls):
             clock_offset_seconds=self._swarm.clock_offset,
             contribution=self.contribution(),
             traffic=self._machine.traffic,
+            memory=self._memory(),
         )
+
+    def _memory(self) -> MemoryUse | None:
+        uses = [use for session in self._sessions.values() if (use := session.memory)]
+        return replace(uses[0], used=sum(use.used for use in uses)) if uses else None
 
     def runs(self) -> list[RunStatus]:
         """Return the runs of this node."""

@@ -29,7 +29,7 @@ from node.training.trainer import (
     TrainPlan,
     TrainResult,
 )
-from protocol.control import HostSpec, RunStatus, TaskSource
+from protocol.control import HostSpec, MemoryUse, RunStatus, TaskSource
 from protocol.identity import Identity
 from protocol.manifest import MethodSpec, RoundSpec, Rule
 from tests.messages import among_friends
@@ -54,6 +54,8 @@ class FakeTraining(FakeTrainer):
 
     async def __aexit__(self, *error: object) -> None:
         pass
+
+    memory: MemoryUse | None = None
 
     async def obey(self) -> None:
         """Nothing is to be ended."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -272,7 +273,7 @@ def test_the_log_is_shown_without_a_node(paths: Paths, capsys: Shown) -> None:
 
 @pytest.fixture
 def probed(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = {"version": "2.6.0", "cuda": None, "devices": [], "mps": False}
+    facts: dict[str, Any] = {"version": "2.6.0", "cuda": None, "devices": [], "mps": False}
     monkeypatch.setattr("node.cli.doctor.probe", lambda _: Probed(facts))
 
 

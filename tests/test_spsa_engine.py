@@ -12,7 +12,8 @@ from node.methods.spsa.moves import Move, TicketWeights
 from node.methods.spsa.quantiser import Application, Report
 from node.methods.spsa.settings import SpsaSettings
 from node.tasks.image import ImageTask
-from node.training.trainer import LoadedTask, TrainerError, TrainerProcess, TrainerTask
+from node.training.process import TrainerProcess
+from node.training.trainer import LoadedTask, TrainerError, TrainerTask
 from protocol.manifest import MethodSpec
 from protocol.noise import keystream, noise_key
 from tests.messages import peer

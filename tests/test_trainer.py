@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from node.methods.local import LocalSettings
 from node.tasks.image import ImageTask
 from node.training.permit import Permit
+from node.training.process import TrainerProcess
 from node.training.trainer import (
     LoadedTask,
     Progress,
     Resources,
     TrainerError,
-    TrainerProcess,
     TrainerTask,
     TrainPlan,
     TrainResult,
@@ -88,6 +88,15 @@ async def test_loading_gives_layout_and_parameters_at_the_start(
     assert loaded.params.shape == (loaded.layout.size,)
     assert loaded.device == "cpu"
     assert 0 < float(np.abs(loaded.params).max()) <= 1
+
+
+async def test_what_training_takes_of_the_memory_is_told(
+    trainer: TrainerProcess, loaded: LoadedTask
+) -> None:
+    use = trainer.memory
+    assert use is not None
+    assert (use.device, use.limit) == ("cpu", None)
+    assert 30e6 < use.used < 3e9
 
 
 async def test_training_lowers_the_held_out_loss(
@@ -273,7 +282,7 @@ async def test_stalled_child_is_killed_when_stopped_or_cancelled(
     digits: TrainerTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.training.trainer_link.STOP_SECONDS", 0.05)
-    monkeypatch.setattr("node.training.trainer.CANCEL_SECONDS", 0.05)
+    monkeypatch.setattr("node.training.process.CANCEL_SECONDS", 0.05)
     async with TrainerProcess() as trainer:
         params = (await trainer.load(digits)).params
         work = Work(trainer, params)

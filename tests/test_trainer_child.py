@@ -17,7 +17,8 @@ from protocol.codec import decode
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from node.training.trainer import TrainerProcess, TrainerTask, TrainPlan
+from node.training.process import TrainerProcess
+from node.training.trainer import (TrainerTask, TrainPlan)
 
 async def main():
     async with TrainerProcess() as trainer:
@@ -44,7 +45,7 @@ def test_child_dies_when_its_parent_is_killed(tmp_path: Path) -> None:
 @contextmanager
 def started_child() -> Iterator[tuple[socket.socket, "subprocess.Popen[bytes]"]]:
     ours, theirs = socket.socketpair()
-    arguments = [str(theirs.fileno()), "0", "0", "1"]
+    arguments = [str(theirs.fileno()), "0", "0", "1", "1.0", "1.0"]
     with (
         ours,
         subprocess.Popen(

@@ -25,7 +25,8 @@ from node.demo.view import DemoView
 from node.home.paths import Paths
 from node.store.run_folder import RunFolder
 from node.store.storage import Disk
-from node.training.trainer import TrainerProcess, TrainerTask
+from node.training.process import TrainerProcess
+from node.training.trainer import TrainerTask
 from protocol.control import RunStatus
 from protocol.manifest import open_manifest
 from trust.attacks import ATTACKS

@@ -15,7 +15,8 @@ from node.store.state import State
 from node.store.storage import Disk, move, telling
 from node.tasks import NoGradientError, Task, task_class
 from node.training.permit import Permit
-from node.training.trainer import LoadedTask, Prober, Resources, TrainerProcess, TrainerTask
+from node.training.process import TrainerProcess
+from node.training.trainer import LoadedTask, Prober, Resources, TrainerTask
 from protocol.control import HostSpec
 from protocol.identity import Identity, PeerId, public_key_of
 from protocol.manifest import NO_RUN, Manifest, TaskSpec, run_id_of, sign_manifest

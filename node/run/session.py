@@ -23,11 +23,12 @@ from node.store.run_folder import DataFile, RunFolder
 from node.store.state import State
 from node.store.storage import Disk
 from node.training.permit import Gate, Permit
-from node.training.trainer import TrainerError, TrainerProcess, TrainerTask
+from node.training.process import TrainerProcess
+from node.training.trainer import TrainerError, TrainerTask
 from node.transfer.sources import FetchError, Sources
 from node.transfer.transfer import fetch_blob
 from node.transfer.tree_server import TreeServer, TreeShelf
-from protocol.control import MOST_SHARES, Peer, RoundReport, RunState, RunStatus
+from protocol.control import MOST_SHARES, MemoryUse, Peer, RoundReport, RunState, RunStatus
 from protocol.errors import TalkootError
 from protocol.identity import Identity
 from protocol.ledger import NO_LEDGER
@@ -98,6 +99,7 @@ class Session:
         self._reason = "loading the trainer"
         self._fetched = 0.0
         self._addresses: list[str] = []
+        self._trainer: TrainerProcess | None = None
         self._stopped: RunStatus | None = None
         self._absent: RunStatus | None = None
         """Where the run stood when we had to leave it for a while."""
@@ -152,6 +154,7 @@ class Session:
             TrainerProcess(node.permit) as trainer,
             asyncio.TaskGroup() as tasks,
         ):
+            self._trainer = trainer
             tasks.create_task(trainer.obey(), name="obey")
             self._addresses = farthest_first(await node.swarm.addresses())
             self.serving.set()
@@ -230,6 +233,11 @@ class Session:
     def state(self) -> State | None:
         """The agreed state that this node holds in memory."""
         return self.worker.state if self.worker else None
+
+    @property
+    def memory(self) -> MemoryUse | None:
+        """What training takes of its device now."""
+        return self._trainer.memory if self._trainer else None
 
     @property
     def training_round(self) -> int | None:

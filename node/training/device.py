@@ -1,5 +1,6 @@
 """The device to train on, in the training process."""
 
+import psutil
 import torch
 
 from protocol.errors import TalkootError
@@ -30,10 +31,21 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def limit_memory(device: torch.device, limit: float) -> None:
-    """Have torch take no more of a GPU's memory than `limit`: a share up to 1, else bytes."""
+def limit_memory(device: torch.device, limit: float) -> int | None:
+    """Have torch take no more of a GPU's memory than `limit`: a share up to 1, else bytes.
+
+    Returns the limit in bytes; None = this device has none.
+    """
     if device.type != "cuda":
-        return
+        return None
     total = torch.cuda.get_device_properties(device).total_memory
     share = limit if limit <= 1 else min(1.0, limit / total)
     torch.cuda.set_per_process_memory_fraction(share, device)
+    return int(share * total)
+
+
+def memory_of(device: torch.device) -> int:
+    """Return how many bytes of the device's memory this process takes."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    return int(psutil.Process().memory_info().rss)

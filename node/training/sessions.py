@@ -3,6 +3,7 @@
 import math
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -14,6 +15,7 @@ from node.methods.flat import FlatModel, as_array
 from node.methods.inner import Step, inner_round
 from node.methods.spsa.settings import SpsaSettings
 from node.tasks import Task, load_task
+from node.training.device import memory_of
 from node.training.duty import Duty
 from node.training.trainer_messages import (
     Answer,
@@ -37,6 +39,7 @@ from node.training.trainer_messages import (
 )
 from protocol.errors import TalkootError
 from protocol.identity import PeerId
+from protocol.layout import Layout
 
 if TYPE_CHECKING:
     from node.methods.spsa.engine import Engine
@@ -65,37 +68,49 @@ class Session(Protocol):
         ...
 
 
-def open_session(
-    command: Load, device: torch.device, memory: int, duty: Duty
-) -> tuple[Session, Ready]:
-    """Build the model and put its parameters into the file `memory`.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process trains."""
+
+    device: torch.device
+    memory: int
+    """Descriptor of the file for the shared vectors."""
+    duty: Duty
+    memory_limit: int | None = None
+    """Of a GPU, what the process may take."""
+
+
+def open_session(command: Load, place: Place) -> tuple[Session, Ready]:
+    """Build the model and put its parameters into the shared vectors.
 
     Raises:
         TalkootError: no such task, device or data, or no room.
     """
     task = load_task(command.kind, command.version, command.config, Path(command.data))
     if command.method.kind == "spsa":
-        return _open_spsa(command, task, device, memory, duty)
-    flat = FlatModel(task.build_model(), device)
-    shared = _share(memory, flat.layout.size)
+        return _open_spsa(command, task, place)
+    flat = FlatModel(task.build_model(), place.device)
+    shared = _share(place.memory, flat.layout.size)
     shared.params[:] = as_array(flat.params)
-    session = LocalSession(task, flat, shared, duty)
-    return session, Ready(flat.layout.tensors, str(device), task.samples_per_batch)
+    session = LocalSession(task, flat, shared, place)
+    return session, _ready(flat.layout, task, place)
 
 
-def _open_spsa(
-    command: Load, task: Task, device: torch.device, memory: int, duty: Duty
-) -> tuple[Session, Ready]:
+def _ready(layout: Layout, task: Task, place: Place) -> Ready:
+    samples = task.samples_per_batch
+    return Ready(layout.tensors, str(place.device), samples, place.memory_limit)
+
+
+def _open_spsa(command: Load, task: Task, place: Place) -> tuple[Session, Ready]:
     from node.methods.spsa.engine import (  # noqa: PLC0415 - the kernels, which local has no use for
         Engine,
         trainable_layout,
     )
 
     settings, model = SpsaSettings.read(command.method.settings), task.build_model()
-    shared = _share(memory, trainable_layout(model, settings).size)
-    engine = Engine(task, model, settings, (shared.params, shared.update), device)
-    session = SpsaSession(task, engine, duty)
-    return session, Ready(engine.layout.tensors, str(device), task.samples_per_batch)
+    shared = _share(place.memory, trainable_layout(model, settings).size)
+    engine = Engine(task, model, settings, (shared.params, shared.update), place.device)
+    return SpsaSession(task, engine, place.duty), _ready(engine.layout, task, place)
 
 
 class LocalSession:
@@ -105,11 +120,11 @@ class LocalSession:
         task: what is trained.
         flat: its model.
         shared: θ from the daemon, the update for it.
-        duty: rests after each step.
+        place: where it trains.
     """
 
-    def __init__(self, task: Task, flat: FlatModel, shared: SharedVectors, duty: Duty) -> None:
-        self._duty = duty
+    def __init__(self, task: Task, flat: FlatModel, shared: SharedVectors, place: Place) -> None:
+        self._place = place
         self._task = task
         self._flat = flat
         self._shared = shared
@@ -128,16 +143,16 @@ class LocalSession:
 
     def _train(self, command: Train, stop: Event, connection: socket.socket) -> Trained:
         started = told = monotonic()
-        self._duty.begin()
+        self._place.duty.begin()
 
         def on_step(now: Step) -> bool:
             nonlocal told
-            self._duty.rest(stop)
+            self._place.duty.rest(stop)
             if monotonic() - told >= PROGRESS_SECONDS:
                 told = monotonic()
                 rate = now.samples / (told - started)
                 report = Progress(now.steps, now.samples, now.loss, rate)
-                connection.sendall(frame(Answer(report)))
+                connection.sendall(frame(Answer(report, memory_of(self._place.device))))
             return not stop.is_set()
 
         result = inner_round(self._task, self._flat, self._shared.params, command.plan, on_step)

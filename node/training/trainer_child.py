@@ -17,9 +17,9 @@ from threading import Event, Thread
 import torch
 
 from node.home.lifeline import die_with_parent
-from node.training.device import device_of, limit_memory
+from node.training.device import device_of, limit_memory, memory_of
 from node.training.duty import Duty
-from node.training.sessions import Reply, Session, open_session
+from node.training.sessions import Place, Reply, Session, open_session
 from node.training.trainer_messages import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
@@ -49,6 +49,7 @@ class Child:
         self._memory = memory
         self._gpu_memory = gpu_memory
         self._duty = duty
+        self._device = torch.device("cpu")
         self._session: Session | None = None
         self._commands: SimpleQueue[tuple[Command, Event]] = SimpleQueue()
 
@@ -57,7 +58,8 @@ class Child:
         Thread(target=self._read_commands, name="commands", daemon=True).start()
         while True:
             command, stop = self._commands.get()
-            self._connection.sendall(frame(Answer(self._answer(command, stop))))
+            body = self._answer(command, stop)
+            self._connection.sendall(frame(Answer(body, memory_of(self._device))))
 
     def _read_commands(self) -> None:
         stop = Event()
@@ -100,8 +102,10 @@ class Child:
     def _perform(self, command: Command, stop: Event) -> Ready | Reply:
         if isinstance(command.body, Load):
             device = device_of(command.body.device)
-            limit_memory(device, self._gpu_memory)
-            self._session, ready = open_session(command.body, device, self._memory, self._duty)
+            limit = limit_memory(device, self._gpu_memory)
+            place = Place(device, self._memory, self._duty, limit)
+            self._session, ready = open_session(command.body, place)
+            self._device = device
             return ready
         if self._session is None:
             raise RuntimeError("nothing is loaded")

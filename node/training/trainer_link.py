@@ -125,6 +125,8 @@ class TrainerLink:
         self._memory = memory
         self._busy = False
         self._stalled = ""
+        self.memory = 0
+        """What the process took of its device's memory when it last answered, in bytes."""
         self.interrupted = False
         """Whether its end was asked for."""
         self._vectors: SharedVectors | None = None
@@ -244,6 +246,7 @@ class TrainerLink:
         self, on_progress: Callable[[Progress], None] | None
     ) -> FinalAnswer | None:
         while (answer := await self._answers.get()) is not None:
+            self.memory = answer.memory
             if not isinstance(answer.body, Progress):
                 self._busy = False
                 return answer.body

@@ -95,6 +95,8 @@ class Ready(Message, frozen=True):
     tensors: Annotated[tuple[TensorSpec, ...], Meta(max_length=MAX_TENSORS)]
     device: Text
     samples_per_step: Count
+    memory_limit: Count | None = None
+    """Of a GPU, what this process may take."""
 
 
 class Progress(Message, frozen=True):
@@ -160,6 +162,8 @@ class Answer(Message, frozen=True):
     """Frame from the trainer."""
 
     body: Ready | Progress | Trained | Evaluated | Sampled | Probed | Done | Failed
+    memory: Count = 0
+    """What the process takes of the device's memory now, in bytes."""
 
 
 def frame(message: Command | Answer) -> bytes:

@@ -37,7 +37,8 @@ from node.store.run_folder import RunFolder
 from node.store.state import State
 from node.store.storage import Disk
 from node.training.permit import Gate, Permit
-from node.training.trainer import Resources, TrainerProcess
+from node.training.process import TrainerProcess
+from node.training.trainer import Resources
 from node.transfer.tree_server import TreeShelf
 from protocol.control import Peer, RunStatus, Status
 from protocol.identity import Identity, PeerId, peer_id_of
