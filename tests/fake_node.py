@@ -206,6 +206,8 @@ class FakeControls:
         self.contributing = CONTRIBUTING
         self.contribution_changed = asyncio.Event()
         self.checkpoint = CHECKPOINT
+        self.may_replace = False
+        """Whether the last export was allowed to replace a file."""
         self.config_view = CONFIG
         self.device = DEVICE
         self.series_answer = SERIES
@@ -334,6 +336,7 @@ class FakeControls:
 
     async def export(self, run: str, wanted: ExportRequest) -> Exported:
         self._ask("export", run, wanted.path)
+        self.may_replace = wanted.replace
         return Exported(run=run, path=wanted.path, round=4, root="12" * 32, size_bytes=3_400_000)
 
     def logs(self, lines: int) -> list[str]:

@@ -197,6 +197,7 @@ async def test_an_export_writes_over_a_file_only_if_told_to(
     assert await talkoot("export", "python", "nowhere/model.safetensors") == 2
     assert node.asked == []
     assert await talkoot("export", "python", "model.safetensors", "--force") == 0
+    assert node.may_replace
 
 
 # Configuration, identity, log, doctor, demo.
