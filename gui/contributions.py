@@ -51,10 +51,7 @@ class Contributions(QWidget):
         self.tiles = [Tile() for _ in range(5)]
         self.accepted = Bars("Accepted samples per hour", desk.theme, HOURS)
         self.rejected = Bars("Rejected samples per hour", desk.theme, HOURS, bad=True)
-        self.table = QGridLayout()
-        self.table.setHorizontalSpacing(24)
-        self.table.setVerticalSpacing(8)
-        self.table.setColumnStretch(3, 1)
+        self._table = QWidget()
         self.csv = button(
             "Export as CSV…", about="One line a round: samples, and what came of them"
         )
@@ -68,7 +65,8 @@ class Contributions(QWidget):
         tiles = row(gap=12)
         for tile in self.tiles:
             tiles.addWidget(tile)
-        outcome = column(label("What came of it", "heading"), self.table, margin=14)
+        outcome = column(label("What came of it", "heading"), self._table, margin=14)
+        self._outcome = outcome
         outcome.addStretch(1)
         charts = row(self.accepted, self.rejected, gap=12)
         buttons = row(self._note, self.csv, self.json)
@@ -101,7 +99,7 @@ class Contributions(QWidget):
         since = now - 3600 * HOURS
         for chart, metric in ((self.accepted, "contribution"), (self.rejected, "rejected")):
             series: Series = await api.series(metric, run, since, 30 * HOURS)  # type: ignore[arg-type]
-            bars = hourly(series, now, HOURS)
+            bars = hourly(series, (), now, HOURS)
             latest = bars[-1][1] if bars and bars[-1][0] == HOURS - 1 else 0.0
             chart.show_points(bars, (f"{HOURS} h ago", "now"), f"{axis_number(latest)} this hour")
         self._history = await api.history(run, limit=ROUNDS)
@@ -111,9 +109,6 @@ class Contributions(QWidget):
         say(self._note, clean(error.message, 200))
 
     def _show_credit(self, history: History) -> None:
-        while (item := self.table.takeAt(0)) is not None:
-            if (old := item.widget()) is not None:
-                old.deleteLater()
         lines = [("", "Rounds", "Samples", "")]
         lines += [
             (
@@ -124,14 +119,25 @@ class Contributions(QWidget):
             )
             for each in history.credit
         ]
+        table = QGridLayout()
+        table.setContentsMargins(0, 0, 0, 0)
+        table.setHorizontalSpacing(24)
+        table.setVerticalSpacing(8)
+        table.setColumnStretch(3, 1)
         for place, line in enumerate(lines):
             for at, text in enumerate(line):
                 role = "muted" if place == 0 or at == 3 else ""
-                self.table.addWidget(label(text, role), place, at)
+                table.addWidget(label(text, role), place, at)
         if len(lines) == 1:
-            self.table.addWidget(
+            table.addWidget(
                 label("No round with this machine's work has ended yet.", "muted"), 1, 0, 1, 4
             )
+        new = QWidget()
+        new.setLayout(table)
+        self._outcome.replaceWidget(self._table, new)
+        self._table.hide()
+        self._table.deleteLater()
+        self._table = new
         say(self._note, f"{len(history.rounds):,} rounds are listed in an export.")
         for each in (self.csv, self.json):
             each.setEnabled(True)

@@ -10,11 +10,12 @@ from gui.charts import Bars, Curve
 from gui.desk import Desk
 from gui.order import Column
 from gui.peers import PeerTable
-from gui.series import curve, hourly
+from gui.series import Recent, curve, hourly
 from gui.store import Change
 from gui.view import axis_number, clean, clock, duration, figures, number
 from gui.why import Why
 from gui.widgets import Tile, card, column, label, restyle
+from protocol.machine import Series
 
 HOURS = 24
 LOSS_POINTS = 400
@@ -45,7 +46,10 @@ class Dashboard(QWidget):
         self.loss = Curve("Loss", desk.theme)
         self.hours = Bars("My contribution, samples per hour", desk.theme, HOURS)
         self.activity = Activity(desk)
-        self._loaded: tuple[object, ...] = ()
+        self._recent = Recent()
+        self._losses: Series | None = None
+        self._mine: Series | None = None
+        self._loaded: str | None = None
         self._loaded_at = 0.0
         self._lay_out()
         QShortcut(QKeySequence.StandardKey.Find, self, self.filter.setFocus)
@@ -93,25 +97,36 @@ class Dashboard(QWidget):
             self.activity.refresh()
         if store.live:
             self._load_if_old()
+        if change & Change.STATUS and store.run and self._recent.note(store.run, time.time()):
+            self._draw_charts()
 
     def _load_if_old(self) -> None:
         run, now = self._desk.store.run, time.monotonic()
-        wanted = (run.run, run.round) if run else ()
+        wanted = run.run if run else None
         if wanted and (wanted != self._loaded or now - self._loaded_at > LOAD_SECONDS):
+            if wanted != self._loaded:
+                self._losses = self._mine = None
             self._loaded, self._loaded_at = wanted, now
-            self._desk.start(self._load(wanted[0]), failed=lambda _: None)
+            self._desk.start(self._load(wanted), failed=lambda _: None)
 
     async def _load(self, run: str) -> None:
+        api, now = self._desk.api, time.time()
+        losses = await api.series("loss", run, 0, LOSS_POINTS)
+        mine = await api.series("contribution", run, now - 3600 * HOURS, 60 * HOURS)
+        if run == self._loaded:
+            self._losses, self._mine = losses, mine
+            self._draw_charts()
+
+    def _draw_charts(self) -> None:
         now = time.time()
-        loss = await self._desk.api.series("loss", run, 0, LOSS_POINTS)
-        mine = await self._desk.api.series("contribution", run, now - 3600 * HOURS, 60 * HOURS)
-        points = curve(loss)
+        points = curve(self._losses, self._recent.losses)
         first = f"{duration(now - points[0][0])} ago" if points else ""
         newest = number(points[-1][1], 2) if points else ""
         self.loss.show_points(points, (first, "now" if points else ""), newest)
-        bars = hourly(mine, now, HOURS)
+        bars = hourly(self._mine, self._recent.accepted, now, HOURS)
         latest = bars[-1][1] if bars and bars[-1][0] == HOURS - 1 else 0.0
-        self.hours.show_points(bars, (f"{HOURS} h ago", "now"), f"{axis_number(latest)} this hour")
+        newest = f"{axis_number(latest)} this hour"
+        self.hours.show_points(bars, (f"{HOURS} h ago", "now"), newest)
 
 
 class Activity(QPlainTextEdit):

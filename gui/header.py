@@ -7,7 +7,7 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from gui.desk import Desk
 from gui.store import Change
-from gui.view import Offer, clean, headline, offer, subtitle
+from gui.view import Offer, clean, headline, notices, offer, subtitle
 from gui.widgets import Choice, SplitButton, button, column, label, row, say
 from protocol.control import ContributionRequest
 
@@ -21,7 +21,9 @@ class Header(QWidget):
         self._offer: Offer | None = None
         self.headline = label("Starting", "headline")
         self.subtitle = label("looking for the node", "muted")
-        for text in (self.headline, self.subtitle):
+        self.notices = label("", "warning")
+        self.notices.hide()
+        for text in (self.headline, self.subtitle, self.notices):
             text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
             text.setMinimumWidth(120)
         self.runs = Choice()
@@ -31,7 +33,7 @@ class Header(QWidget):
         self.join = button("Join a run…", "flat", "Join by a link, or host a run")
         self.finish = button("Finish round", "flat", "Finish the round in progress, then pause")
         self.contribute = SplitButton()
-        words = column(self.headline, self.subtitle, gap=6)
+        words = column(self.headline, self.subtitle, self.notices, gap=5)
         whole = row(words, self.runs, self.join, self.finish, self.contribute, gap=12)
         whole.setStretch(0, 1)
         self.setLayout(whole)
@@ -61,9 +63,15 @@ class Header(QWidget):
             say(shown, words)
             if shown.toolTip() != words:
                 shown.setToolTip(words)
+        self._show_notices(notices(store.contribution, store.run) if store.live else [])
         self._show_offer(live=store.live)
         if change & (Change.STATUS | Change.LINK):
             self._show_runs()
+
+    def _show_notices(self, found: list[str]) -> None:
+        say(self.notices, " · ".join(_sentence(each) for each in found))
+        self.notices.setToolTip("\n".join(_sentence(each) for each in found))
+        self.notices.setVisible(bool(found))
 
     def _show_offer(self, *, live: bool) -> None:
         now = self.offer
@@ -106,6 +114,10 @@ class Header(QWidget):
     def _choose_run(self) -> None:
         self._desk.store.chosen_run = self.runs.currentData()
         self._desk.changed.emit(Change.ALL & ~Change.LINK)
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _why_not(trouble: str) -> str:

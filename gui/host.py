@@ -197,4 +197,5 @@ def _about(run: RunStatus | None) -> str:
     role = "You host this run." if run.role == "host" else "You take part in this run."
     if run.link is None:
         return f"{role} Its link is not known yet."
-    return f"{role} {run.peers:,} peers are here, round {run.round:,}."
+    here = "1 peer is here" if run.peers == 1 else f"{run.peers:,} peers are here"
+    return f"{role} {here}, round {run.round:,}."

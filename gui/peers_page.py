@@ -2,7 +2,15 @@
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QKeySequence, QShortcut
-from PySide6.QtWidgets import QFrame, QGridLayout, QLineEdit, QScrollArea, QSizePolicy, QWidget
+from PySide6.QtWidgets import (
+    QFrame,
+    QGridLayout,
+    QLayout,
+    QLineEdit,
+    QScrollArea,
+    QSizePolicy,
+    QWidget,
+)
 
 from gui.dashboard import filter_box
 from gui.desk import Desk
@@ -105,9 +113,10 @@ class PeerPane(QFrame):
             self._values[name].hide()
         self._heading = label("Why it stands so", "heading")
         self._heading.hide()
-        self._reasons = column(gap=10)
+        self._reasons = QWidget()
         body = QWidget()
         inside = column(self.name, self.id, self._facts, self._heading, self._reasons, gap=10)
+        self._inside = inside
         inside.addStretch(1)
         body.setLayout(inside)
         body.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
@@ -135,35 +144,28 @@ class PeerPane(QFrame):
 
     def show_reasons(self, lines: list[tuple[str, str, str]], evidence: int = 0) -> None:
         """Show what its standing rests on."""
-        self._clear()
         self._heading.setVisible(bool(lines))
+        parts: list[QWidget | QLayout] = []
         for name, value, meaning in lines:
-            self._reasons.addLayout(
-                column(
-                    row(label(name, "muted"), None, label(value), gap=4),
-                    label(meaning, "small", wrap=True),
-                    gap=1,
-                )
-            )
+            head = row(label(name, "muted"), None, label(value), gap=4)
+            parts.append(column(head, label(meaning, "small", wrap=True), gap=1))
         if evidence:
             words = f"{evidence:,} proofs that it lied: talkoot evidence shows them"
-            self._reasons.addWidget(label(words, "warning", wrap=True))
+            parts.append(label(words, "warning", wrap=True))
+        self._replace(parts)
 
     def say_trouble(self, words: str) -> None:
         """Show why the reasons can't be had."""
-        self._clear()
-        self._reasons.addWidget(label(clean(words, 300), "muted", wrap=True))
+        self._replace([label(clean(words, 300), "muted", wrap=True)])
 
-    def _clear(self) -> None:
-        layouts = [self._reasons]
-        while layouts:
-            layout = layouts.pop()
-            while (item := layout.takeAt(0)) is not None:
-                if (widget := item.widget()) is not None:
-                    widget.hide()
-                    widget.deleteLater()
-                elif (inner := item.layout()) is not None:
-                    layouts.append(inner)  # type: ignore[arg-type]
+    def _replace(self, parts: list[QWidget | QLayout]) -> None:
+        """Put others in the place of the reasons: taking a layout apart is easily got wrong."""
+        new = QWidget()
+        new.setLayout(column(*parts, gap=10))
+        self._inside.replaceWidget(self._reasons, new)
+        self._reasons.hide()
+        self._reasons.deleteLater()
+        self._reasons = new
 
 
 _FACTS = (

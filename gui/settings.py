@@ -35,9 +35,6 @@ class Settings(QWidget):
         self._desk = desk
         self.forms: list[Form] = []
         self._keys: tuple[str, ...] = ()
-        self._inside = QVBoxLayout()
-        self._inside.setContentsMargins(0, 0, 10, 0)
-        self._inside.setSpacing(12)
         self.note = label("Looking at the configuration…", "muted", wrap=True)
         self.trouble = label("", "error", wrap=True)
         self.trouble.hide()
@@ -45,10 +42,7 @@ class Settings(QWidget):
         self.undo = button("Undo changes")
         self.save.clicked.connect(self._save)
         self.undo.clicked.connect(self._reset)
-        body = QWidget()
-        body.setLayout(self._inside)
-        area = QScrollArea()
-        area.setWidget(body)
+        area = self._area = QScrollArea()
         area.setWidgetResizable(True)
         area.setAccessibleName("Settings")
         foot = row(self.note, self.undo, self.save)
@@ -93,18 +87,21 @@ class Settings(QWidget):
         self.loaded.emit(view)
 
     def _build(self, view: ConfigView) -> None:
-        while (item := self._inside.takeAt(0)) is not None:
-            if (old := item.widget()) is not None:
-                old.deleteLater()
         self._keys = tuple(item.key for item in view.items)
         self.forms = []
+        inside = QVBoxLayout()
+        inside.setContentsMargins(0, 0, 10, 0)
+        inside.setSpacing(12)
         for section, items in _sections(view.items):
             form = Form(items)
             form.edited.connect(self._enable)
             self.forms.append(form)
             title = label(_SECTIONS.get(section, section.capitalize()), "heading")
-            self._inside.addWidget(card(column(title, form, margin=16, gap=12)))
-        self._inside.addStretch(1)
+            inside.addWidget(card(column(title, form, margin=16, gap=12)))
+        inside.addStretch(1)
+        body = QWidget()
+        body.setLayout(inside)
+        self._area.setWidget(body)  # which deletes the one before
 
     def _pending(self) -> dict[str, JsonValue]:
         found: dict[str, JsonValue] = {}

@@ -228,6 +228,19 @@ def subtitle(status: Status | None, run: RunStatus | None) -> str:
     return " · ".join(parts)
 
 
+def notices(contribution: Contribution | None, run: RunStatus | None) -> list[str]:
+    """Return what a person should know though nothing is wrong, in sentences."""
+    found = [clean(each, 200) for each in (contribution.unknown if contribution else ())]
+    if run is not None:
+        if run.standing in {"probation", "suspended"}:
+            found.append(f"this machine is {_STANDING[run.standing]}: its work doesn't count yet")
+        found += [clean(each, 200) for each in run.warnings]
+    return found
+
+
+_STANDING = {"probation": "on probation", "suspended": "suspended"}
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Something to press, and what it asks the node for."""

@@ -312,7 +312,9 @@ class LimitsPage(QScrollArea):
     def show_limits(self, view: ConfigView, devices: Sequence[Device]) -> None:
         """Show what is configured now; the defaults are careful."""
         items = {item.key: item for item in view.items}
-        self.form = Form([items[key] for key in LIMITS if key in items], brief=True)
+        has_gpu = any(device.id != "cpu" for device in devices)
+        keys = [key for key in LIMITS if key in items and (has_gpu or "gpu" not in key)]
+        self.form = Form([items[key] for key in keys], brief=True)
         words = "talkoot uses only what you allow here. All of it can be changed later."
         parts = [label(words, "muted", wrap=True)]
         if chosen := [device for device in devices if device.chosen]:

@@ -12,7 +12,7 @@ from gui.tray import Tray, icon
 from gui.window import Window
 from protocol.machine import Activity
 from tests.fake_node import LINK, RUN_STATUS
-from tests.window_scene import Home, attached, click, play, rows, until
+from tests.window_scene import Home, application, attached, click, play, rows, until
 
 
 @pytest.fixture
@@ -119,6 +119,7 @@ def test_without_a_tray_closing_ends_the_window(home: Home) -> None:
             window.close()
             assert not window.isVisible()
 
+    application()
     assert not QSystemTrayIcon.isSystemTrayAvailable()
     play(scenario)
 
@@ -191,4 +192,5 @@ def test_old_news_are_not_notified(home: Home, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_icon_is_drawn() -> None:
+    application()
     assert not icon().isNull()

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gui.contributions import as_csv, as_json, own_figures
 from gui.logs import harmless
-from gui.series import hourly
+from gui.series import Recent, curve, hourly
 from gui.spec import RunDraft, SpecError
 from gui.store import Store
 from gui.view import (
@@ -22,6 +22,7 @@ from gui.view import (
     headline,
     milliseconds,
     moment,
+    notices,
     number,
     of_both,
     offer,
@@ -199,8 +200,36 @@ def test_the_six_tiles_are_always_there() -> None:
 def test_hours_sum_what_fell_into_them() -> None:
     points = (Point(at=1000.0, value=1), Point(at=2000.0, value=2), Point(at=7300.0, value=4))
     series = Series(metric="contribution", unit="samples", points=points)
-    assert hourly(series, 7400.0, 2) == [(0.0, 3.0), (1.0, 4.0)]
-    assert hourly(series, 7400.0, 3) == [(1.0, 3.0), (2.0, 4.0)]
+    assert hourly(series, (), 7400.0, 2) == [(0.0, 3.0), (1.0, 4.0)]
+    assert hourly(series, (), 7400.0, 3) == [(1.0, 3.0), (2.0, 4.0)]
+    assert hourly(series, (), 7290.0, 1) == [(0.0, 4.0)]  # its minute is not over yet
+    assert hourly(None, (), 7400.0, 24) == []
+
+
+def test_what_was_seen_since_follows_what_the_node_wrote() -> None:
+    recent = Recent()
+    assert recent.note(RUN_STATUS, 900.0)
+    assert not recent.note(RUN_STATUS, 901.0)
+    for at, loss, accepted in ((1000.0, 2.2, 700), (1100.0, 2.1, 760)):
+        run = replace(RUN_STATUS, loss=loss, samples_accepted=accepted)
+        assert recent.note(run, at)
+    written = Series(metric="loss", unit="", points=(Point(at=990.0, value=2.5),))
+    assert curve(written, recent.losses) == [(990.0, 2.5), (1100.0, 2.1)]
+    assert curve(None, recent.losses) == [(1000.0, 2.2), (1100.0, 2.1)]
+    assert hourly(None, recent.accepted, 1200.0, 2) == [(1.0, 120.0)]
+    assert recent.note(replace(RUN_STATUS, run="ee" * 32), 1300.0)
+    assert not recent.losses
+
+
+def test_what_a_machine_can_not_tell_is_said_aloud() -> None:
+    unsure = replace(CONTRIBUTING, unknown=("idle time can't be told here",))
+    newcomer = replace(RUN_STATUS, standing="probation")
+    assert notices(unsure, newcomer) == [
+        "idle time can't be told here",
+        "this machine is on probation: its work doesn't count yet",
+        "fewer than 4 live peers: no guarantee against liars",
+    ]
+    assert notices(CONTRIBUTING, replace(RUN_STATUS, warnings=())) == []
 
 
 def test_ones_own_share_is_of_what_the_peers_have_to_their_credit() -> None:

@@ -105,6 +105,7 @@ def test_figures_grey_out_when_the_node_is_gone_and_come_back_with_it(home: Home
             async with home.node():
                 await until(lambda: rows(board.table))
                 assert all(tile.isEnabled() for tile in board.tiles)
+                await home.settled()
             await until(lambda: window.header.headline.text() == "The node is gone")
             assert not any(tile.isEnabled() for tile in board.tiles)
             assert not window.header.contribute.main.isEnabled()
@@ -114,6 +115,7 @@ def test_figures_grey_out_when_the_node_is_gone_and_come_back_with_it(home: Home
                 assert all(tile.isEnabled() for tile in board.tiles)
                 click(window.header.contribute.main)
                 await until(lambda: window.header.contribute.main.text() == "Contribute")
+                await home.settled()
 
     play(scenario)
 
@@ -171,6 +173,7 @@ def test_closing_the_window_leaves_the_node_alone(home: Home) -> None:
         async with home.node():
             async with opened(home.place) as window:
                 await until(window.header.contribute.main.isEnabled)
+                await home.settled()
                 window.close()
             assert not home.asked("shutdown")
             assert not home.controls.stop.is_set()

@@ -202,12 +202,13 @@ def test_a_limit_that_the_node_refuses_is_told_beside_its_field(home: Home) -> N
                 await until(lambda page=page: wizard.page == page)  # type: ignore[misc]
             form = wizard.limits.form
             assert form is not None
-            memory = form.fields["contribute.gpu_memory"]
-            memory.editor.setFocus()
-            QTest.keyClick(memory.editor, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
-            QTest.keyClicks(memory.editor, "lots")
+            assert "contribute.gpu_memory" not in form.fields  # there is no GPU
+            rate_field = form.fields["network.up"]
+            rate_field.editor.setFocus()
+            QTest.keyClick(rate_field.editor, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
+            QTest.keyClicks(rate_field.editor, "lots")
             click(wizard.next)
-            await until(memory.error.text)
+            await until(rate_field.error.text)
             assert wizard.page == LIMITS
         assert not home.asked("join")
 

@@ -127,6 +127,8 @@ class Home:
 
     paths: Paths
     controls: HomeControls
+    _first: int = 0
+    """Of what was asked, what this start of the node was."""
 
     @classmethod
     def at(cls, folder: Path) -> "Home":
@@ -137,12 +139,28 @@ class Home:
     @asynccontextmanager
     async def node(self) -> AsyncIterator[str]:
         """Serve the API under a new address and a new token."""
+        self._first = len(self.controls.asked)
         async with serve_api(self.controls, self.paths, "127.0.0.1:0") as url:
             yield url
 
     @property
     def place(self) -> Place:
         return Place(node_file=self.paths.node_file)
+
+    async def settled(self) -> None:
+        """Wait until a window has asked what it asks at first.
+
+        asyncio drops a connection that comes in while its server closes, and warns of it.
+        """
+        first = ["config", *(["series", "series"] if self.controls.known else [])]
+        since = self.controls.asked
+        await until(
+            lambda: all(
+                [call[0] for call in since[self._first :]].count(name) >= first.count(name)
+                for name in first
+            ),
+            "the window's first questions",
+        )
 
     def asked(self, name: str) -> list[tuple[object, ...]]:
         """Return what the node was asked under this name."""
@@ -174,6 +192,7 @@ async def attached(home: Home) -> AsyncIterator[Window]:
     """Serve a node and show a window that has attached to it."""
     async with home.node(), opened(home.place) as window:
         await until(window.header.contribute.main.isEnabled, "attached")
+        await home.settled()
         yield window
 
 
