@@ -83,6 +83,7 @@ class Contributions(QWidget):
             for tile, figure in zip(self.tiles, own_figures(store), strict=True):
                 tile.show_figure(figure)
         if change & Change.LINK:
+            self._loaded = None
             for part in (*self.tiles, self.accepted, self.rejected):
                 part.setEnabled(store.live)
         run, now = store.run, time.monotonic()

@@ -50,7 +50,7 @@ class Dashboard(QWidget):
         self._losses: Series | None = None
         self._mine: Series | None = None
         self._loaded: str | None = None
-        self._loaded_at = 0.0
+        self._loaded_at = -LOAD_SECONDS
         self._lay_out()
         QShortcut(QKeySequence.StandardKey.Find, self, self.filter.setFocus)
         desk.theme.changed.connect(self.update)
@@ -90,6 +90,7 @@ class Dashboard(QWidget):
         if change & (Change.PEERS | Change.STATUS | Change.LINK):
             self.table.refresh(live=store.live)
         if change & Change.LINK:
+            self._loaded_at = -LOAD_SECONDS
             for part in (*self.tiles, self.loss, self.hours):
                 part.setEnabled(store.live)
             restyle(self.activity, "old", not store.live)
