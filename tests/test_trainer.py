@@ -1,7 +1,7 @@
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from node.training.trainer import (
     TrainPlan,
     TrainResult,
 )
+from node.training.trainer_link import TrainerLink
 from protocol.manifest import Settings
 
 ENDLESS = TrainPlan(round=0, seed=1, steps=1 << 20)
@@ -269,6 +270,49 @@ async def test_other_resources_take_effect_at_once(digits: TrainerTask) -> None:
         assert slow.update.tobytes() == expected.update.tobytes()
         assert slow.seconds > 2 * expected.seconds
         obeying.cancel()
+
+
+def permit_that(
+    changes: Callable[[Permit], None], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Permit, list[Resources]]:
+    """Return a permit that changes while the second process starts, and what each was given."""
+    permit, given, start = Permit(), list[Resources](), TrainerLink.start
+
+    async def start_slowly(resources: Resources) -> TrainerLink:
+        given.append(resources)
+        link = await start(resources)
+        if len(given) == 2:
+            changes(permit)
+        return link
+
+    monkeypatch.setattr("node.training.process.TrainerLink.start", start_slowly)
+    return permit, given
+
+
+async def test_a_permit_that_closes_while_a_process_starts_is_obeyed(
+    digits: TrainerTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    permit, given = permit_that(lambda permit: permit.close("on battery"), monkeypatch)
+    async with TrainerProcess(permit) as trainer:
+        params = (await trainer.load(digits)).params
+        child_of(trainer).kill()
+        with pytest.raises(TrainerError, match="signal 9"):
+            await train(trainer, params)
+        with pytest.raises(TrainerError, match="paused"):
+            await train(trainer, params)
+        assert len(given) == 2
+        assert trainer.pid is None
+
+
+async def test_resources_that_change_while_a_process_starts_are_those_it_uses(
+    digits: TrainerTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Resources(duty=0.9)
+    permit, given = permit_that(lambda permit: permit.use(wanted), monkeypatch)
+    async with TrainerProcess(permit) as trainer:
+        await trainer.load(digits)
+        await trainer.load(digits)
+        assert given[1:] == [Resources(), wanted]
 
 
 async def test_while_the_permit_is_closed_no_process_is_started() -> None:

@@ -51,6 +51,10 @@ class Permit(Gate):
         super().__init__()
         self.resources = resources or Resources()
 
+    def allows(self, resources: Resources) -> bool:
+        """Return whether a training process may run now, and with these resources."""
+        return self.is_open and self.resources == resources
+
     def use(self, resources: Resources) -> None:
         """Train with other resources from now on: what is in progress begins anew."""
         if resources == self.resources:

@@ -70,8 +70,7 @@ class TrainerProcess:
 
     async def __aenter__(self) -> Self:
         self._open = True
-        if self._permit.is_open:
-            self._link = await TrainerLink.start(self._permit.resources)
+        await self._start()
         return self
 
     async def __aexit__(
@@ -217,11 +216,18 @@ class TrainerProcess:
             raise RuntimeError("the trainer is closed")
         if self._link is not None and not self._link.alive:
             await self._drop()
+        await self._start()
         if self._link is None:
-            if not self._permit.is_open:
-                raise _interrupted()
-            self._link = await TrainerLink.start(self._permit.resources)
+            raise _interrupted()
         return self._link
+
+    async def _start(self) -> None:
+        """Start a process where there is none, as the permit stands when it has started."""
+        while self._link is None and self._permit.is_open:
+            resources = self._permit.resources
+            self._link = await TrainerLink.start(resources)
+            if not self._permit.allows(resources):
+                await self._drop()
 
     async def _load(self, link: TrainerLink, task: TrainerTask) -> LoadedTask:
         device = self._permit.resources.device
