@@ -136,7 +136,16 @@ def test_nothing_is_lost_or_counted_twice_whatever_clock_and_network_do(
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b'{"2026-11": -5}', b'{"2026-11": "5"}', b'{"now": 5}', b"\xff" * 100],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"2026-11": -5}',
+        b'{"2026-11": "5"}',
+        b'{"now": 5}',
+        b'{"\xff": 5}',
+        b"\xff" * 100,
+    ],
 )
 def test_a_damaged_file_begins_anew_and_is_told(
     node: Node, content: bytes, caplog: pytest.LogCaptureFixture

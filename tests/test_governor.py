@@ -193,6 +193,7 @@ def test_a_round_that_the_node_died_in_is_over(play: Callable[[Story], Scene]) -
         b'{"mode":"sometimes","configured":"auto","base":"auto"}',
         b'{"mode":"never","configured":"auto","base":"auto","for_s":1e300}',
         b"\xff",
+        b'{"mode":"\xff"}',
     ],
 )
 def test_a_damaged_order_is_forgotten_with_a_word(

@@ -29,5 +29,7 @@ def test_a_configured_port_stays(tmp_path: Path) -> None:
 def test_a_damaged_file_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "ports.json").write_text("{")
     assert lasting_addresses([ANY], tmp_path / "ports.json") != (ANY,)
+    (tmp_path / "ports.json").write_bytes(b'{"\xff": 1}')
+    assert lasting_addresses([ANY], tmp_path / "ports.json") != (ANY,)
     (tmp_path / "ports.json").write_text(f'{{"{ANY}": 999999}}')
     assert lasting_addresses([ANY], tmp_path / "ports.json") != (ANY,)

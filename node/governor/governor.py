@@ -209,7 +209,7 @@ def _kept_order(kept: Path) -> Order | None:
         order = msgspec.json.decode(kept.read_bytes(), type=Order | None)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         _log.warning("the last order can't be read, so it is forgotten: %s: %s", kept, error)
         return None
     if order is None or order.mode != "finish":

@@ -38,7 +38,7 @@ class SimulatedSensors:
         readings = await self._sensors.read()
         try:
             self._stated, self._trouble = _stated(self._path), ""
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             if str(error) != self._trouble:
                 _log.warning("%s=%s can't be read: %s", VARIABLE, self._path, error)
             self._trouble = str(error)

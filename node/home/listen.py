@@ -36,7 +36,7 @@ def lasting_addresses(listen: Sequence[str], kept: Path) -> tuple[str, ...]:
 def _read(kept: Path) -> dict[str, int]:
     try:
         return msgspec.json.decode(kept.read_bytes(), type=dict[str, int])
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return {}
 
 

@@ -135,6 +135,6 @@ def _read(path: Path) -> dict[str, int]:
         return msgspec.json.decode(path.read_bytes(), type=_Months)
     except FileNotFoundError:
         pass
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         log.warning("the volume of this month is counted anew, %s is damaged: %s", path, error)
     return {}
