@@ -55,8 +55,8 @@ def test_counters_that_begin_again_count_from_there() -> None:
     assert meter.take().trained == 30
 
 
-@pytest.mark.parametrize("loss", [None, float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_is_left_out(loss: float | None) -> None:
+@pytest.mark.parametrize("loss", [None, float("nan"), float("inf"), 1e308, -1e308])
+def test_a_loss_that_no_model_has_is_left_out(loss: float | None) -> None:
     meter = Meter()
     meter.look(after(FRESH, 1, loss), 0.0)
     assert meter.take() == Amounts()
@@ -100,6 +100,10 @@ class Node:
 
     def trained(self, run: str = FRESH.run) -> int:
         return sum(row.amounts.trained for row in self.ledger(run).amounts_since(0))
+
+    def bytes_of(self, run: str) -> tuple[int, int]:
+        rows = self.ledger(run).amounts_since(0)
+        return sum(row.amounts.up for row in rows), sum(row.amounts.down for row in rows)
 
     def train(self, run: str = FRESH.run) -> None:
         status = self.now[run]
@@ -166,10 +170,6 @@ def test_a_run_that_is_left_is_written_at_once_and_forgotten(node: Node) -> None
 
 
 def test_runs_share_the_traffic_and_none_of_it_is_lost(node: Node) -> None:
-    def bytes_of(run: str) -> tuple[int, int]:
-        rows = node.ledger(run).amounts_since(0)
-        return sum(row.amounts.up for row in rows), sum(row.amounts.down for row in rows)
-
     async def scene() -> None:
         recorder = Recorder(node.runs, lambda: node.traffic, lambda: node.clock)
         node.now[OTHER_RUN] = replace(FRESH, run=OTHER_RUN)
@@ -178,10 +178,28 @@ def test_runs_share_the_traffic_and_none_of_it_is_lost(node: Node) -> None:
         del node.now[OTHER_RUN]
         node.traffic = Traffic(up=201, down=8)
         await train(node, recorder, 4)
-        assert bytes_of(FRESH.run) == (150, 4)
-        assert bytes_of(OTHER_RUN) == (51, 4)
+        assert node.bytes_of(FRESH.run) == (150, 4)
+        assert node.bytes_of(OTHER_RUN) == (51, 4)
 
     run(scene())
+
+
+def test_a_recorder_that_takes_over_counts_no_traffic_again(node: Node) -> None:
+    async def record() -> None:
+        recorder = Recorder(node.runs, lambda: node.traffic, lambda: node.clock)
+        task = asyncio.create_task(recorder.run())
+        await asyncio.sleep(EVERY_SECONDS)
+        node.traffic = Traffic(up=node.traffic.up + 100, down=node.traffic.down + 10)
+        await asyncio.sleep(EVERY_SECONDS)
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def scene() -> None:
+        for _ in range(2):  # the network died, the count of its bytes goes on
+            await record()
+
+    run(scene())
+    assert node.bytes_of(FRESH.run) == (200, 20)
 
 
 # Where it can't.

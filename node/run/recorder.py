@@ -23,6 +23,9 @@ LAST_NOTE_SECONDS = 2.0
 _LONGEST_LOOK_SECONDS = 30.0
 """Of a longer time between two looks the machine slept through what is above this."""
 
+_MOST_LOSS = 1e12
+"""Peers say what the loss is: no sum of ten years may overflow."""
+
 
 @dataclass(slots=True)
 class Meter:
@@ -46,7 +49,7 @@ class Meter:
         amounts.accepted += _more(last.samples_accepted if last else 0, status.samples_accepted)
         amounts.rejected += _more(last.samples_rejected if last else 0, status.samples_rejected)
         loss = status.loss
-        if loss is not None and math.isfinite(loss) and _round(status) != _round(last):
+        if loss is not None and abs(loss) <= _MOST_LOSS and _round(status) != _round(last):
             amounts.losses += 1
             amounts.loss_sum += loss
         self._last, self._last_at = status, now
@@ -112,6 +115,7 @@ class Recorder:
     async def run(self) -> Never:
         """Record until cancelled, and what is left then."""
         self._noted_at = asyncio.get_running_loop().time()
+        self._last_traffic = self._traffic()
         try:
             while True:
                 await self.look()
