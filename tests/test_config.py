@@ -181,6 +181,11 @@ def test_any_text_gives_a_configuration_or_an_explained_refusal(text: str) -> No
     assert found.startswith("config.toml")
 
 
+@pytest.mark.parametrize("value", ["[" * 20_000, "9" * 5000, "{a=" * 5000])
+def test_what_no_parser_can_take_is_refused(value: str) -> None:
+    assert refusal(f"[contribute]\ncpu_threads = {value}").message.startswith("config.toml: ")
+
+
 def test_a_file_that_is_not_text_is_told(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_bytes(b'[node]\nname = "\xff\xfe"\n')

@@ -85,7 +85,7 @@ def parse_toml(text: str, kind: type[StructT], source: str) -> StructT:
     """
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and what it lets through
         raise _syntax_error(str(error), text, source) from error
     for path, value in _floats(tables, ()):
         if not math.isfinite(value):
