@@ -5,7 +5,7 @@ import contextvars
 import logging
 from typing import Self
 
-from dht.swarm import Handler, Stream
+from dht.swarm import Handler, NetworkError, Stream
 from protocol.errors import TalkootError
 from protocol.identity import PeerId
 
@@ -33,7 +33,9 @@ class Services:
         await self._group.__aexit__(None, None, None)  # the caller's error stays the caller's
 
     def add(self, protocol: str, frame_bytes: int, handler: Handler) -> None:
-        """Serve `protocol` from now on."""
+        """Serve `protocol` from now on. Raises NetworkError: it is already served."""
+        if protocol in self._handlers:
+            raise NetworkError(f"{protocol} is already served")
         self._handlers[protocol] = (frame_bytes, handler)
 
     def remove(self, protocol: str) -> None:

@@ -305,6 +305,7 @@ class Node(MachineControls):
         await asyncio.to_thread(folder.save_manifest, envelope)
         with telling(folder.path, 0):
             (folder.path / _LEFT).unlink(missing_ok=True)
+        await self._end_of_leaving(parsed.run.hex())
         if session := self._running_session(parsed.run.hex()):
             session.note_peers(parsed.peers)
         else:
@@ -313,7 +314,12 @@ class Node(MachineControls):
 
     def _running_session(self, run: str) -> Session | None:
         task = self._running.get(run)
-        return None if task is None or task.done() else self._sessions[run]
+        return None if task is None or task.done() else self._sessions.get(run)
+
+    async def _end_of_leaving(self, run: str) -> None:
+        """Wait until a run that is being left has ended, for a limited time."""
+        if run in self._running and run not in self._sessions:
+            await asyncio.wait([self._running[run]], timeout=SESSION_END_SECONDS)
 
     async def _manifest_behind(self, text: str) -> tuple[JoinLink, bytes]:
         link = parse_link(text, self._swarm.time())
@@ -360,9 +366,8 @@ class Node(MachineControls):
         with telling(folder, 0):
             (folder / _LEFT).touch()
         del self._sessions[run]
-        task = self._running.pop(run)
-        task.cancel()
-        await asyncio.wait([task], timeout=SESSION_END_SECONDS)
+        self._running[run].cancel()
+        await self._end_of_leaving(run)
 
     async def export(self, run: str, wanted: ExportRequest) -> Exported:
         """Write the run's agreed model as safetensors."""

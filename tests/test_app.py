@@ -166,6 +166,27 @@ def test_joining_twice_is_taking_part_once(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+def test_who_joins_while_leaving_takes_part_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def end_slowly(*_: object) -> None:
+        await asyncio.sleep(1)
+
+    monkeypatch.setattr(FakeTraining, "__aexit__", end_slowly)
+
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, scene.node(1) as guest:
+            link = await hosted(host, scene)
+            run = (await guest.join(link)).run
+            await reach(1, guest)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(guest.leave(run))
+                tasks.create_task(guest.join(link))
+            await until(lambda: only(guest).samples_accepted > 0)
+
+    play(tmp_path, scenario)
+
+
 def test_a_host_that_opens_its_own_link_sees_its_run(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         async with scene.node(0) as host:

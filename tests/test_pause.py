@@ -120,6 +120,22 @@ def test_who_may_not_take_part_leaves_and_comes_back_with_its_state(tmp_path: Pa
     play(tmp_path, scenario)
 
 
+def test_who_may_not_take_part_can_found_a_run_that_begins_later(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host:
+            for gate in (permit_of(host), attendance_of(host)):
+                gate.close("the month's volume is used up")
+            async with asyncio.timeout(10):
+                status = await host.host(spec_of(scene.folder))
+            assert (status.state, status.reason) == ("paused", "the month's volume is used up")
+            for gate in (permit_of(host), attendance_of(host)):
+                gate.open()
+            await reach(1, host)
+            assert only(host).link
+
+    play(tmp_path, scenario)
+
+
 def test_all_peers_paused_wait_and_go_on(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         async with scene.node(0) as host, scene.node(1) as guest:

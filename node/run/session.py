@@ -89,7 +89,7 @@ class Session:
         self.ledger = RunLedger(folder.path / "ledger.sqlite3", node.disk)
         self.worker: Worker | None = None
         self.serving = asyncio.Event()
-        """Set when others can fetch the manifest here, so that the link works; or never will."""
+        """Set when others can fetch the manifest here, so that the link works; or can't for now."""
         self.failure: TalkootError | None = None
         """What stopped the run here, if anything did."""
         self._node = node
@@ -118,6 +118,8 @@ class Session:
         log.info("taking part in %s (%s)", self.manifest.name, self.run_id.hex()[:12])
         try:
             while True:
+                if not self._node.attendance.is_open:
+                    self.serving.set()
                 await self._node.attendance.wait_open()
                 self._absent = None
                 await self._attend()
