@@ -13,6 +13,7 @@ import pytest
 
 from gui.client import Place
 from node.cli import main
+from node.demo.window import window_on
 from node.home.paths import Paths
 from tests.window_scene import click, opened, play, until
 
@@ -139,6 +140,26 @@ def test_the_program_opens_and_ends_by_a_signal(paths: Paths, processes: ExitSta
     window.terminate()
     assert window.wait(timeout=20) == 0
     assert "Traceback" not in window.stderr.read()
+
+
+async def test_a_demonstration_knows_when_its_window_is_closed(
+    paths: Paths, processes: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "import sys; assert sys.argv[1] == '--node-file'; sys.stdin.read()"
+    monkeypatch.setattr("node.demo.window.WINDOW_COMMAND", (sys.executable, "-c", program))
+    async with window_on(paths.node_file, wanted=True) as closed, asyncio.timeout(20):
+        await closed.wait()  # its standard input is empty, so it ends by itself
+
+
+async def test_a_demonstration_that_ends_takes_its_window_with_it(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "import time; time.sleep(600)"
+    monkeypatch.setattr("node.demo.window.WINDOW_COMMAND", (sys.executable, "-c", program))
+    async with asyncio.timeout(20), window_on(paths.node_file, wanted=True) as closed:
+        assert not closed.is_set()
+    async with window_on(paths.node_file, wanted=False) as closed:
+        assert closed.is_set()
 
 
 def test_the_command_line_says_what_to_install_where_the_extra_is_missing(

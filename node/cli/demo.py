@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from node.cli.context import Commands, Context
+from node.cli.gui import check_window
 from node.cli.outcome import OK, UsageError
 from node.cli.screen import say
 from node.demo.options import DemoOptions
@@ -32,6 +33,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--aggregator", choices=["clip", "mean"], default="clip")
     parser.add_argument("--json", action="store_true", help="print the summary alone, as JSON")
     parser.add_argument("--keep", action="store_true", help="keep the nodes' folders")
+    parser.add_argument("--gui", action="store_true", help="open the window on it, too")
     parser.set_defaults(command=_demo)
 
 
@@ -52,6 +54,8 @@ def _demo(context: Context, options: argparse.Namespace) -> int | Coroutine[Any,
         raise UsageError(f"there is no {options.data}", hint="--data names a file or a folder.")
     if options.mode == "spsa" and (options.data is not None or options.aggregator != "clip"):
         raise UsageError("--data and --aggregator are for --mode local")
+    if options.gui:
+        check_window()
     from node.demo.show import main  # noqa: PLC0415 - loads torch; no other command needs it
 
     return main(
@@ -65,6 +69,7 @@ def _demo(context: Context, options: argparse.Namespace) -> int | Coroutine[Any,
             aggregator=options.aggregator,
             json=options.json,
             keep=options.keep,
+            gui=options.gui,
             debug=context.debug,
         )
     )

@@ -34,12 +34,21 @@ def add(commands: Commands) -> None:
     parser.set_defaults(command=_gui)
 
 
-def _gui(context: Context, options: argparse.Namespace) -> int:
+def check_window() -> None:
+    """Check that what the window is made with is installed.
+
+    Raises:
+        NoWindowError: it isn't.
+    """
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise NoWindowError(
             f"the window needs packages that are not installed: {', '.join(missing)}",
             hint="Install them with: scripts/setup gui (or pip install 'talkoot[gui]')",
         )
+
+
+def _gui(context: Context, options: argparse.Namespace) -> int:
+    check_window()
     command = window_command(context, options)
     os.execv(command[0], command)  # noqa: S606 - this very program, and no shell
 

@@ -26,4 +26,6 @@ class DemoOptions:
     """Print the summary alone, as one JSON object."""
     keep: bool = False
     """Keep the nodes' homes afterwards."""
+    gui: bool = False
+    """Open the window on the first node; the demonstration lasts until it is closed."""
     debug: bool = False

@@ -22,6 +22,7 @@ from node.demo.options import DemoOptions
 from node.demo.processes import DemoError, DemoPeer, running_peers
 from node.demo.spec import RUNS, run_spec
 from node.demo.view import DemoView
+from node.demo.window import window_on
 from node.home.paths import Paths
 from node.store.run_folder import RunFolder
 from node.store.storage import Disk
@@ -111,7 +112,11 @@ async def _show(options: DemoOptions, home: Path, err: Console) -> tuple[Summary
             for peer in peers[1:]:
                 await peer.client.join(run.link)
             watch = Watch(peers, rounds, view)
-            statuses = await watch.until_finished()
+            async with window_on(peers[0].paths.node_file, wanted=options.gui) as closed:
+                statuses = await watch.until_finished()
+                if not closed.is_set():
+                    view.say("All rounds are done. Close the window to end the demonstration.")
+                await closed.wait()
             view.say("Measuring the model…")
             summary = Summary(
                 rounds=statuses[peers[0].name].round,
