@@ -139,6 +139,11 @@ class Chain:
         """Return a peer's tickets that wait for a block."""
         return self._pool.of(peer)
 
+    def waiting(self, peer: PeerId) -> int:
+        """Return how many of a peer's tickets wait that were measured on this branch."""
+        said = (ticket.said for ticket in self.pending(peer))
+        return sum(self.tip.back(each.base).mark == each.view for each in said)
+
     def place(self, height: int, mark: bytes) -> Link | None:
         """Return the place that tickets name so, if it is in the tree."""
         links = self._links.values()

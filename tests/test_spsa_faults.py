@@ -15,10 +15,11 @@ from dht.virtual_time import run
 from node.chain.round import ChainRound
 from node.demo.spsa_liar import spsa_attacks, spsa_liar_of
 from node.run.spsa import SpsaWorker
+from protocol.blocks import TICKETS_PER_PEER
 from protocol.manifest import TrustSpec
 from protocol.rollcall import convener_rank
 from protocol.rounds import Phase
-from protocol.tickets import first_seq
+from protocol.tickets import VIEW_BYTES, Measured, first_seq
 from tests.chain_liars import TwoBlocks, closing_by
 from tests.spsa_swarm import SpsaSwarm
 
@@ -239,6 +240,29 @@ def test_a_peer_killed_at_a_seal_comes_back(tmp_path: Path, phase: Phase) -> Non
         agree(swarm, range(4))
 
     play(tmp_path, story, conditions=Conditions((0.05, 0.2)))
+
+
+def test_peers_whose_tickets_all_wait_on_a_branch_that_was_left_measure_on(tmp_path: Path) -> None:
+    async def story(swarm: SpsaSwarm) -> None:
+        await swarm.together(range(3))
+        rounds = [await swarm.block(number, 2) for number in range(3)]
+        for round_ in rounds:
+            for _ in range(TICKETS_PER_PEER):
+                said = Measured(
+                    seq=round_._seq,
+                    base=round_.chain.tip.height,
+                    view=b"x" * VIEW_BYTES,
+                    prev=round_._last_mark,
+                    exponent=0,
+                    projections=(1,),
+                )
+                round_._sign(said)
+        began = asyncio.get_running_loop().time()
+        await swarm.reach(rounds[0].state.round + 1, range(3))
+        assert asyncio.get_running_loop().time() - began < 30
+        agree(swarm, range(3))
+
+    play(tmp_path, story)
 
 
 def test_who_has_closed_too_many_blocks_leaves_them_to_others(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ class ChainRound:
     async def _measure(self) -> None:
         """Measure one ticket on the tip, and say it."""
         began, tip = _now(), self.chain.tip
-        if len(self.chain.pending(self.me)) >= TICKETS_PER_PEER or self._is_used_up:
+        if self.chain.waiting(self.me) >= TICKETS_PER_PEER or self._is_used_up:
             await asyncio.sleep(TICKET_SECONDS)
             return
         await self._tools.master.goto(self.state, self.branches, tip)
