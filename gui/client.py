@@ -157,8 +157,11 @@ class Api:
         await self._call("DELETE", f"/runs/{_segment(run)}", RunStatus, seconds=SEARCH_SECONDS)
 
     async def export(self, run: str, path: str) -> Exported:
-        """Have the node write a run's model to the absolute `path`."""
-        where, body = f"/runs/{_segment(run)}/export", ExportRequest(path=path)
+        """Have the node write a run's model to the absolute `path`, over what is there.
+
+        The file dialog has asked whether that may be replaced.
+        """
+        where, body = f"/runs/{_segment(run)}/export", ExportRequest(path=path, replace=True)
         return await self._call("POST", where, Exported, body=body, seconds=WORK_SECONDS)
 
     async def history(self, run: str, peer: str | None = None, limit: int = 1000) -> History:
@@ -195,8 +198,8 @@ class Api:
         return await self._call("GET", f"/logs?lines={lines}", list[str])
 
     async def diagnostics(self, path: str) -> Written:
-        """Have the node write a redacted file for whoever helps."""
-        body = DiagnosticsRequest(path=path)
+        """Have the node write a redacted file for whoever helps, over what is there."""
+        body = DiagnosticsRequest(path=path, replace=True)
         return await self._call("POST", "/diagnostics", Written, body=body, seconds=SEARCH_SECONDS)
 
     async def events(self) -> AsyncGenerator[StreamEvent, None]:

@@ -209,7 +209,8 @@ class Watch:
 async def _export(peer: DemoPeer, run: str) -> str:
     folder = Paths.from_environment().data / "demo"
     folder.mkdir(parents=True, exist_ok=True)
-    return (await peer.client.export(run, str(folder / "model.safetensors"))).path
+    path = str(folder / "model.safetensors")
+    return (await peer.client.export(run, path, replace=True)).path
 
 
 async def _measure(summary: Summary, paths: Paths, run: str) -> str:
