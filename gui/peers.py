@@ -285,7 +285,8 @@ class PeerTable(QTableView):
         header.setHighlightSections(False)
         header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         for section, column in enumerate(self.peers.columns):
-            self.setColumnWidth(section, _WIDTHS[column])
+            needed = header.sectionSizeHint(section)  # of a wide font
+            self.setColumnWidth(section, max(_WIDTHS[column], needed))
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         header.setMinimumSectionSize(48)
         at = self.peers.columns.index(self.peers.order.column)

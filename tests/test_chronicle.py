@@ -71,17 +71,17 @@ def test_a_round_tells_how_many_took_part_and_how_long_it_took() -> None:
     after = replace(RUN_STATUS, round=5, round_peers=3, round_seconds=31.4)
     [told] = witness.sees(after)
     assert told == Activity(
-        at=5.0, kind="round", text="Python: round 5 averaged with 3 peers in 31 s", run=RUN
+        at=5.0, kind="round", text="python: round 5 averaged with 3 peers in 31 s", run=RUN
     )
     assert witness.sees(after) == []
     alone = replace(after, round=6, round_peers=1)
-    assert texts(witness.sees(alone)) == ["Python: round 6 averaged with 1 peer in 31 s"]
+    assert texts(witness.sees(alone)) == ["python: round 6 averaged with 1 peer in 31 s"]
 
 
 def test_rounds_that_were_fetched_are_no_rounds_averaged() -> None:
     witness = Witness()
     witness.sees(RUN_STATUS)
-    assert texts(witness.sees(replace(RUN_STATUS, round=50))) == ["Python: caught up with round 50"]
+    assert texts(witness.sees(replace(RUN_STATUS, round=50))) == ["python: caught up with round 50"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_run_that_stops_is_worth_a_notification(failure: str, notify: str) -> 
     witness.sees(RUN_STATUS)
     stopped = replace(RUN_STATUS, state="stopped", reason="no room", failure=failure)
     [told] = witness.sees(stopped)
-    assert (told.kind, told.text) == ("trouble", "Python has stopped: no room")
+    assert (told.kind, told.text) == ("trouble", "python has stopped: no room")
     assert told.notify == notify
     assert witness.chronicle.stops == {failure or "stopped": 1}
     assert witness.sees(stopped) == []
@@ -102,7 +102,7 @@ def test_a_run_that_is_finished_and_a_ban_are_worth_a_notification() -> None:
     witness = Witness()
     witness.sees(replace(RUN_STATUS, standing="established"))
     [told] = witness.sees(replace(RUN_STATUS, standing="established", state="finished"))
-    assert (told.text, told.notify) == ("Python is finished: all its rounds are done", "finished")
+    assert (told.text, told.notify) == ("python is finished: all its rounds are done", "finished")
     [told] = witness.sees(replace(RUN_STATUS, standing="banned", state="finished"))
     assert (told.kind, told.notify) == ("trouble", "stopped")
 
@@ -111,7 +111,7 @@ def test_a_warning_is_told_once_whatever_its_figures_do() -> None:
     witness = Witness()
     witness.sees(replace(RUN_STATUS, warnings=()))
     few = replace(RUN_STATUS, warnings=("fewer than 4 live peers (3)",))
-    assert texts(witness.sees(few)) == ["Python: fewer than 4 live peers (3)"]
+    assert texts(witness.sees(few)) == ["python: fewer than 4 live peers (3)"]
     assert witness.sees(replace(few, warnings=("fewer than 4 live peers (2)",))) == []
 
 
@@ -123,7 +123,7 @@ def test_a_host_is_told_who_joins_by_name() -> None:
     witness.sees(HOSTED)
     witness.members.append(replace(PEER, id="12D3KooWnew", name="blue-fox"))
     [told] = witness.sees(replace(HOSTED, peers=4))
-    assert (told.text, told.notify) == ("Blue-fox joined python", "host")
+    assert (told.text, told.notify) == ("blue-fox joined python", "host")
     witness.members.append(replace(PEER, id="12D3KooWnameless", name=""))
     assert texts(witness.sees(replace(HOSTED, peers=5))) == ["…nameless joined python"]
 

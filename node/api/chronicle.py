@@ -55,7 +55,7 @@ class Chronicle:
             else:
                 self._note_change(known[name], run)
         for name in known.keys() - runs.keys():
-            self._add("run", f"left {_name(known[name])}", name)
+            self._add("run", f"Left {_name(known[name])}", name)
             self._known.pop(name, None)
 
     def note_contribution(self, now: Contribution) -> None:
@@ -71,14 +71,14 @@ class Chronicle:
 
     def _note_new(self, run: RunStatus, *, told: bool) -> None:
         if told:
-            how = "hosting" if run.role == "host" else "joined"
+            how = "Hosting" if run.role == "host" else "Joined"
             self._add("run", f"{how} {_name(run)}", run.run)
         if run.role == "host":
             self._known[run.run] = {peer.id for peer in self._members(run.run)}
 
     def _note_change(self, before: RunStatus, now: RunStatus) -> None:
         if now.standing == "banned" and before.standing not in {None, "banned"}:
-            text = f"this node was banned from {_name(now)}: see talkoot evidence"
+            text = f"This node was banned from {_name(now)}: see talkoot evidence"
             self._add("trouble", text, now.run, notify="stopped")
         if now.round > before.round:
             self._add("round", _round_words(before, now), now.run)
@@ -111,7 +111,6 @@ class Chronicle:
             self._add("peer", text, run.run, notify="host")
 
     def _add(self, kind: ActivityKind, text: str, run: str = "", *, notify: Notify = "") -> None:
-        text = text[:1].upper() + text[1:]
         at = self._clock()
         self._log.add(Activity(at=at, kind=kind, text=text, run=run, notify=notify))
 
