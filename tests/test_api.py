@@ -5,7 +5,8 @@ import socket
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
 from pathlib import Path
 
 import aiohttp
@@ -17,6 +18,7 @@ from node.api.client import (
     connect,
     find_node,
 )
+from node.api.guard import MOST_STRANGERS
 from node.api.refusals import NotPermittedError
 from node.api.server import (
     SHUTDOWN_SECONDS,
@@ -46,6 +48,31 @@ async def door(paths: Paths) -> AsyncIterator[Door]:
 
 
 # Who is let in.
+
+
+async def test_who_shows_no_token_holds_few_connections_and_keeps_nobody_out(door: Door) -> None:
+    host, port = door.url.removeprefix("http://").split(":")
+    headers = {"Authorization": f"Bearer {door.token}"}
+    async with (
+        door.session.ws_connect(f"{door.url}/v1/events", headers=headers) as listener,
+        asyncio.TaskGroup() as tasks,
+        AsyncExitStack() as closing,
+    ):
+        silent = []
+        for _ in range(3):
+            async with asyncio.timeout(10), asyncio.TaskGroup() as burst:  # as many as can queue
+                opening = [
+                    burst.create_task(asyncio.open_connection(host, int(port))) for _ in range(90)
+                ]
+            for reader, writer in (each.result() for each in opening):
+                closing.callback(writer.close)
+                silent.append(tasks.create_task(reader.read()))
+        async with asyncio.timeout(10):
+            for ended in islice(asyncio.as_completed(silent), len(silent) - MOST_STRANGERS):
+                assert await ended == b""
+            assert (await listener.receive_json())["type"] == "snapshot"
+            assert (await door.call())[0] == 200
+        assert not all(each.done() for each in silent)
 
 
 async def test_the_token_opens_the_door(door: Door) -> None:

@@ -5,16 +5,19 @@ header is refused, and every call but /healthz carries a bearer token from a fil
 one token is good for everything, the other for what only reads.
 """
 
+import asyncio
 from dataclasses import dataclass
 from hmac import compare_digest
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from node.api.answers import Handler
 from node.api.refusals import RefusedError
 
 OPEN_PATHS = frozenset({"/healthz"})
 READING = frozenset({"GET", "HEAD"})
+MOST_STRANGERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,33 @@ class Tokens:
     read: str
 
 
+class Strangers:
+    """Connections on which no token was shown yet: of too many the oldest end.
+
+    Every user of this machine can connect, and would else take all file handles that a node has.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[RequestHandler, None] = {}
+
+    def let_in(self, server: web.Server) -> RequestHandler:
+        """Return the handler of a new connection."""
+        handler = server()
+        self._waiting[handler] = None
+        if len(self._waiting) > MOST_STRANGERS:
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
+            # soon: of many that come at once it may not be connected yet, and then would stay
+            asyncio.get_running_loop().call_soon(oldest.force_close)
+        return handler
+
+    def trust(self, request: web.Request) -> None:
+        """Let the connection of a request that showed a token last."""
+        self._waiting.pop(request.protocol, None)
+
+
 TOKENS = web.AppKey("tokens", Tokens)
+STRANGERS = web.AppKey("strangers", Strangers)
 
 
 @web.middleware
@@ -53,6 +82,7 @@ def _check_token(request: web.Request) -> None:
             "Programs find it in the file that node.json names; each start of the node makes a "
             "new one.",
         )
+    request.app[STRANGERS].trust(request)
     if not controls and request.method not in READING:
         raise RefusedError(
             403,

@@ -22,7 +22,8 @@ import logging
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from functools import partial
 
 from aiohttp import web
 
@@ -30,7 +31,7 @@ from node.api.answers import ERRORS, MAX_BODY_BYTES, answer_errors
 from node.api.chronicle import Chronicle
 from node.api.controls import Controls
 from node.api.events import EventStream
-from node.api.guard import TOKENS, Tokens, guard
+from node.api.guard import STRANGERS, TOKENS, Strangers, Tokens, guard
 from node.api.metrics import Metrics
 from node.api.routes import routes
 from node.home.config import DEFAULT_API
@@ -71,19 +72,23 @@ async def serve_api(controls: Controls, paths: Paths, address: str | None) -> As
     )
     await runner.setup()
     try:
-        host, port = await _listen(runner, address)
-        url = f"http://{host}:{port}"
-        with announced(paths, url):
-            log.info("the control API is at %s", url)
-            yield url
+        with closing(await _listen(runner, address)) as listening:
+            url = "http://{}:{}".format(*listening.sockets[0].getsockname())
+            with announced(paths, url):
+                log.info("the control API is at %s", url)
+                yield url
     finally:
         await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, address: str | None) -> tuple[str, int]:
+async def _listen(runner: web.AppRunner, address: str | None) -> asyncio.Server:
+    if runner.server is None:
+        raise RuntimeError("the runner was not set up")
+    let_in = partial(runner.app[STRANGERS].let_in, runner.server)
+    listen = asyncio.get_running_loop().create_server
     host, port = parse_api(address or DEFAULT_API)
     try:
-        await web.TCPSite(runner, host, port).start()
+        return await listen(let_in, host, port)
     except OSError as error:
         if address is not None:
             raise ApiPortError(
@@ -92,13 +97,12 @@ async def _listen(runner: web.AppRunner, address: str | None) -> tuple[str, int]
                 "talkoot config set node.api 127.0.0.1:0",
             ) from error
         log.info("port %d is taken; the control API takes a free one", port)
-        await web.TCPSite(runner, host, 0).start()
-    return host, runner.addresses[-1][1]
+        return await listen(let_in, host, 0)
 
 
 def _application(controls: Controls, tokens: Tokens) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[answer_errors, guard])
-    app[TOKENS], app[ERRORS] = tokens, Counter()
+    app[TOKENS], app[STRANGERS], app[ERRORS] = tokens, Strangers(), Counter()
     chronicle = Chronicle(controls.activity, controls.peers)
     events, metrics = EventStream(controls, chronicle), Metrics(controls, chronicle)
 
