@@ -125,6 +125,13 @@ def test_the_same_address_has_the_same_number_everywhere(paths: Paths) -> None:
     assert lan.startswith("[lan-")
 
 
+def test_a_name_beyond_ascii_is_hidden_as_well(paths: Paths) -> None:
+    status = seen(network_reason="/home/jürgen/.config/talkoot and \udcff can't be read")
+    found = written(paths, status)["status.json"]
+    assert "/home/~/.config/talkoot and" in found
+    assert "rgen" not in found
+
+
 def test_what_helps_is_left_as_it_is(paths: Paths) -> None:
     line = "2026-01-01T12:34:56Z INFO node: talkoot 0.1.0, 12D3KooWPeer, std::vector, 10:20, 1.2.3"
     paths.log.write_text(line)

@@ -63,7 +63,8 @@ def write_diagnostics(
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
         for name, part in _parts(seen, paths).items():
-            file.writestr(name, redactor.clean(_text_of(part)))
+            text = redactor.clean(_text_of(part))
+            file.writestr(name, text.encode(errors="backslashreplace"))
     disk.write(target, [buffer.getvalue()])
     return Written(path=path, size_bytes=target.stat().st_size)
 
@@ -92,7 +93,8 @@ def _text_of(part: Part) -> str:
 
 
 def _json(value: object) -> str:
-    return json.dumps(msgspec.to_builtins(value), indent=1)
+    # as it is: an escape within a name would hide it from the redactor
+    return json.dumps(msgspec.to_builtins(value), indent=1, ensure_ascii=False)
 
 
 def _content(path: Path) -> str:
