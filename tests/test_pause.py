@@ -10,7 +10,7 @@ from node.app import Node
 from node.governor.readings import Power, Readings
 from node.run.session import Session
 from node.training.permit import Gate, Permit
-from node.training.trainer import Resources
+from node.training.trainer import Resources, TrainerError
 from protocol.control import Contribution, ContributionRequest, Mode
 from protocol.machine import ConfigPatch
 from tests.node_scene import (
@@ -199,6 +199,26 @@ def test_finish_ends_after_the_round_whose_work_counts(tmp_path: Path) -> None:
                 assert guest.contribution().cause == "finished"
                 assert only(guest).samples_accepted > accepted
                 work.cancel()
+
+    play(tmp_path, scenario)
+
+
+def test_finish_does_not_wait_for_training_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise TrainerError("out_of_memory", "the GPU is full")
+
+    monkeypatch.setattr(FakeTraining, "train", fail)
+
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, asyncio.TaskGroup() as tasks:
+            finishing = tasks.create_task(host.finish_rounds())
+            await host.host(spec_of(scene.folder))
+            await until(lambda: "the GPU is full" in only(host).reason)
+            await host.contribute(ContributionRequest(mode="finish"))
+            await until(lambda: host.contribution().state == "paused")
+            finishing.cancel()
 
     play(tmp_path, scenario)
 

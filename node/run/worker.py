@@ -141,9 +141,11 @@ class Worker(ABC):
     def in_round(self) -> bool:
         """Whether this peer has a part in the round in progress, and enough others have."""
         machine = self.machine
+        if machine.phase is Phase.TRAINING:
+            return not self.tally.paused
         if machine.phase is Phase.COMMITTED:
             return len(machine.commitments) >= machine.rules.min_peers
-        return machine.phase in {Phase.TRAINING, Phase.EXCHANGING, Phase.AGREEING}
+        return machine.phase in {Phase.EXCHANGING, Phase.AGREEING}
 
     @property
     def limits(self) -> tuple[float | None, float | None]:
