@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from node.api.activity import MOST_ACTIVITIES, ActivityLog
-from node.api.chronicle import Chronicle
+from node.api.chronicle import MEMBERS_SECONDS, Chronicle
 from protocol.control import Peer, RunStatus, Status
 from protocol.machine import Activity
 from tests.fake_node import (
@@ -31,7 +31,8 @@ class Witness:
         self.log = ActivityLog()
         self.members: list[Peer] = [replace(PEER, id="me", me=True)]
         self.asked: list[str] = []
-        self.chronicle = Chronicle(self.log, self._peers, clock=lambda: 5.0)
+        self.now = 5.0
+        self.chronicle = Chronicle(self.log, self._peers, clock=lambda: self.now)
 
     def _peers(self, run: str) -> list[Peer]:
         self.asked.append(run)
@@ -124,6 +125,7 @@ def test_a_host_is_told_who_joins_by_name() -> None:
     witness.members.append(replace(PEER, id="12D3KooWnew", name="blue-fox"))
     [told] = witness.sees(replace(HOSTED, peers=4))
     assert (told.text, told.notify) == ("blue-fox joined python", "host")
+    witness.now += MEMBERS_SECONDS
     witness.members.append(replace(PEER, id="12D3KooWnameless", name=""))
     assert texts(witness.sees(replace(HOSTED, peers=5))) == ["…nameless joined python"]
 
@@ -138,6 +140,18 @@ def test_who_comes_back_has_not_joined_again() -> None:
     witness.sees(replace(HOSTED, peers=3))
     witness.members.append(fox)
     assert witness.sees(replace(HOSTED, peers=4)) == []
+
+
+def test_strangers_who_come_one_by_one_do_not_fill_the_activity() -> None:
+    witness = Witness()
+    witness.sees(HOSTED)
+    for number in range(10):
+        witness.members.append(replace(PEER, id=f"peer {number}", name=f"peer {number}"))
+        witness.sees(replace(HOSTED, peers=4 + number))
+        witness.now += MEMBERS_SECONDS / 10
+    assert texts(list(witness.log.newest())) == ["peer 0 joined python"]
+    assert texts(witness.sees(replace(HOSTED, peers=13))) == ["9 members joined python"]
+    assert witness.sees(replace(HOSTED, peers=13)) == []
 
 
 def test_a_crowd_that_joins_is_told_as_a_number() -> None:

@@ -3,9 +3,11 @@
 Names are strangers' choice: they are made safe to show, and never more than a few at once.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from node.api.activity import ActivityLog
 from node.api.contribution_words import contribution_words
@@ -15,8 +17,21 @@ from protocol.machine import Activity, ActivityKind, Notify
 MOST_NAMED = 3
 """Of members that join between two looks; of more only the number is told."""
 MOST_KNOWN_MEMBERS = 20_000
+MEMBERS_SECONDS = 60.0
+"""Between two words of members that joined: strangers can come one by one for ever."""
 _NAME_CHARACTERS = 40
 _DISK_CODES = frozenset({"disk_full", "cannot_write"})
+
+
+@dataclass(slots=True)
+class _Hosted:
+    """The members of a run that this node hosts."""
+
+    known: set[str]
+    """Their PeerIDs."""
+    count: int
+    """As it was when they were last looked at."""
+    told_at: float = -math.inf
 
 
 class Chronicle:
@@ -42,7 +57,7 @@ class Chronicle:
         self._clock = clock
         self._before: Status | None = None
         self._contribution: Contribution | None = None
-        self._known: dict[str, set[str]] = {}
+        self._hosted: dict[str, _Hosted] = {}
 
     def note(self, status: Status) -> None:
         """Take in how the node stands now; the first time nothing has happened yet."""
@@ -56,7 +71,7 @@ class Chronicle:
                 self._note_change(known[name], run)
         for name in known.keys() - runs.keys():
             self._add("run", f"Left {_name(known[name])}", name)
-            self._known.pop(name, None)
+            self._hosted.pop(name, None)
 
     def note_contribution(self, now: Contribution) -> None:
         """Take in whether the node contributes now."""
@@ -74,7 +89,8 @@ class Chronicle:
             how = "Hosting" if run.role == "host" else "Joined"
             self._add("run", f"{how} {_name(run)}", run.run)
         if run.role == "host":
-            self._known[run.run] = {peer.id for peer in self._members(run.run)}
+            known = {peer.id for peer in self._members(run.run)}
+            self._hosted[run.run] = _Hosted(known, run.peers)
 
     def _note_change(self, before: RunStatus, now: RunStatus) -> None:
         if now.standing == "banned" and before.standing not in {None, "banned"}:
@@ -87,8 +103,8 @@ class Chronicle:
         for warning in now.warnings:
             if _without_numbers(warning) not in map(_without_numbers, before.warnings):
                 self._add("trouble", f"{_name(now)}: {printable(warning)}", now.run)
-        if now.role == "host" and now.peers != before.peers:
-            self._note_members(now)
+        if hosted := self._hosted.get(now.run):
+            self._note_members(now, hosted)
 
     def _note_state(self, run: RunStatus) -> None:
         if run.state == "stopped":
@@ -100,13 +116,18 @@ class Chronicle:
             text = f"{_name(run)} is finished: all its rounds are done"
             self._add("run", text, run.run, notify="finished")
 
-    def _note_members(self, run: RunStatus) -> None:
-        known = self._known.setdefault(run.run, set())
-        new = [peer for peer in self._members(run.run) if not peer.me and peer.id not in known]
-        if len(known) > MOST_KNOWN_MEMBERS:
-            known.clear()
-        known.update(peer.id for peer in new)
+    def _note_members(self, run: RunStatus, hosted: _Hosted) -> None:
+        now = self._clock()
+        if run.peers == hosted.count or abs(now - hosted.told_at) < MEMBERS_SECONDS:
+            return
+        hosted.count = run.peers
+        members = self._members(run.run)
+        new = [peer for peer in members if not peer.me and peer.id not in hosted.known]
+        if len(hosted.known) > MOST_KNOWN_MEMBERS:
+            hosted.known.clear()
+        hosted.known.update(peer.id for peer in new)
         if new:
+            hosted.told_at = now
             text = f"{_names(new)} joined {_name(run)}"
             self._add("peer", text, run.run, notify="host")
 
