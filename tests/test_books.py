@@ -15,6 +15,7 @@ from node.audit.auditor import Auditor
 from node.audit.books import Books, ClosedRound
 from node.store.state import State
 from node.store.storage import Disk, DiskFullError
+from node.training.permit import Permit
 from node.training.trainer import TrainerError
 from protocol.errors import CodecError, TalkootError
 from protocol.layout import Layout, TensorSpec
@@ -118,6 +119,7 @@ def auditor_with(folder: Path, work: Work) -> Auditor:
         run=RUN,
         ledger=None,
         stewards=frozenset({peer(1)}),
+        permit=Permit(),
     )
     any_ = cast("Any", None)
     auditor = Auditor(cast("Any", setting), any_, any_, any_, any_, Counter())
