@@ -118,7 +118,9 @@ class Group:
         return server
 
     async def serve_by_hand(self, number: int, handler: Handler) -> None:
-        await self.swarms[number].serve(exchange_protocol(RUN), TRANSFER_FRAME_BYTES, handler)
+        swarm, protocol = self.swarms[number], exchange_protocol(RUN)
+        await swarm.unserve(protocol)
+        await swarm.serve(protocol, TRANSFER_FRAME_BYTES, handler)
 
     def exchange_of(self, number: int) -> Exchange:
         setting = ExchangeSetting(

@@ -61,7 +61,9 @@ async def opened(one: MemorySwarm, two: MemorySwarm) -> tuple[MemoryStream, Stre
 
     await two.serve("ends", FRAME_BYTES, handler)
     near = await one.open(two.peer_id, "ends", FRAME_BYTES)
-    return near, await ends.get()
+    far = await ends.get()
+    await two.unserve("ends")
+    return near, far
 
 
 def record(
