@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QFont, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QFont, QFontMetricsF, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from gui.theme import Theme
@@ -69,7 +69,9 @@ class Chart(QWidget):
         bold.setWeight(bold.Weight.DemiBold)
         painter.setFont(bold)
         painter.setPen(QColor(colours.text if self.isEnabled() else colours.faint))
-        painter.drawText(inner, align.AlignLeft | align.AlignTop, self._title)
+        room = inner.width() - QFontMetricsF(plain).horizontalAdvance(self._now) - 12
+        title = QFontMetricsF(bold).elidedText(self._title, Qt.TextElideMode.ElideRight, room)
+        painter.drawText(inner, align.AlignLeft | align.AlignTop, title)
         painter.setFont(plain)
         painter.drawText(inner, align.AlignRight | align.AlignTop, self._now)
         painter.setFont(self._small())

@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 from gui.desk import Desk
 from gui.store import Change
 from gui.view import Offer, clean, headline, notices, offer, subtitle
-from gui.widgets import Choice, SplitButton, button, column, label, row, say
+from gui.widgets import Choice, OneLine, SplitButton, button, column, label, row, say
 from protocol.control import ContributionRequest
 
 
@@ -19,9 +19,9 @@ class Header(QWidget):
         super().__init__()
         self._desk = desk
         self._offer: Offer | None = None
-        self.headline = label("Starting", "headline")
-        self.subtitle = label("looking for the node", "muted")
-        self.notices = label("", "warning")
+        self.headline = label("Starting", "headline", kind=OneLine)
+        self.subtitle = label("looking for the node", "muted", kind=OneLine)
+        self.notices = label("", "warning", kind=OneLine)
         self.notices.hide()
         for text in (self.headline, self.subtitle, self.notices):
             text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)

@@ -19,7 +19,7 @@ from PySide6.QtCore import (
     QTimer,
     Signal,
 )
-from PySide6.QtGui import QColor, QFontMetricsF, QHelpEvent, QPainter, QShowEvent
+from PySide6.QtGui import QColor, QFontMetricsF, QHelpEvent, QPainter, QResizeEvent, QShowEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QHeaderView,
@@ -63,6 +63,8 @@ _WIDTHS: dict[Column, int] = {
     "accepted": 96,
     "standing": 92,
 }
+_LEAST: dict[Column, int] = {"name": 112, "device": 60}
+"""What these keep in a narrow table; what doesn't fit then is found by scrolling."""
 _RIGHT = {"throughput", "ping", "accepted"}
 _MARGIN = 7
 
@@ -287,13 +289,23 @@ class PeerTable(QTableView):
         for section, column in enumerate(self.peers.columns):
             needed = header.sectionSizeHint(section)  # of a wide font
             self.setColumnWidth(section, max(_WIDTHS[column], needed))
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         header.setMinimumSectionSize(48)
         at = self.peers.columns.index(self.peers.order.column)
         header.setSortIndicator(at, Qt.SortOrder.DescendingOrder)
         header.sortIndicatorChanged.connect(self.peers.sort)
         header.setSortIndicatorShown(True)
         header.setSectionsClickable(True)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
+        """Give names what is left, and take from the devices before a name can't be read."""
+        super().resizeEvent(event)
+        sections = {name: place for place, name in enumerate(self.peers.columns)}
+        others = sum(self.columnWidth(at) for name, at in sections.items() if name not in _LEAST)
+        room = self.viewport().width() - others
+        least = max(_LEAST["device"], self.horizontalHeader().sectionSizeHint(sections["device"]))
+        device = max(least, min(room - _LEAST["name"], _WIDTHS["device"]))
+        self.setColumnWidth(sections["device"], device)
+        self.setColumnWidth(sections["name"], max(room - device, _LEAST["name"]))
 
     def refresh(self, *, live: bool) -> None:
         """Show the store's figures, grey if they are old."""

@@ -22,9 +22,26 @@ from PySide6.QtWidgets import (
 from gui.view import Figure
 
 
-def label(text: str = "", role: str = "", *, wrap: bool = False) -> QLabel:
+class OneLine(QLabel):
+    """A label that ends in "…" where it has no room for all of its text."""
+
+    def paintEvent(self, _: QPaintEvent) -> None:  # noqa: N802 - Qt's name
+        """Draw as much as there is room for."""
+        painter, inside = QPainter(self), self.contentsRect()
+        shown = self.fontMetrics().elidedText(
+            self.text(), Qt.TextElideMode.ElideRight, inside.width()
+        )
+        align = int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
+        self.style().drawItemText(
+            painter, inside, align, self.palette(), self.isEnabled(), shown, self.foregroundRole()
+        )
+
+
+def label(
+    text: str = "", role: str = "", *, wrap: bool = False, kind: type[QLabel] = QLabel
+) -> QLabel:
     """Return a label that never reads its text as markup."""
-    made = QLabel()
+    made = kind()
     made.setTextFormat(Qt.TextFormat.PlainText)
     made.setText(text)
     made.setWordWrap(wrap)

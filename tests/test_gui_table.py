@@ -188,3 +188,19 @@ def test_painting_does_not_lose_references_to_none(home: Home) -> None:
         shown.setText(str(number))
         shown.setEnabled(bool(number % 2))
     assert sys.getrefcount(None) > before - 500
+
+
+def test_a_narrow_window_leaves_names_room(home: Home) -> None:
+    async def scenario() -> None:
+        async with attached(home) as window:
+            table = window.dashboard.table
+            for width in (1400, 900, 1000):
+                window.resize(width, 700)
+                await until(lambda width=width: window.width() == width)
+                assert table.columnWidth(0) >= 112
+            wide = [table.columnWidth(at) for at in range(table.model().columnCount())]
+            window.resize(1400, 700)
+            await until(lambda: table.columnWidth(0) > wide[0])
+            assert not table.horizontalScrollBar().isVisible()
+
+    play(scenario)
