@@ -327,3 +327,11 @@ def test_a_damaged_link_is_refused_before_anything_starts(
     assert main(["join", link]) == 1
     assert "Copy the whole link again" in capsys.readouterr().err
     assert not paths.state.exists()
+
+
+async def test_a_finished_run_has_no_progress(node: FakeControls, capsys: Shown) -> None:
+    node.known = [msgspec.structs.replace(RUN_STATUS, state="finished", round=30, rounds_total=30)]
+    assert await talkoot("runs") == 0
+    shown = capsys.readouterr().out
+    assert "30/30" in shown
+    assert "%" not in shown

@@ -77,6 +77,8 @@ def test_a_run_trains_and_finishes(tmp_path: Path) -> None:
             assert status.samples_accepted == status.samples_mine == 3 * 80
             assert status.loss is not None
             assert "stays available" in status.reason
+            assert (status.samples_per_second, status.warnings) == (0.0, ())
+            await until(lambda: {peer.state for peer in guest.peers(None)} == {"finished"})
 
     play(tmp_path, scenario)
 

@@ -81,12 +81,13 @@ def warnings_of(runs: Iterable[RunStatus]) -> list[Text]:
 
 def _run_row(status: RunStatus) -> tuple[str, ...]:
     total = "" if status.rounds_total is None else f"/{status.rounds_total}"
+    progress = "" if status.state == "finished" else f" ({percent(status.progress)})"
     return (
         status.run[:ID_CHARACTERS],
         status.name,
         status.role,
         status.state.replace("_", " "),
-        f"{status.round}{total} ({percent(status.progress)})",
+        f"{status.round}{total}{progress}",
         number(status.loss, 3),
         str(status.peers),
         number(status.samples_per_second),

@@ -106,11 +106,12 @@ def _node(status: Status) -> Text:
 
 def _run(run: RunStatus) -> Text:
     total = "" if run.rounds_total is None else f"/{run.rounds_total}"
+    progress = "" if run.state == "finished" else f", {percent(run.progress)}"
     reason = f"  {plain(run.reason)}" if run.reason else ""
     rejected = f", {run.samples_rejected:,} rejected" if run.samples_rejected else ""
     return Text.assemble(
         (plain(run.name, 24), "bold cyan"),
-        f"  {run.state.replace('_', ' ')}  round {run.round}{total}, {percent(run.progress)}  "
+        f"  {run.state.replace('_', ' ')}  round {run.round}{total}{progress}  "
         f"loss {number(run.loss, 3)}  {number(run.samples_per_second)} /s  {run.peers} peers  "
         f"accepted {run.samples_accepted:,} of {run.samples_mine:,}{rejected}{reason}",
     )

@@ -64,7 +64,7 @@ class Heartbeat:
 
     def say_presence(self, *, record: bool = False) -> None:
         """Say once where we are; who neither holds nor fetches a state says nothing."""
-        if presence := self._presence(self._state()):
+        if presence := self._presence(self.state):
             self._channel.say(presence, "presence" if record else None)
 
     async def say_goodbye(self) -> None:
@@ -76,7 +76,9 @@ class Heartbeat:
         except TimeoutError:
             log.debug("no goodbye")
 
-    def _state(self) -> str:
+    @property
+    def state(self) -> str:
+        """What we do, in the word that others hear."""
         head = self._machine.head
         if head is not None and self._set.is_finished(head.round):
             return "finished"

@@ -353,7 +353,7 @@ class Session:
             device=self._node.device,
             round=head.round if head else None,
             root=head.root.hex() if head else None,
-            state=worker.machine.phase.value,
+            state=worker.word,
             samples_per_second=worker.tally.samples_per_second,
             share=own.share if own else None,
         )

@@ -42,7 +42,7 @@ def described(worker: Worker) -> tuple[RunState, str]:
 def warnings_about(manifest: Manifest, worker: Worker, live: int) -> tuple[str, ...]:
     """Return what weakens the run's promises now, in plain sentences."""
     found = []
-    if live < FEWEST_FOR_TRUST:
+    if live < FEWEST_FOR_TRUST and not worker.finished:
         found.append(f"fewer than 4 live peers ({live}): no guarantee against a liar")
     if manifest.trust.rule == "mean":
         found.append("the rule is a plain mean: one liar can destroy the model")

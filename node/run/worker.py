@@ -138,6 +138,11 @@ class Worker(ABC):
         return self._set.is_finished(self.state.round if self.state else 0)
 
     @property
+    def word(self) -> str:
+        """What this peer does, in the word that others hear."""
+        return self._heartbeat.state
+
+    @property
     def in_round(self) -> bool:
         """Whether this peer has a part in the round in progress, and enough others have."""
         machine = self.machine
@@ -216,6 +221,8 @@ class Worker(ABC):
                 self.tally.progress, self.tally.samples_in_round = 0.0, 0
                 self._begin()
                 self._began_at = asyncio.get_running_loop().time()
+                if self.finished:
+                    self.tally.samples_per_second = 0.0
                 self._heartbeat.say_presence()
                 if not self.finished:
                     self._jobs.start(lambda: self._train(round_))
