@@ -190,7 +190,13 @@ def headline(
         return pause_words(contribution)
     if run is None:
         return "Ready: join a run to contribute"
-    return _run_words(run)
+    words = _run_words(run)
+    return words if words != "Contributing" or contribution is None else _until_when(contribution)
+
+
+def _until_when(contribution: Contribution) -> str:
+    reason = f" {clean(contribution.reason, 120)}" if contribution.mode == "always" else ""
+    return ", ".join(filter(None, (f"Contributing{reason}", clean(contribution.ends, 120))))
 
 
 def pause_words(contribution: Contribution) -> str:
@@ -333,13 +339,18 @@ def figures(status: Status | None, run: RunStatus | None, peers: int) -> Sequenc
         Figure(
             short_count(run.samples_accepted if run else None),
             "samples contributed",
-            f"{run.samples_accepted:,} accepted of {run.samples_mine:,} trained" if run else "",
+            _accepted(run) if run else "",
         ),
         Figure(f"{run.peers if run else peers:,}", "peers"),
         Figure(number(run.loss if run else None, 3), "loss"),
         _memory_figure(status.memory if status else None),
         _traffic_figure(status.traffic if status else None),
     )
+
+
+def _accepted(run: RunStatus) -> str:
+    of_all = f"{run.samples_accepted:,} accepted of {run.samples_mine:,} trained"
+    return f"{of_all} since the node started; all of them: Contributions"
 
 
 def _memory_figure(memory: MemoryUse | None) -> Figure:

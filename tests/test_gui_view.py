@@ -58,6 +58,11 @@ CONTRIBUTING = Contribution(mode="auto", state="contributing")
     ("contribution", "said"),
     [
         (CONTRIBUTING, "Contributing"),
+        (replace(CONTRIBUTING, ends="until 07:00"), "Contributing, until 07:00"),
+        (
+            replace(CONTRIBUTING, mode="always", reason="whatever your limits say"),
+            "Contributing whatever your limits say",
+        ),
         (PAUSED, "Paused: on battery, resumes on mains power"),
         (replace(PAUSED, ends=""), "Paused: on battery"),
         (replace(PAUSED, reason="", ends=""), "Paused"),

@@ -180,7 +180,7 @@ class Governor:
 
     def _tell(self, before: Contribution | None, now: Contribution) -> None:
         if before is None or (before.state, before.reason) != (now.state, now.reason):
-            _log.info("%s: %s %s", now.state, now.reason, now.ends)
+            _log.info("%s", ", ".join(filter(None, (f"{now.state}: {now.reason}", now.ends))))
         self._changed.set()
         self._changed.clear()
         for observer in tuple(self._observers):

@@ -122,7 +122,7 @@ def _opens(scene: Scene) -> str:
 
 
 def _gigabytes(count: float) -> str:
-    return f"{count / 10**9:.3g} GB"
+    return f"{count / 10**9:.3g} GB" if count >= 10**9 else f"{count / 10**6:.3g} MB"
 
 
 def _minutes(count: int) -> str:
