@@ -185,6 +185,15 @@ def test_a_broken_edit_can_be_mended_at_once(
     assert "Edit it again?" in shown
 
 
+def test_an_edit_that_changes_no_value_is_told(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, capsys: Shown
+) -> None:
+    paths.config_file.write_text("[contribute]\ncpu_threads = 3\n")
+    monkeypatch.setenv("EDITOR", "true")
+    assert main(["config", "edit"]) == 0
+    assert "All values are as they were" in capsys.readouterr().err
+
+
 def test_a_broken_edit_that_nobody_mends_changes_nothing(
     paths: Paths, keyboard: int, monkeypatch: pytest.MonkeyPatch, capsys: Shown
 ) -> None:

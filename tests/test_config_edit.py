@@ -313,3 +313,13 @@ def test_edits_by_hand_are_followed_while_the_node_runs(tmp_path: Path) -> None:
         return source.config.ui.tray
 
     assert not run(main())
+
+
+@pytest.mark.parametrize("key", ["network.up", "network.monthly"])
+def test_a_figure_without_its_unit_is_told_what_is_missing(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=r'expected a (rate|size) such as "'):
+        set_value(tmp_path / "config.toml", key, "10")
+
+
+def test_a_name_of_figures_needs_no_quotes(tmp_path: Path) -> None:
+    assert set_value(tmp_path / "config.toml", "node.name", "42") == "42"

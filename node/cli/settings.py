@@ -102,7 +102,10 @@ async def _edit(context: Context, _: argparse.Namespace) -> int:
     write_file(file, text.encode(), mode=0o644)
     copy.unlink()
     values = as_values(config)
-    _say_when(context, [key for key in values if before.get(key, ...) != values[key]])
+    if changed := [key for key in values if before.get(key, ...) != values[key]]:
+        _say_when(context, changed)
+    else:
+        say(context.err, "All values are as they were.")
     return OK
 
 

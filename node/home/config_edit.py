@@ -189,7 +189,8 @@ def _accepted(parts: list[str], raw: str) -> object:
         except msgspec.ValidationError:
             continue
         return reading
-    return _check(parts, (readings or [raw])[0])
+    text = isinstance(get_value(Config(), ".".join(parts)), str | None)
+    return _check(parts, raw if text else (readings or [raw])[0])
 
 
 def _check(parts: list[str], value: object) -> object:
