@@ -11,6 +11,9 @@ from gui.view import Offer, clean, headline, notices, offer, subtitle
 from gui.widgets import Choice, OneLine, SplitButton, button, column, label, row, say
 from protocol.control import ContributionRequest
 
+RUNS_WIDTH = 190
+"""Of the choice of runs: their names are strangers' and long, the headline matters more."""
+
 
 class Header(QWidget):
     """Headline, run, Finish round, Pause or Contribute."""
@@ -29,6 +32,7 @@ class Header(QWidget):
         self.runs = Choice()
         self.runs.setAccessibleName("Run")
         self.runs.setToolTip("Which run the pages show")
+        self.runs.setMaximumWidth(RUNS_WIDTH)
         self.runs.hide()
         self.join = button("Join a run…", "flat", "Join by a link, or host a run")
         self.finish = button("Finish round", "flat", "Finish the round in progress, then pause")

@@ -63,7 +63,7 @@ _WIDTHS: dict[Column, int] = {
     "accepted": 96,
     "standing": 92,
 }
-_LEAST: dict[Column, int] = {"name": 112, "device": 60}
+_LEAST: dict[Column, int] = {"name": 112, "device": 66}
 """What these keep in a narrow table; what doesn't fit then is found by scrolling."""
 _RIGHT = {"throughput", "ping", "accepted"}
 _MARGIN = 7
@@ -302,8 +302,7 @@ class PeerTable(QTableView):
         sections = {name: place for place, name in enumerate(self.peers.columns)}
         others = sum(self.columnWidth(at) for name, at in sections.items() if name not in _LEAST)
         room = self.viewport().width() - others
-        least = max(_LEAST["device"], self.horizontalHeader().sectionSizeHint(sections["device"]))
-        device = max(least, min(room - _LEAST["name"], _WIDTHS["device"]))
+        device = min(max(room - _LEAST["name"], _LEAST["device"]), _WIDTHS["device"])
         self.setColumnWidth(sections["device"], device)
         self.setColumnWidth(sections["name"], max(room - device, _LEAST["name"]))
 
