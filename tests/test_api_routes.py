@@ -203,7 +203,7 @@ async def test_a_wrong_question_is_refused(door: Door, path: str, status: int) -
     found, answer = await door.call(path=f"/v1/{path}")
     assert found == status
     assert set(answer) == {"code", "message", "hint"}
-    assert door.controls.asked == []
+    assert set(door.controls.asked) <= {("status",)}  # which the chronicle looks at on its own
 
 
 # What the node refuses.
