@@ -86,7 +86,7 @@ async def test_the_token_opens_the_door(door: Door) -> None:
 async def test_a_missing_or_wrong_token_is_refused(door: Door, given: str) -> None:
     status, answer = await door.call(Authorization=given)
     assert (status, answer["code"]) == (401, "unauthorized")
-    assert door.controls.asked == []
+    assert door.asked == []
 
 
 async def test_no_address_says_whether_it_exists_without_the_token(door: Door) -> None:
@@ -168,7 +168,7 @@ async def test_a_body_of_unstated_length_is_refused_at_the_limit(door: Door) -> 
 async def test_a_body_that_is_not_the_request_is_refused(door: Door, body: bytes) -> None:
     status, answer = await door.call("POST", "/v1/runs/join", data=body)
     assert (status, answer["code"]) == (400, "bad_request")
-    assert door.controls.asked == []
+    assert door.asked == []
 
 
 @pytest.mark.parametrize(

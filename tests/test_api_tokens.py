@@ -95,7 +95,7 @@ async def test_the_read_token_changes_nothing(door: Door, method: str, path: str
     status, answer = await door.call(method, path, token=door.read_token)
     assert (status, answer["code"]) == (403, "read_only_token")
     assert "token_path" in answer["hint"]
-    assert door.controls.asked == []
+    assert door.asked == []
     assert not door.controls.stop.is_set()
 
 
@@ -103,7 +103,7 @@ async def test_the_read_token_changes_nothing(door: Door, method: str, path: str
 async def test_without_a_token_nothing_is_changed(door: Door, method: str, path: str) -> None:
     status, answer = await door.call(method, path, token=WRONG)
     assert (status, answer["code"]) == (401, "unauthorized")
-    assert door.controls.asked == []
+    assert door.asked == []
 
 
 async def test_half_a_token_is_none(door: Door) -> None:
