@@ -63,7 +63,7 @@ _WIDTHS: dict[Column, int] = {
     "accepted": 96,
     "standing": 92,
 }
-_LEAST: dict[Column, int] = {"name": 112, "device": 66}
+_LEAST: dict[Column, int] = {"name": 106, "device": 66}
 """What these keep in a narrow table; what doesn't fit then is found by scrolling."""
 _RIGHT = {"throughput", "ping", "accepted"}
 _MARGIN = 7
