@@ -18,20 +18,18 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
 
+from protocol.block_choice import eligible_tickets
 from protocol.block_tree import (
-    MAX_STRANGERS,
     ChainRules,
     Link,
     Used,
     add_support,
-    check_base,
     common,
     grow,
     order,
 )
-from protocol.blocks import MAX_HEIGHT, MAX_TICKETS, TICKETS_PER_PEER, Block, OpenBlock
+from protocol.blocks import MAX_HEIGHT, Block, OpenBlock
 from protocol.errors import RoundError
 from protocol.identity import PeerId
 from protocol.rollcall import convener_rank
@@ -365,7 +363,9 @@ class Chain:
 
     def _close(self, now: float, expected: Set[PeerId]) -> CloseBlock | None:
         if self._eligible is None:
-            self._eligible = self._choose()
+            self._eligible = eligible_tickets(
+                self._pool, self.tip, self.rules, self.root, self._counts
+            )
         peers = {ticket.peer for ticket in self._eligible}
         if not any(map(self._counts, peers)):
             return None
@@ -387,34 +387,3 @@ class Chain:
             for other in self._conveners
             if other != convener
         )
-
-    def _choose(self) -> tuple[Ticket, ...]:
-        """Return the tickets that the next block may hold, in order.
-
-        Where they are too many, who counts comes first, then the first ticket of each peer, then
-        peers in an order that differs by height.
-        """
-        height = self.tip.height + 1
-        used = Used(self.tip, self.rules, self.root)
-        found: list[tuple[tuple[bool, int, bytes], Ticket]] = []
-        ranks = {peer: convener_rank(self.root, height, peer) for peer, _ in self._pool.by_peer()}
-        strangers = [
-            peer for peer in sorted(ranks, key=ranks.__getitem__) if not self._counts(peer)
-        ]
-        late = set(strangers[MAX_STRANGERS:])
-        for peer, tickets in self._pool.by_peer():
-            rank = ranks[peer]
-            if peer in late:
-                continue
-            fitting = (ticket for ticket in tickets if self._fits(ticket, used))
-            for place, ticket in enumerate(islice(fitting, TICKETS_PER_PEER)):
-                found.append(((not self._counts(peer), place, rank), ticket))
-        found.sort(key=lambda each: each[0])
-        return tuple(sorted((ticket for _, ticket in found[:MAX_TICKETS]), key=lambda t: t.key))
-
-    def _fits(self, ticket: Ticket, used: Used) -> bool:
-        with suppress(RoundError):
-            check_base(ticket, self.tip, self.rules)
-            used.add(ticket)
-            return True
-        return False

@@ -3,6 +3,7 @@ from time import process_time
 
 import pytest
 
+from protocol.block_choice import eligible_tickets
 from protocol.block_tree import MAX_STRANGERS, Link, best_of
 from protocol.blocks import OpenBlock
 from protocol.chain import MAX_SIBLINGS, Chain, ChainRules, Fork, Heard
@@ -270,7 +271,9 @@ def test_our_own_block_has_room_for_so_many_strangers_only() -> None:
     for number in range(100, 110 + MAX_STRANGERS):
         scene.chain.hear_ticket(ticket(number, 0, scene.tip))
     scene.hear(*EVERYBODY)
-    chosen = {each.peer for each in scene.chain._choose()}
+    chain = scene.chain
+    found = eligible_tickets(chain._pool, chain.tip, chain.rules, chain.root, chain._counts)
+    chosen = {each.peer for each in found}
     assert len(chosen) == MAX_STRANGERS + len(EVERYBODY)
 
 
