@@ -7,7 +7,7 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from gui.desk import Desk
 from gui.store import Change
-from gui.view import Offer, clean, headline, notices, offer, subtitle
+from gui.view import Offer, clean, headline, notices, offer, subtitle, unmarked
 from gui.widgets import Choice, OneLine, SplitButton, button, column, label, row, say
 from protocol.control import ContributionRequest
 
@@ -65,8 +65,8 @@ class Header(QWidget):
         under = subtitle(store.status, store.run) if store.live else _why_not(store.trouble)
         for shown, words in ((self.headline, text), (self.subtitle, under)):
             say(shown, words)
-            if shown.toolTip() != words:
-                shown.setToolTip(words)
+            if shown.toolTip() != unmarked(words):
+                shown.setToolTip(unmarked(words))
         self._show_notices(notices(store.contribution, store.run) if store.live else [])
         self._show_offer(live=store.live)
         if change & (Change.STATUS | Change.LINK):
@@ -74,7 +74,7 @@ class Header(QWidget):
 
     def _show_notices(self, found: list[str]) -> None:
         say(self.notices, " · ".join(_sentence(each) for each in found))
-        self.notices.setToolTip("\n".join(_sentence(each) for each in found))
+        self.notices.setToolTip(unmarked("\n".join(_sentence(each) for each in found)))
         self.notices.setVisible(bool(found))
 
     def _show_offer(self, *, live: bool) -> None:

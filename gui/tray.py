@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QMenu, QSystemTrayIcon
 
 from gui.desk import Desk
 from gui.store import Change
-from gui.view import clean, headline, offer
+from gui.view import clean, headline, offer, unmarked
 from protocol.machine import Activity
 
 _TITLES = {
@@ -94,7 +94,7 @@ class Tray(QObject):
             return
         for each in news:
             if each.notify and each.notify in wanted:
-                self._icon.showMessage(_TITLES[each.notify], clean(each.text, 200))
+                self._icon.showMessage(_TITLES[each.notify], unmarked(clean(each.text, 200)))
 
     def _activate(self, reason: QSystemTrayIcon.ActivationReason) -> None:
         if reason is QSystemTrayIcon.ActivationReason.Trigger:

@@ -52,6 +52,11 @@ def _clean(text: str, limit: int) -> str:
     return _MARKS.sub("", printable(text, limit))
 
 
+def unmarked(text: str) -> str:
+    """Return text for a tooltip or a notification, which would read markup in it."""
+    return text.replace("<", "(")
+
+
 def peer_name(peer: Peer) -> str:
     """Return what a peer is called, or the end of its PeerID where its name shows nothing."""
     name = clean(peer.name) or f"…{clean(peer.id)[-8:]}"

@@ -19,7 +19,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from gui.view import Figure
+from gui.view import Figure, unmarked
 
 
 class OneLine(QLabel):
@@ -137,8 +137,8 @@ class Tile(QFrame):
         """Show a figure."""
         say(self._value, figure.value)
         say(self._label, figure.label)
-        if self.toolTip() != figure.more:
-            self.setToolTip(figure.more)
+        if self.toolTip() != unmarked(figure.more):
+            self.setToolTip(unmarked(figure.more))
         name = f"{figure.label}: {figure.value}"
         if self.accessibleName() != name:
             self.setAccessibleName(name)

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from node.api.server import serve_api
 from node.cli import main
@@ -20,9 +21,9 @@ from node.home.paths import HOME_VARIABLE, Paths
 from node.methods.local import LocalSettings
 from node.methods.spsa.settings import SpsaSettings
 from node.tasks.text import TextConfig
-from protocol.control import HostSpec
+from protocol.control import HostSpec, RunStatus
 from protocol.manifest import TrustSpec
-from tests.fake_node import LINK, RUN, FakeControls
+from tests.fake_node import LINK, RUN, RUN_STATUS, FakeControls
 
 Shown = pytest.CaptureFixture[str]
 
@@ -97,6 +98,21 @@ async def test_a_fresh_spec_starts_a_run_as_it_is(node: FakeControls, capsys: Sh
         newcomer_share=1.0,
         work_bits=0,
     )
+
+
+async def test_a_run_that_is_founded_while_paused_has_no_link_yet_and_says_why(
+    node: FakeControls, capsys: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def host(_: HostSpec) -> RunStatus:
+        return replace(RUN_STATUS, state="paused", reason="the month's volume is used up")
+
+    monkeypatch.setattr(node, "host", host)
+    await talkoot("host", "init", "spec.toml")
+    capsys.readouterr()
+    assert await talkoot("host", "start", "spec.toml") == 0
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "waits: the month's volume is used up" in told.err
 
 
 async def test_a_fresh_spec_of_method_spsa_starts_a_run_as_it_is(

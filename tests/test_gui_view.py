@@ -33,6 +33,7 @@ from gui.view import (
     short_count,
     size,
     subtitle,
+    unmarked,
     until_tomorrow,
 )
 from gui.why import reasons, rich_text
@@ -276,3 +277,7 @@ def test_a_draft_with_a_mistake_is_refused(draft: RunDraft) -> None:
 def test_kinds_come_with_the_method_that_suits_them() -> None:
     assert RunDraft("a", "", "", "finetune", "").spec().method.kind == "spsa"
     assert RunDraft("a", "", "", "text", "").spec().method.kind == "local"
+
+
+def test_markup_reaches_neither_tooltips_nor_notifications() -> None:
+    assert unmarked("<b>me</b> & <a href='x'>you</a>") == "(b>me(/b> & (a href='x'>you(/a>"

@@ -145,8 +145,11 @@ async def _start(context: Context, options: argparse.Namespace) -> int:
     if options.json:
         show_json(context.out, run)
         return OK
+    if run.link is None:
+        say(context.err, f"{plain(run.name)} is founded, and waits: {plain(run.reason)}")
+        return OK
     say(context.err, f"{plain(run.name)} runs. Whoever has this link can join:")
-    say(context.out, plain(run.link or "", 16_384))
+    say(context.out, plain(run.link, 16_384))
     say(context.err, "In quotes: talkoot join 'LINK'. See it with: talkoot status --watch")
     return OK
 

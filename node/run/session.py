@@ -162,6 +162,7 @@ class Session:
             self.serving.set()
             await node.swarm.connect(self.book.addresses())
             data = await self._data()
+            self._state, self._reason = "starting", "loading the trainer"
             shelf.put(data)
             task = self.manifest.task
             method = self.manifest.method
