@@ -1,8 +1,10 @@
 """This machine as the node uses it: its settings in force, what may be used of it, and when.
 
-ConfigSource ──┬──> Governor ──contribution──> permit, attendance
-sensors ───────┘        ▲
-Budget ──> MonthlyVolume┘                      it outlives a network that dies
+    ConfigSource ──┬──> Governor ──contribution──> permit, attendance
+    sensors ───────┘        ▲
+    Budget ──> MonthlyVolume┘
+
+It outlives a network that dies.
 """
 
 import asyncio
