@@ -28,6 +28,7 @@ from protocol.block_tree import (
     common,
     grow,
     order,
+    speaks,
 )
 from protocol.blocks import MAX_HEIGHT, Block, OpenBlock
 from protocol.errors import RoundError
@@ -366,9 +367,9 @@ class Chain:
             self._eligible = eligible_tickets(
                 self._pool, self.tip, self.rules, self.root, self._counts
             )
+        if not any(speaks(ticket, self._counts) for ticket in self._eligible):
+            return None  # nobody would take such a block, ourselves included
         peers = {ticket.peer for ticket in self._eligible}
-        if not any(map(self._counts, peers)):
-            return None
         if not expected <= peers and now < self._tip_since + self.rules.block_seconds:
             return None
         if self._ready_since is None:

@@ -258,6 +258,16 @@ def test_a_ticket_that_measured_nothing_is_no_vote() -> None:
         scene.chain.hear_block(block(by_rank(1)[0], scene.tip, [empty]), scene.now)
 
 
+def test_we_close_no_block_in_which_nobody_measured_anything_and_the_next_that_has_votes() -> None:
+    scene = Scene(me=by_rank(1)[0])
+    scene.chain.hear_ticket(ticket(1, 0, scene.tip, value=NULL))
+    for _ in range(20):
+        scene.now += 1000
+        assert scene.decide() is None
+    scene.hear(2, 3)
+    assert scene.decide() is not None
+
+
 def test_a_block_full_of_strangers_is_refused() -> None:
     scene = Scene()
     strangers = [ticket(number, 0, scene.tip) for number in range(100, 101 + MAX_STRANGERS)]

@@ -23,10 +23,11 @@ from protocol.block_requests import BlocksReply
 from protocol.evidence import FalseTicket
 from protocol.identity import PeerId
 from protocol.manifest import TrustSpec
-from protocol.rollcall import Accusation, RollCall, open_roll
-from protocol.signing import unseal
+from protocol.rollcall import Accusation, Commitment, RollCall, open_roll
+from protocol.signing import seal, unseal
 from protocol.tickets import Measured
 from tests.chain_liars import Forging, OutOfTurn, TwoBlocks, closing_by
+from tests.memory_peers import identity
 from tests.spsa_swarm import EngineProber, SpsaSwarm
 from trust.admission import bans_of
 from trust.admission import established as established_by
@@ -377,6 +378,33 @@ def test_who_comes_late_believes_no_round_that_its_members_did_not_agree_on(
         assert await comes_late(swarm)
 
     monkeypatch.setattr("node.chain.history.ask_for_blocks", shortened)
+    with caplog.at_level(logging.INFO, logger="node.chain.history"):
+        play(tmp_path, story)
+    assert "isn't agreed" in caplog.text
+
+
+def test_who_comes_late_believes_no_roll_call_that_gives_others_than_the_agreed_credit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[PeerId] = []
+
+    async def of_itself_alone(
+        swarm: Swarm, run_: bytes, peer: PeerId, root: bytes, marks: Sequence[bytes]
+    ) -> BlocksReply:
+        """Return the true blocks with a roll call that lists the first peer asked alone."""
+        asked.append(peer)
+        reply = await ask_for_blocks(swarm, run_, peer, root, marks)
+        if peer != asked[0] or reply.roll is None:
+            return reply
+        liar = next(each for each in map(identity, [*HONEST, LIAR]) if each.peer_id == peer)
+        call = unseal(reply.roll, run_, RollCall).message
+        own = [each for each in call.commitments if unseal(each, run_, Commitment).signer == peer]
+        return replace(reply, roll=seal(liar, run_, replace(call, commitments=tuple(own))).envelope)
+
+    async def story(swarm: SpsaSwarm) -> None:
+        assert await comes_late(swarm)
+
+    monkeypatch.setattr("node.chain.history.ask_for_blocks", of_itself_alone)
     with caplog.at_level(logging.INFO, logger="node.chain.history"):
         play(tmp_path, story)
     assert "isn't agreed" in caplog.text

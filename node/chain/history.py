@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from dht.swarm import NetworkError
-from node.chain.seal import PastChain, candidate_logs, chain_rules
+from node.chain.seal import PastChain, candidate_logs, chain_rules, ledger_after
 from node.chain.sync import BlockServer, SealedRound, ask_for_blocks
 from node.run.setting import RunSetting
 from node.store.keeper import StateKeeper
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 BEFORE_SECONDS = 20.0
 """For all rounds before one. Who has not got them by then does without, and will be outvoted."""
+ASK_SECONDS = 8.0
+"""For one peer to give one of them."""
 
 Passed = Mapping[bytes, tuple[Outlined, SealedRound]]
 """Rounds by the root of the state that each grew from, and that state."""
@@ -92,25 +94,40 @@ class History:
             )
         sealed = self._blocks.find(root)
         if sealed is None:
-            sealed = await self._fetch(before, others)
+            sealed = await self._fetch(before, state, others)
             self._blocks.keep(root, sealed)
         return before, sealed
 
-    async def _fetch(self, state: Outlined, others: Sequence[PeerId]) -> SealedRound:
-        """Return the round that grew from a state; its chain is one that its members agreed on."""
-        spec, stewards = self._set.manifest.trust, self._set.stewards
+    async def _fetch(
+        self, state: Outlined, after: Outlined, others: Sequence[PeerId]
+    ) -> SealedRound:
+        """Return the round that led from one state to another."""
         for peer in others:
             try:
-                sealed, roll = await fetch_round(self._set, peer, state)
-            except (NetworkError, ProtocolError) as error:
+                async with asyncio.timeout(ASK_SECONDS):
+                    sealed, roll = await fetch_round(self._set, peer, state)
+                if await asyncio.to_thread(self._leads_to, state, after, sealed, roll):
+                    return sealed
+            except (NetworkError, ProtocolError, TimeoutError) as error:
                 log.info("%s doesn't give round %d: %s", peer, state.header.round, error)
-                continue
-            judges = judges_of(roll, state.ledger, spec, stewards)
-            committed = {root for root, _ in candidate_logs(roll, judges)}
-            if root_of(log_chunks(sealed.blocks))[0] in committed:
-                return sealed
-            log.info("what %s gives of round %d isn't agreed", peer, state.header.round)
+            else:
+                log.info("what %s gives of round %d isn't agreed", peer, state.header.round)
         raise FetchError(f"nobody has the blocks of round {state.header.round}")
+
+    def _leads_to(self, state: Outlined, after: Outlined, sealed: SealedRound, roll: Roll) -> bool:
+        """Return whether members committed to this chain, and it gives everybody what is agreed.
+
+        The roll call is what the answering peer gives, so its word alone isn't enough.
+
+        Raises:
+            RoundError: it is no chain.
+        """
+        judges = judges_of(roll, state.ledger, self._set.manifest.trust, self._set.stewards)
+        committed = {root for root, _ in candidate_logs(roll, judges)}
+        if root_of(log_chunks(sealed.blocks))[0] not in committed:
+            return False
+        chain = PastChain.of(self._set, state, sealed)
+        return ledger_after(self._set, state.ledger, roll, chain) == after.ledger
 
 
 async def fetch_round(

@@ -153,20 +153,33 @@ class Seal:
         lied = [(chain, chain.tickets_of(bans.keys())) for chain in (*before, now.chain)]
         void = [move for _, moves in lied for move in moves]
         first = next((chain for chain, moves in lied if moves), None)
-        said: Counter[PeerId] = Counter()
-        counted: Counter[PeerId] = Counter()
-        for block in now.tip.blocks():
-            for ticket in block.tickets:
-                said[ticket.peer] += sum(value != NULL for value in ticket.said.projections)
-            counted.update(now.branches.rules.accepted(block))
-        for peer in bans:
-            counted.pop(peer, None)
-        per_probe = setting.manifest.task.samples_per_step or 1
-        probed = Probed(said, {peer: per_probe * probes for peer, probes in counted.items()})
-        after = advance_by_tickets(ledger, roll, probed, spec, stewards)
+        said, counted = _probes_of(now.chain, bans.keys())
+        after = ledger_after(setting, ledger, roll, now.chain)
         reports = _reports(roll, said, counted)
         scale = now.branches.scale_at(now.tip) if first is None else first.scale
         return cls(tuple(void), after, scale, reports)
+
+
+def ledger_after(setting: RunSetting, ledger: Ledger, roll: Roll, chain: PastChain) -> Ledger:
+    """Return the ledger that a round's roll call and chain lead to."""
+    spec, stewards = setting.manifest.trust, setting.stewards
+    said, counted = _probes_of(chain, bans_of(roll, ledger, spec, stewards).keys())
+    per_probe = setting.manifest.task.samples_per_step or 1
+    probed = Probed(said, {peer: per_probe * probes for peer, probes in counted.items()})
+    return advance_by_tickets(ledger, roll, probed, spec, stewards)
+
+
+def _probes_of(chain: PastChain, banned: Set[PeerId]) -> tuple[Counter[PeerId], Counter[PeerId]]:
+    """Return how many probes each peer claimed, and how many of them count."""
+    said: Counter[PeerId] = Counter()
+    counted: Counter[PeerId] = Counter()
+    for block in chain.tip.blocks():
+        for ticket in block.tickets:
+            said[ticket.peer] += sum(value != NULL for value in ticket.said.projections)
+        counted.update(chain.branches.rules.accepted(block))
+    for peer in banned:
+        counted.pop(peer, None)
+    return said, counted
 
 
 def _reports(

@@ -327,7 +327,9 @@ class SpsaWorker(Worker):
         if sealed is None:
             return None
         state = await asyncio.to_thread(self._keeper.find, round_, root)
-        return None if state is None else Past.of(self._set, state, sealed)
+        if state is None:
+            return None
+        return await asyncio.to_thread(Past.of, self._set, state, sealed)
 
     async def _sealed_vectors(self, now: Past, seal: Seal) -> Vectors:
         while True:
