@@ -124,7 +124,7 @@ class Chronicle:
         members = self._members(run.run)
         new = [peer for peer in members if not peer.me and peer.id not in hosted.known]
         if len(hosted.known) > MOST_KNOWN_MEMBERS:
-            hosted.known.clear()
+            hosted.known = {peer.id for peer in members}
         hosted.known.update(peer.id for peer in new)
         if new:
             hosted.told_at = now

@@ -165,6 +165,7 @@ class EventStream:
 
     async def _follow_contribution(self) -> None:
         known = self._controls.contribution()
+        self._chronicle.note_contribution(known)
         while True:
             known = await self._controls.contribution_after(known)
             self._tell("contribution", known)

@@ -32,17 +32,18 @@ def home(paths: Paths) -> tuple[list[Finding], Config | None]:
 
 def _closed(paths: Paths) -> Iterator[Finding]:
     """Look whether secrets are for their owner alone."""
-    open_ = [path for path in (paths.identity, paths.token, paths.state) if _is_open(path)]
+    secrets = (paths.identity, paths.token, paths.read_token)
+    open_ = [path for path in (*secrets, paths.state) if _is_open(path)]
     for path in open_:
         yield Finding(
             "rights", "warn", f"others can read {path}", f"Close it: chmod go-rwx '{path}'"
         )
-    foreign = [path for path in (paths.identity, paths.token) if _is_foreign(path)]
+    foreign = [path for path in secrets if _is_foreign(path)]
     for path in foreign:
         hint = "Run talkoot as that user, or set TALKOOT_HOME to a folder of your own."
         yield Finding("rights", "fail", f"{path} belongs to another user", hint)
     if not open_ and not foreign:
-        yield Finding("rights", "ok", "the private key and the API token are yours alone")
+        yield Finding("rights", "ok", "the private key and the API tokens are yours alone")
 
 
 def _is_open(path: Path) -> bool:

@@ -205,7 +205,7 @@ class StorageSection(Section, frozen=True, kw_only=True):
     max: Annotated[
         str,
         Check(check_storage),
-        Meta(description="The most that all runs together may fill of the disk."),
+        Meta(description="The most that one run may need on the disk."),
         AtRestart,
     ] = "20GB"
     min_free: Annotated[

@@ -1,7 +1,7 @@
 """How much was sent and received in each calendar month, over all starts of the node.
 
-What is counted goes to the month that the clock shows at that moment, and all months are kept: a
-clock that jumps forward and comes back finds what it left. The months are of local time.
+What is counted goes to the month that the clock shows at that moment, and the months of ten years
+are kept: a clock that jumps forward and comes back finds what it left. Months are of local time.
 """
 
 import asyncio

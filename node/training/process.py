@@ -251,7 +251,7 @@ class TrainerProcess:
         if isinstance(answer, Failed):
             raise TrainerError(answer.code, answer.message, hint=answer.hint)
         error = await link.died()
-        self._link = None
+        self._link = self._ready = None
         raise _interrupted() if link.interrupted else error
 
     async def _drop(self) -> None:
