@@ -167,7 +167,7 @@ def own_figures(store: Store) -> list[Figure]:
     """Return the tiles: this machine's part."""
     run = store.run
     if run is None:
-        names = ("accepted samples", "rejected", "trained", "share of the run", "standing")
+        names = ("accepted samples", "rejected", "trained", "share of the peers' work", "standing")
         return [Figure("-", name) for name in names]
     all_accepted = sum(
         peer.accepted_samples for peer in store.peers.values() if peer.run == run.run

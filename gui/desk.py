@@ -22,8 +22,6 @@ class Desk(QObject):
 
     failed = Signal(str)
     """A sentence about what went wrong, for the person at the window."""
-    told = Signal(str)
-    """A sentence about what is done."""
     changed = Signal(Change)
     join_asked = Signal(str)
     """Somebody wants to join or to host: "", or a link."""

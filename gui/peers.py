@@ -5,7 +5,7 @@ A `QSortFilterProxyModel` in Python took 18 % of a core at 5,000 peers, and dela
 """
 
 from collections.abc import Callable
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 from PySide6.QtCore import (
     QAbstractTableModel,
@@ -204,7 +204,7 @@ class PeerDelegate(QStyledItemDelegate):
         dim = gone or not self.live
         inner = box.adjusted(_MARGIN, 0, -_MARGIN, 0)
         if column == "reputation" and peer.reputation is not None:
-            inner = self._draw_bar(painter, inner, peer.reputation, dim=dim)
+            self._draw_bar(painter, inner, peer.reputation, dim=dim)
         text = cell_text(peer, column, gone=gone)
         colour = colours.faint if dim else self._colour(column, text)
         right = column in _RIGHT or column == "reputation"
@@ -215,7 +215,7 @@ class PeerDelegate(QStyledItemDelegate):
             text = metrics.elidedText(text, Qt.TextElideMode.ElideRight, inner.width())
         painter.drawText(inner, align | Qt.AlignmentFlag.AlignVCenter, text)
 
-    def _draw_bar(self, painter: QPainter, box: QRectF, value: float, *, dim: bool) -> QRectF:
+    def _draw_bar(self, painter: QPainter, box: QRectF, value: float, *, dim: bool) -> None:
         colours = self._theme.colours
         bar = QRectF(box.left(), box.center().y() - 3, box.width() - 42, 6)
         painter.save()
@@ -229,7 +229,6 @@ class PeerDelegate(QStyledItemDelegate):
         part = bar.width() * min(max(value, 0.0), 1.0)
         painter.drawRoundedRect(QRectF(bar.left(), bar.top(), part, 6), min(3, part / 2), 3)
         painter.restore()
-        return box
 
     def _colour(self, column: Column, text: str) -> str:
         colours = self._theme.colours
@@ -255,7 +254,6 @@ class PeerTable(QTableView):
     why_asked = Signal(str, str)
     """(run, PeerID): somebody wants to know why this peer stands as it does."""
     peer_chosen = Signal(str, str)
-    CALM_MS: ClassVar[int] = RESORT_MS
 
     def __init__(self, store: Store, theme: Theme, columns: tuple[Column, ...] = COLUMNS) -> None:
         super().__init__()
@@ -265,7 +263,7 @@ class PeerTable(QTableView):
         self.setItemDelegate(self._drawer)
         self._set_up()
         self._asked: tuple[PeerKey, QPoint] | None = None
-        self._resort = QTimer(self, interval=self.CALM_MS)
+        self._resort = QTimer(self, interval=RESORT_MS)
         self._resort.timeout.connect(self.resort)
         self._resort.start()
         theme.changed.connect(self.viewport().update)

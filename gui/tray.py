@@ -86,7 +86,9 @@ class Tray(QObject):
         if self._icon is not None and change & (Change.LINK | Change.CONTRIBUTION | Change.STATUS):
             store = self._desk.store
             words = headline(store.status, store.contribution, store.run)
-            self._icon.setToolTip(f"talkoot: {words if store.live else 'the node is gone'}")
+            self._icon.setToolTip(
+                unmarked(f"talkoot: {words if store.live else 'the node is gone'}")
+            )
 
     def notify(self, news: Collection[Activity], wanted: Collection[str]) -> None:
         """Show notifications for what the person asked to be told of."""

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from PySide6.QtCore import Signal
 from PySide6.QtGui import QCloseEvent
 from PySide6.QtWidgets import QDialog, QProgressBar, QStackedWidget, QWidget
 
@@ -30,9 +29,6 @@ _HOST_TITLES = ("Take part", "What you would start", "How much to give")
 
 class Wizard(QDialog):
     """Nothing starts before the last page's button is pressed."""
-
-    joined = Signal(str)
-    """The run's id."""
 
     def __init__(self, desk: Desk, parent: QWidget) -> None:
         super().__init__(parent)
@@ -166,7 +162,6 @@ class Wizard(QDialog):
         if contribution is not None and contribution.cause in {"asked", "finished"}:
             self._desk.take(await api.contribute(ContributionRequest(mode="auto")))
         self._desk.store.chosen_run = run.run
-        self.joined.emit(run.run)
         self.accept()
 
     def _do(self, work: Coroutine[Any, Any, None], failed: Callable[[TalkootError], None]) -> None:
