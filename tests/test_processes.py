@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from dht.memory import EPOCH_SECONDS
 from node.api.client import ApiError
+from protocol.control import RunStatus
 from protocol.identity import Identity
 from protocol.link import JoinLink, parse_link
 from tests.real_nodes import SPEC, RealNode, agree, answers, wait
@@ -158,10 +159,15 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(swarm: Swarm) -> None:
     if swarm.small_disk is None:
         pytest.skip("mounting a small tmpfs is not permitted")
     swarm.guest.contributes()
-    filler = swarm.small_disk / "filler"
-    with suppress(OSError):  # the node writes meanwhile: then it is full to the last byte
-        filler.write_bytes(bytes(shutil.disk_usage(swarm.small_disk).free - 100_000))
-    stopped = swarm.guest.until(lambda run: run.state == "stopped")
+    disk, filler = swarm.small_disk, swarm.small_disk / "filler"
+
+    def stops_on_the_full_disk(run: RunStatus) -> bool:
+        """Fill up what the node has just freed, too."""
+        with suppress(OSError), filler.open("ab") as file:
+            file.write(bytes(max(0, shutil.disk_usage(disk).free - 100_000)))
+        return run.state == "stopped"
+
+    stopped = swarm.guest.until(stops_on_the_full_disk)
     assert "no room for" in stopped.reason
     assert stopped.round - 2 <= swarm.guest.newest_state(swarm.run).round <= stopped.round
     filler.unlink()
