@@ -109,7 +109,8 @@ def test_a_killed_trainer_is_told_and_replaced(swarm: Swarm) -> None:
     swarm.guest.contributes()
     trainer = swarm.guest.child("node.training.trainer_child")
     assert trainer is not None
-    trainer.kill()
+    swarm.guest.until(lambda run: run.state == "training" and 0.1 < run.progress < 0.6)
+    trainer.kill()  # between rounds it would be replaced without a word
     swarm.guest.until(lambda run: "killed by signal 9" in run.reason, seconds=20)
     swarm.guest.contributes()
     assert not swarm.guest.run().reason.startswith("training stopped")
