@@ -107,6 +107,7 @@ async def _run_on(
     node.addresses = tuple(await swarm.addresses())
     async with asyncio.TaskGroup() as tasks:
         node.start_sessions(tasks)
+        await node.look_back()
         works = [
             tasks.create_task(node.record(), name="recorder"),
             tasks.create_task(node.finish_rounds(), name="finish rounds"),
@@ -164,7 +165,7 @@ class Node(MachineControls):
         self._sessions: dict[str, Session] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._recorder = Recorder(
-            lambda: [(session.status(), session.ledger) for session in self._sessions.values()],
+            lambda: [(each.since_start(), each.ledger) for each in self._sessions.values()],
             lambda: swarm.traffic,
         )
 
@@ -200,6 +201,11 @@ class Node(MachineControls):
                 self._start(self._folder(path))
             except (TalkootError, OSError, ValueError) as error:
                 log.error("the run in %s is left out: %s", path, error)  # noqa: TRY400
+
+    async def look_back(self) -> None:
+        """Wait until all runs know what this node gave to them before."""
+        for session in self._sessions.values():
+            await session.looked_back.wait()
 
     async def end_sessions(self) -> None:
         """Cancel all sessions and wait for them, for a limited time."""
@@ -310,6 +316,7 @@ class Node(MachineControls):
             session.note_peers(parsed.peers)
         else:
             session = self._start(folder, peers=parsed.peers)
+            await session.looked_back.wait()
         return session.status()
 
     def _running_session(self, run: str) -> Session | None:

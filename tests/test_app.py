@@ -115,6 +115,36 @@ def test_a_node_takes_up_its_runs_where_it_left_them(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+async def recorded(node: Node) -> None:
+    """Record figures until a run's round is over, and what is left then."""
+    async with asyncio.TaskGroup() as tasks:
+        recorder = tasks.create_task(node.record())
+        await reach(only(node).round + 2, node)
+        recorder.cancel()
+
+
+def test_what_a_machine_gave_is_told_after_a_restart_and_noted_once(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host:
+            await hosted(host, scene)
+            await recorded(host)
+            before = only(host)
+            assert before.samples_accepted >= 2 * 80
+        async with scene.node(0) as host:
+            await host.look_back()
+            assert only(host).samples_accepted >= before.samples_accepted
+            assert only(host).samples_mine >= before.samples_mine
+            await recorded(host)
+            run, after = only(host).run, only(host)
+            noted = await host.series("contribution", run, 0.0, 10)
+            assert sum(point.value for point in noted.points) <= after.samples_accepted
+            await host.leave(run)
+            link = JoinLink(bytes.fromhex(run), "a run", (f"/memory/x/p2p/{identity(9).peer_id}",))
+            assert (await host.join(str(link))).samples_accepted >= after.samples_accepted
+
+    play(tmp_path, scenario)
+
+
 def test_a_run_that_was_left_stays_left_and_can_be_joined_again(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         async with scene.node(0) as host:

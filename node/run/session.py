@@ -15,10 +15,10 @@ from node.home.address_book import AddressBook
 from node.home.reach import farthest_first
 from node.run.roster import Roster
 from node.run.setting import RunSetting
-from node.run.shown import counted_in, described, last_round, warnings_about
+from node.run.shown import counted_in, described, given_by, last_round, warnings_about, with_earlier
 from node.run.worker import Worker
 from node.run.workers import WorkerOf
-from node.store.ledger import RunLedger
+from node.store.ledger import Given, RunLedger
 from node.store.run_folder import DataFile, RunFolder
 from node.store.state import State
 from node.store.storage import Disk
@@ -90,6 +90,8 @@ class Session:
         self.worker: Worker | None = None
         self.serving = asyncio.Event()
         """Set when others can fetch the manifest here, so that the link works; or can't for now."""
+        self.looked_back = asyncio.Event()
+        """Set when it is known what this node gave to the run at earlier starts."""
         self.failure: TalkootError | None = None
         """What stopped the run here, if anything did."""
         self._node = node
@@ -100,6 +102,7 @@ class Session:
         self._fetched = 0.0
         self._addresses: list[str] = []
         self._trainer: TrainerProcess | None = None
+        self._earlier = Given()
         self._stopped: RunStatus | None = None
         self._absent: RunStatus | None = None
         """Where the run stood when we had to leave it for a while."""
@@ -117,11 +120,13 @@ class Session:
         """Take part until cancelled; a failure ends the run here and is shown, not raised."""
         log.info("taking part in %s (%s)", self.manifest.name, self.run_id.hex()[:12])
         try:
+            await self._look_back()
             while True:
                 if not self._node.attendance.is_open:
                     self.serving.set()
                 await self._node.attendance.wait_open()
-                self._absent = None
+                if self._absent:
+                    self._earlier, self._absent = given_by(self.status()), None
                 await self._attend()
         except* TalkootError as group:
             error = _first(group)
@@ -136,13 +141,20 @@ class Session:
         for address in addresses:
             self.book.note_address(address)
 
+    async def _look_back(self) -> None:
+        try:
+            me = self._node.identity.peer_id
+            self._earlier = await asyncio.to_thread(self.ledger.given, me)
+        finally:
+            self.looked_back.set()
+
     async def _attend(self) -> None:
         """Take part until it isn't allowed any more."""
         async with asyncio.TaskGroup() as tasks:
             part = tasks.create_task(self._take_part(), name=f"part in {self.run_id.hex()[:8]}")
             await self._node.attendance.wait_closed()
             self.standings()  # the state goes with the worker
-            self._absent = replace(self.status(), peers=0, samples_per_second=0.0)
+            self._absent = replace(self.since_start(), peers=0, samples_per_second=0.0)
             part.cancel()
         self.worker = None
 
@@ -270,6 +282,10 @@ class Session:
 
     def status(self) -> RunStatus:
         """Return what to show of this run."""
+        return with_earlier(self.since_start(), self._earlier)
+
+    def since_start(self) -> RunStatus:
+        """Return the status with the samples that were counted since the run was taken up."""
         if self._stopped:
             return self._stopped
         if self._absent:
@@ -295,7 +311,7 @@ class Session:
         self.standings()  # the state goes with the worker
         reason = " ".join(filter(None, (f"{error.message}.", error.hint)))
         changes = {"state": "stopped", "reason": reason, "peers": 0, "samples_per_second": 0.0}
-        return replace(self.status(), failure=error.code, **changes)
+        return replace(self.since_start(), failure=error.code, **changes)
 
     def _worker_status(self, common: RunStatus, worker: Worker) -> RunStatus:
         tally, state, standings = worker.tally, worker.state, self.standings()
