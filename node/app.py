@@ -198,7 +198,8 @@ class Node(MachineControls):
             if path.name.startswith(".") or (path / _LEFT).exists():
                 continue
             try:
-                self._start(self._folder(path))
+                with self.activity.telling_of_updates():
+                    self._start(self._folder(path))
             except (TalkootError, OSError, ValueError) as error:
                 log.error("the run in %s is left out: %s", path, error)  # noqa: TRY400
 
@@ -298,14 +299,16 @@ class Node(MachineControls):
 
     async def preview(self, link: str) -> Preview:
         """Fetch and check the manifest behind a link; nothing starts."""
-        parsed, envelope = await self._manifest_behind(link)
+        with self.activity.telling_of_updates():
+            parsed, envelope = await self._manifest_behind(link)
         _, manifest = open_manifest(envelope, parsed.run)
         free = shutil.disk_usage(self._paths.runs).free
         return await preview_of(self._swarm, parsed, manifest, self._machine.source.config, free)
 
     async def join(self, link: str) -> RunStatus:
         """Start to take part in the run behind a link."""
-        parsed, envelope = await self._manifest_behind(link)
+        with self.activity.telling_of_updates():
+            parsed, envelope = await self._manifest_behind(link)
         folder = self._folder(self._paths.runs / parsed.run.hex())
         await asyncio.to_thread(folder.create)
         await asyncio.to_thread(folder.save_manifest, envelope)
