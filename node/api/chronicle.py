@@ -143,14 +143,17 @@ def _notify_of(failure: str) -> Notify:
 
 
 def _round_words(before: RunStatus, now: RunStatus) -> str:
-    if now.round > before.round + 1:
+    took_part = now.last_round is not None and now.last_round.round == now.round - 1
+    if now.round > before.round + 2 and not took_part:
         return f"{_name(now)}: caught up with round {now.round}"
     words = f"{_name(now)}: round {now.round}"
-    if now.round_peers:
+    if now.round_peers and took_part:
         words += f" averaged with {now.round_peers} {'peer' if now.round_peers == 1 else 'peers'}"
     else:
         words += " is done"
-    return words if now.round_seconds is None else f"{words} in {now.round_seconds:.0f} s"
+    if now.round_seconds is None or not took_part:
+        return words
+    return f"{words} in {now.round_seconds:.0f} s"
 
 
 def _names(peers: Sequence[Peer]) -> str:

@@ -7,7 +7,7 @@ from dht.swarm import NetworkError
 from node.home.address_book import MAX_ADDRESS_CHARACTERS
 from node.run.channel import RunChannel
 from node.run.setting import RunSetting, Tally
-from protocol.presence import Presence
+from protocol.presence import LEAVING_STATE, Presence
 from protocol.rollcall import Commitment
 from protocol.rounds import Phase, RoundMachine
 from protocol.signing import Signed
@@ -71,7 +71,7 @@ class Heartbeat:
         """Say once that we leave, within `LEAVE_SECONDS`; if that fails, silence will tell."""
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
-                if presence := self._presence("leaving"):
+                if presence := self._presence(LEAVING_STATE):
                     await self._channel.say_at_once(presence)
         except TimeoutError:
             log.debug("no goodbye")

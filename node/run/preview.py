@@ -1,6 +1,7 @@
 """What a person sees of a run before anything of it starts."""
 
 import asyncio
+from collections.abc import Iterator, Sequence
 
 from dht.swarm import Swarm
 from node.api.trust_words import trust_in_words
@@ -8,9 +9,12 @@ from node.home.config import Config
 from node.run import line
 from node.tasks import UnknownTaskError, task_class
 from protocol.control import Preview
+from protocol.errors import ProtocolError
 from protocol.link import JoinLink
 from protocol.manifest import Manifest, TrustSpec
-from protocol.records import RecordKey
+from protocol.presence import FETCHING_STATE, LEAVING_STATE, LISTENING_STATE, Presence
+from protocol.records import Record, RecordKey
+from protocol.signing import unseal
 from protocol.state import FLOAT_BYTES
 
 _WHAT_OTHERS_SEE = (
@@ -18,6 +22,7 @@ _WHAT_OTHERS_SEE = (
     "your node's name and PeerID, and what it trains on (CPU, or the graphics card's name)",
     "how much you train, your updates to the model, and the reputation that they earn you",
 )
+_NOWHERE_YET = {LISTENING_STATE, FETCHING_STATE, LEAVING_STATE}
 _AUDITED = "whether your work is honest: it is audited, and proof of a lie is kept for good"
 
 
@@ -28,6 +33,7 @@ async def preview_of(
     task = manifest.task
     state_bytes = 2 * FLOAT_BYTES * task.parameters
     peers = await swarm.fetch(RecordKey(link.run, "presence"))
+    round_ = _round_of_most(link.run, peers)
     obstacle = await asyncio.to_thread(_obstacle, manifest, state_bytes, config, free_bytes)
     return Preview(
         run=link.run.hex(),
@@ -41,13 +47,41 @@ async def preview_of(
         download_bytes=task.data_bytes + state_bytes,
         data_bytes=task.data_bytes,
         peers=len(peers),
+        round=round_,
+        rounds_total=manifest.round.total,
         rule=manifest.trust.rule,
         admission=manifest.admission,
         what_others_see=_what_others_see(manifest.trust),
         trust=trust_in_words(manifest.trust, manifest.method.kind),
         fits=not obstacle,
-        reason=obstacle or line.remark(manifest, config.network.up_rate, config.network.down_rate),
+        reason=obstacle
+        or _end(manifest, round_)
+        or line.remark(manifest, config.network.up_rate, config.network.down_rate),
     )
+
+
+def _round_of_most(run: bytes, records: Sequence[bytes]) -> int | None:
+    """Return the latest round that half of the peers or more say they have reached."""
+    rounds = sorted(_rounds(run, records), reverse=True)
+    return rounds[len(rounds) // 2] if rounds else None
+
+
+def _rounds(run: bytes, records: Sequence[bytes]) -> Iterator[int]:
+    for data in records:
+        try:
+            record = unseal(data, run, Record)
+            said = unseal(record.message.body, run, Presence)
+        except ProtocolError:
+            continue
+        if said.signer == record.signer and said.message.state not in _NOWHERE_YET:
+            yield said.message.round
+
+
+def _end(manifest: Manifest, round_: int | None) -> str:
+    total = manifest.round.total
+    if total is None or round_ is None or round_ < total:
+        return ""
+    return f"the run is finished, {total:,} of {total:,} rounds: only its model is left to fetch"
 
 
 def _what_others_see(spec: TrustSpec) -> tuple[str, ...]:
