@@ -1,9 +1,9 @@
 """The node: wires network, runs and control API together and owns every task.
 
-    run ── HivemindSwarm ── API ── one Session a run ── Worker, TrainerProcess
+    run ── LastingSwarm ── API ── one Session a run ── Worker, TrainerProcess
 
-The end comes in this order: the API stops answering, the sessions say goodbye and end their
-trainers, the network goes last.
+A network process that dies or hangs is replaced under all of them. The end comes in this order: the
+API stops answering, the sessions say goodbye and end their trainers, the network goes last.
 """
 
 import asyncio
@@ -17,7 +17,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from dht.clocks import skew_trouble
 from dht.hivemind_swarm import HivemindSwarm
+from dht.lasting_swarm import LastingSwarm
 from dht.swarm import NetworkError, Swarm
 from node.api.exports import write_model
 from node.api.machine import MachineControls
@@ -45,6 +47,7 @@ from protocol.control import (
     ExportRequest,
     HostSpec,
     MemoryUse,
+    NetworkState,
     Peer,
     Preview,
     RunStatus,
@@ -71,7 +74,7 @@ async def run(
     workers: WorkerOf = worker_of,
     swarm_kind: type[HivemindSwarm] = HivemindSwarm,
 ) -> None:
-    """Run the node until `stop` is set; a network that dies is started again.
+    """Run the node until `stop` is set.
 
     Args:
         config: the configuration.
@@ -84,27 +87,26 @@ async def run(
     Raises:
         TalkootError: the network or the API can't be started.
     """
+    listen = lasting_addresses(config.node.listen, paths.ports)
     async with machine_of(ConfigSource(paths.config_file, config), paths) as machine:
-        while not stop.is_set():
-            async with swarm_kind(
+
+        def network() -> HivemindSwarm:
+            return swarm_kind(
                 identity,
                 paths.identity,
-                listen=lasting_addresses(config.node.listen, paths.ports),
+                listen=listen,
                 announce=config.node.announce,
                 client_mode=config.network.client_mode,
                 budget=machine.budget,
-            ) as swarm:
-                node = Node(machine, paths, identity, swarm, stop, workers)
-                await _run_on(swarm, node, paths, config.node.api, stop)
-            if not stop.is_set():
-                log.error("the network process has died; starting it again")
+            )
+
+        async with LastingSwarm(network) as swarm:
+            node = Node(machine, paths, identity, swarm, stop, workers)
+            node.addresses = tuple(await swarm.addresses())
+            await _run(node, paths, config.node.api, stop)
 
 
-async def _run_on(
-    swarm: HivemindSwarm, node: "Node", paths: Paths, api: str | None, stop: asyncio.Event
-) -> None:
-    """Run the node on one network until that dies or `stop` is set."""
-    node.addresses = tuple(await swarm.addresses())
+async def _run(node: "Node", paths: Paths, api: str | None, stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as tasks:
         node.start_sessions(tasks)
         await node.look_back()
@@ -114,18 +116,10 @@ async def _run_on(
         ]
         async with serve_api(node, paths, api) as url:
             node.api_url = url
-            await _first_of(stop, swarm.closed)
+            await stop.wait()
         await node.end_sessions()
         for work in works:
             work.cancel()
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        waits = [tasks.create_task(event.wait(), name="end") for event in events]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
 
 
 class Node(MachineControls):
@@ -239,7 +233,7 @@ class Node(MachineControls):
     def status(self) -> Status:
         """Return the node as a whole."""
         runs = self.runs()
-        peers = any(run.peers > 1 for run in runs)
+        network, reason = self._network_now(runs)
         return Status(
             version=VERSION,
             peer_id=self._identity.peer_id,
@@ -248,8 +242,8 @@ class Node(MachineControls):
             uptime_seconds=time.monotonic() - self._started_at,
             api=self.api_url,
             addresses=self.addresses,
-            network="online" if peers else "alone",
-            network_reason="" if peers else "no other peer of a run has been heard of",
+            network=network,
+            network_reason=reason,
             runs=tuple(runs),
             refused=dict(self._setting.refused + self._swarm.refused),
             clock_offset_seconds=self._swarm.clock_offset,
@@ -257,6 +251,14 @@ class Node(MachineControls):
             traffic=self._machine.traffic,
             memory=self._memory(),
         )
+
+    def _network_now(self, runs: Sequence[RunStatus]) -> tuple[NetworkState, str]:
+        if trouble := self._swarm.trouble:
+            return "offline", trouble
+        skew = skew_trouble(self._swarm.clock_offset)
+        if any(run.peers > 1 for run in runs):
+            return "online", skew
+        return "alone", skew or "no other peer of a run has been heard of"
 
     def _memory(self) -> MemoryUse | None:
         uses = [use for session in self._sessions.values() if (use := session.memory)]

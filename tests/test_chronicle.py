@@ -250,3 +250,14 @@ def test_whatever_a_run_says_a_sentence_comes_of_it(
         )
     )
     assert all(activity.text.strip() for activity in told)
+
+
+def test_a_network_that_goes_and_comes_back_is_told_once_each() -> None:
+    witness = Witness()
+    down = replace(STATUS, network="offline", network_reason="the network process has ended")
+    for status in (STATUS, down, down, STATUS, STATUS):
+        witness.chronicle.note(status)
+    assert [text for text in texts(list(witness.log.newest())) if "network" in text] == [
+        "The network is down: the network process has ended",
+        "The network is back",
+    ]

@@ -17,12 +17,14 @@ from node.api.client import ApiError
 from protocol.control import RunStatus
 from protocol.identity import Identity
 from protocol.link import JoinLink, parse_link
-from tests.real_nodes import SPEC, RealNode, agree, answers, wait
+from tests.real_nodes import SPEC, RealNode, agree, wait
 from tests.small_disk import mounted
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(180)]
 
 STEPS = 100
+NOTICED_SECONDS, BACK_SECONDS = 10.0, 30.0
+"""Of a network process or a trainer that died or hangs."""
 NOBODY = Identity.from_seed(b"nobody listens there".ljust(32)).peer_id
 DEAD_ADDRESS = f"/ip4/127.0.0.1/tcp/9/p2p/{NOBODY}"
 WRONG_CLOCK = "import time; real = time.time; time.time = lambda: real() + 60"
@@ -177,13 +179,20 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(swarm: Swarm) -> None:
     agree([swarm.host, swarm.guest], swarm.run)
 
 
-def test_a_network_process_that_dies_is_replaced(swarm: Swarm) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_network_process_that_dies_or_hangs_is_replaced_while_the_run_goes_on(
+    swarm: Swarm, number: signal.Signals
+) -> None:
     swarm.guest.contributes()
+    before, trainer = swarm.guest.status(), swarm.guest.child("node.training.trainer_child")
     daemon = swarm.guest.child("p2pd")
     assert daemon is not None
-    daemon.kill()
-    wait(lambda: swarm.guest.child("p2pd") not in (daemon, None), "another p2pd")
-    answers(swarm.guest)
+    daemon.send_signal(number)
+    wait(lambda: swarm.guest.status().network == "offline", "the trouble is told", NOTICED_SECONDS)
+    wait(lambda: swarm.guest.status().network == "online", "the others are back", BACK_SECONDS)
+    assert swarm.guest.child("p2pd") not in (daemon, None)
+    assert swarm.guest.child("node.training.trainer_child") == trainer
+    assert swarm.guest.status().addresses == before.addresses
     swarm.guest.contributes()
     agree([swarm.host, swarm.guest], swarm.run)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from dht.hivemind_swarm import ClockSkewError
+from dht.clocks import ClockSkewError
 from dht.memory import MemorySwarm
 from node.app import Node
 from node.exchange.wire import Floats

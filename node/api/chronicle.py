@@ -63,6 +63,7 @@ class Chronicle:
     def note(self, status: Status) -> None:
         """Take in how the node stands now; the first time nothing has happened yet."""
         before, self._before = self._before, status
+        self._note_network(before, status)
         runs = {run.run: run for run in status.runs}
         known = {run.run: run for run in before.runs} if before else {}
         for name, run in runs.items():
@@ -84,6 +85,16 @@ class Chronicle:
             words = "Contributing again" if before else ""
         if words:
             self._add("contribution", words, notify="disk" if now.cause == "disk" else "")
+
+    def _note_network(self, before: Status | None, now: Status) -> None:
+        was_down, is_down = (
+            before is not None and before.network == "offline",
+            now.network == "offline",
+        )
+        if is_down and not was_down:
+            self._add("trouble", f"The network is down: {printable(now.network_reason)}")
+        elif was_down and not is_down:
+            self._add("trouble", "The network is back")
 
     def _note_new(self, run: RunStatus, *, told: bool) -> None:
         if told:
