@@ -107,13 +107,20 @@ def test_both_contribute_to_one_root_and_the_model_can_be_taken_home(
     assert len([name for name in model if name.startswith("blocks.3.")]) == 12
 
 
-def test_a_killed_trainer_is_told_and_replaced(swarm: Swarm) -> None:
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(signal.SIGKILL, "killed by signal 9"), (signal.SIGSTOP, "no sign of life")],
+)
+def test_a_trainer_that_dies_or_hangs_is_told_and_replaced(
+    swarm: Swarm, number: signal.Signals, told: str
+) -> None:
     swarm.guest.contributes()
     trainer = swarm.guest.child("node.training.trainer_child")
     assert trainer is not None
     swarm.guest.until(lambda run: run.state == "training" and 0.1 < run.progress < 0.6)
-    trainer.kill()  # between rounds it would be replaced without a word
-    swarm.guest.until(lambda run: "killed by signal 9" in run.reason, seconds=20)
+    trainer.send_signal(number)  # between rounds it would be replaced without a word
+    swarm.guest.until(lambda run: told in run.reason, seconds=NOTICED_SECONDS)
+    swarm.guest.until(lambda run: run.state == "training" and run.progress > 0, BACK_SECONDS)
     swarm.guest.contributes()
     assert not swarm.guest.run().reason.startswith("training stopped")
 

@@ -169,7 +169,7 @@ class Session:
             asyncio.TaskGroup() as tasks,
         ):
             self._trainer = trainer
-            tasks.create_task(trainer.obey(), name="obey")
+            tasks.create_task(trainer.keep(), name="keep the trainer")
             self._addresses = farthest_first(await node.swarm.addresses())
             self.serving.set()
             await node.swarm.connect(self.book.addresses())
