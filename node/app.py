@@ -9,7 +9,6 @@ API stops answering, the sessions say goodbye and end their trainers, the networ
 import asyncio
 import logging
 import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -35,9 +34,10 @@ from node.machine import Machine, machine_of
 from node.run.host import found_run, remove_drafts
 from node.run.preview import preview_of
 from node.run.recorder import Recorder
+from node.run.room import room_beside
 from node.run.session import NodeSetting, Session
 from node.run.workers import WorkerOf, worker_of
-from node.store.run_folder import RunFolder
+from node.store.run_folder import LEFT, RunFolder
 from node.store.storage import StateError, telling
 from node.transfer.sources import Sources
 from node.transfer.transfer import fetch_manifest
@@ -63,7 +63,6 @@ log = logging.getLogger(__name__)
 
 SESSION_END_SECONDS = 10.0
 _FINISH_POLL_SECONDS = 0.2
-_LEFT = "left"  # a file in the folder of a run that this node has left
 
 
 async def run(
@@ -189,7 +188,7 @@ class Node(MachineControls):
         self._tasks = tasks
         remove_drafts(self._paths.runs)
         for path in sorted(self._paths.runs.iterdir()):
-            if path.name.startswith(".") or (path / _LEFT).exists():
+            if path.name.startswith(".") or (path / LEFT).exists():
                 continue
             try:
                 with self.activity.telling_of_updates():
@@ -304,8 +303,9 @@ class Node(MachineControls):
         with self.activity.telling_of_updates():
             parsed, envelope = await self._manifest_behind(link)
         _, manifest = open_manifest(envelope, parsed.run)
-        free = shutil.disk_usage(self._paths.runs).free
-        return await preview_of(self._swarm, parsed, manifest, self._machine.source.config, free)
+        config, runs = self._machine.source.config, self._paths.runs
+        room = await asyncio.to_thread(room_beside, runs, parsed.run, config.storage)
+        return await preview_of(self._swarm, parsed, manifest, config, room)
 
     async def join(self, link: str) -> RunStatus:
         """Start to take part in the run behind a link."""
@@ -315,7 +315,7 @@ class Node(MachineControls):
         await asyncio.to_thread(folder.create)
         await asyncio.to_thread(folder.save_manifest, envelope)
         with telling(folder.path, 0):
-            (folder.path / _LEFT).unlink(missing_ok=True)
+            (folder.path / LEFT).unlink(missing_ok=True)
         await self._end_of_leaving(parsed.run.hex())
         if session := self._running_session(parsed.run.hex()):
             session.note_peers(parsed.peers)
@@ -376,7 +376,7 @@ class Node(MachineControls):
         """Stop taking part; what is on disk stays."""
         folder = self._sessions[run].folder.path
         with telling(folder, 0):
-            (folder / _LEFT).touch()
+            (folder / LEFT).touch()
         del self._sessions[run]
         self._running[run].cancel()
         await self._end_of_leaving(run)

@@ -12,6 +12,7 @@ from node.api.trust_words import check_trust, trust_in_words
 from node.home.config import Config, StorageSection
 from node.home.settings import SettingsError
 from node.run.preview import preview_of
+from node.run.room import Room
 from protocol.control import Preview
 from protocol.link import JoinLink
 from protocol.manifest import Manifest, MethodSpec, RoundSpec, Scalar, TaskSpec, TrustSpec
@@ -25,6 +26,7 @@ ROOMY = Config(storage=StorageSection(min_free="0B"))
 TASK = TaskSpec("text", 1, {}, b"d" * 32, 1000, 500)
 
 
+ROOM = Room(free=1 << 40)
 KEY = RecordKey(RUN, "presence")
 
 
@@ -38,7 +40,7 @@ async def leave_word(swarm: MemorySwarm, number: int, body: bytes) -> None:
 def preview(
     given: Manifest,
     config: Config = ROOMY,
-    free_bytes: int = 1 << 40,
+    room: Room = ROOM,
     words: Sequence[bytes] = (b"here",),
 ) -> Preview:
     """Preview a run whose peers 2, 3, ... have left these words."""
@@ -51,7 +53,7 @@ def preview(
                 other = await stack.enter_async_context(MemorySwarm(network, identity(number)))
                 await other.connect(await me.addresses())
                 await leave_word(other, number, word)
-            return await preview_of(me, LINK, given, config, free_bytes)
+            return await preview_of(me, LINK, given, config, room)
 
     return run(main())
 
@@ -124,6 +126,14 @@ def test_a_run_above_the_configured_storage_does_not_fit() -> None:
     assert "storage.max allows 20GB" in shown.reason
 
 
+def test_a_run_must_fit_beside_the_others() -> None:
+    task = msgspec.structs.replace(TASK, data_bytes=15 * 10**9)
+    assert preview(manifest(task=task), room=Room(1 << 40, 4 * 10**9)).fits
+    shown = preview(manifest(task=task), room=Room(1 << 40, 6 * 10**9))
+    assert not shown.fits
+    assert "beside the 6,000,000,000 of other runs; storage.max allows 20GB" in shown.reason
+
+
 @pytest.mark.parametrize(
     ("min_free", "free_bytes", "fits"),
     [
@@ -137,7 +147,7 @@ def test_a_run_that_the_disk_has_no_room_for_does_not_fit(
     min_free: str, free_bytes: int, fits: bool
 ) -> None:
     config = Config(storage=StorageSection(min_free=min_free))
-    shown = preview(manifest(task=TASK), config, free_bytes)  # data and four states of 4,000 bytes
+    shown = preview(manifest(task=TASK), config, Room(free_bytes))
     assert shown.fits == fits
     assert fits or f"it needs 17,000 bytes on disk; {free_bytes:,} are free" in shown.reason
 

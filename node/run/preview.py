@@ -7,6 +7,7 @@ from dht.swarm import Swarm
 from node.api.trust_words import trust_in_words
 from node.home.config import Config
 from node.run import line
+from node.run.room import Room, needed_bytes
 from node.tasks import UnknownTaskError, task_class
 from protocol.control import Preview
 from protocol.errors import ProtocolError
@@ -27,14 +28,14 @@ _AUDITED = "whether your work is honest: it is audited, and proof of a lie is ke
 
 
 async def preview_of(
-    swarm: Swarm, link: JoinLink, manifest: Manifest, config: Config, free_bytes: int
+    swarm: Swarm, link: JoinLink, manifest: Manifest, config: Config, room: Room
 ) -> Preview:
     """Describe the run of a checked manifest, and whether it fits this machine."""
     task = manifest.task
     state_bytes = 2 * FLOAT_BYTES * task.parameters
     peers = await swarm.fetch(RecordKey(link.run, "presence"))
     round_ = _round_of_most(link.run, peers)
-    obstacle = await asyncio.to_thread(_obstacle, manifest, state_bytes, config, free_bytes)
+    obstacle = await asyncio.to_thread(_obstacle, manifest, config, room)
     return Preview(
         run=link.run.hex(),
         name=manifest.name,
@@ -88,14 +89,16 @@ def _what_others_see(spec: TrustSpec) -> tuple[str, ...]:
     return (*_WHAT_OTHERS_SEE, _AUDITED) if spec.audit_rate > 0 else _WHAT_OTHERS_SEE
 
 
-def _obstacle(manifest: Manifest, state_bytes: int, config: Config, free_bytes: int) -> str:
+def _obstacle(manifest: Manifest, config: Config, room: Room) -> str:
     try:
         task_class(manifest.task.kind, manifest.task.version)
     except UnknownTaskError as error:
         return f"{error.message}. {error.hint}"
-    needed = manifest.task.data_bytes + (config.storage.keep_checkpoints + 1) * state_bytes
-    if needed > config.storage.max_bytes:
-        return f"it needs {needed:,} bytes on disk; storage.max allows {config.storage.max}"
-    if needed + config.storage.min_free_bytes > free_bytes:
-        return f"it needs {needed:,} bytes on disk; {free_bytes:,} are free"
+    storage = config.storage
+    needed = needed_bytes(manifest.task, storage.keep_checkpoints)
+    if needed + room.others > storage.max_bytes:
+        beside = f" beside the {room.others:,} of other runs" if room.others else ""
+        return f"it needs {needed:,} bytes on disk{beside}; storage.max allows {storage.max}"
+    if needed + storage.min_free_bytes > room.free:
+        return f"it needs {needed:,} bytes on disk; {room.free:,} are free"
     return line.obstacle(manifest, config.network.up_rate, config.network.down_rate)
