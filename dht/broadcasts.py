@@ -64,13 +64,15 @@ class Subscription:
             self._changed.set()
 
     def take(self, message: p2pd_pb2.PSMessage) -> None:
-        """Queue one `p2pd_pb2.PSMessage`, unless it is our own or not a peer's."""
+        """Queue one `p2pd_pb2.PSMessage`, unless it is our own, or its author isn't listened to."""
+        author: PeerId | None = None
         try:
             author = peer_id_of_bytes(getattr(message, "from"))
+            self._refusals.check_welcome(author)
             if len(message.data) > BROADCAST_BYTES:
                 raise RefusedRequestError("large_broadcast", f"{len(message.data)} bytes")
         except ProtocolError as error:
-            self._refusals.count(error, None)
+            self._refusals.count(error, author)
             return
         if author == self._own_id:
             return

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dht.budget import Budget
 from dht.swarm import StreamClosedError
 from dht.tasks import OwnedTasks
-from protocol.errors import FrameError
+from protocol.errors import FrameError, LongFrameError
 from protocol.identity import PeerId
 
 LINGER_SECONDS = 5.0
@@ -95,7 +95,7 @@ class FramedStream:
 
         Raises:
             StreamClosedError: this end was closed, or the other end has closed or is gone.
-            FrameError: a frame announced above the stream's limit; the stream is closed.
+            LongFrameError: a frame announced above the stream's limit; the stream is closed.
         """
         if not self._open or self._ended:
             raise self._closed()
@@ -202,7 +202,7 @@ class FramedStream:
             if length != _END and length > self._frame_bytes:
                 self._open = False
                 self._writer.transport.abort()
-                raise FrameError(
+                raise LongFrameError(
                     f"{self._peer} announced a frame of {length} bytes, "
                     f"the limit is {self._frame_bytes}"
                 )

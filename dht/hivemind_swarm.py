@@ -126,6 +126,15 @@ class HivemindSwarm:
         return self.refusals.refused
 
     @property
+    def discouraged(self) -> frozenset[PeerId]:
+        """Who broke the protocol and is not listened to for a while."""
+        return self.refusals.discouraged
+
+    def report(self, peer: PeerId | None, error: ProtocolError) -> None:
+        """Count what was refused from `peer`; see `dht.swarm.Swarm.report`."""
+        self.refusals.count(error, peer)
+
+    @property
     def traffic(self) -> Traffic:
         """What this peer sent and received, and its limits (dht.budget tells what counts)."""
         return self._budget.traffic
@@ -227,7 +236,7 @@ class HivemindSwarm:
             if record.signer != self.peer_id:
                 raise RecordError(f"a record by {record.signer}, who is another peer")
         except ProtocolError as error:
-            self.refusals.count(error, self.peer_id)
+            self.refusals.count(error, None)
             return False
         return await self._node.put(record, self.time())
 

@@ -23,13 +23,13 @@ between real peers: a dial, an open and a DHT question cost a round trip; who do
 import asyncio
 import contextlib
 import itertools
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Self, TypeVar
 
 from dht.budget import Budget
+from dht.fence.refusals import Refusals
 from dht.latencies import Latencies
 from dht.memory_calls import CONNECT_SECONDS, ask, at_once, reach
 from dht.memory_links import Conditions, Link, Topology
@@ -37,7 +37,7 @@ from dht.memory_process import Process, Topics
 from dht.memory_records import Shelf, StoreRequest, nearest
 from dht.memory_services import Services
 from dht.memory_streams import MemoryStream, join
-from dht.records import RecordReader, RefusedRecordError
+from dht.records import RecordReader
 from dht.swarm import (
     BROADCAST_BYTES,
     Broadcast,
@@ -55,22 +55,22 @@ EPOCH_SECONDS = 1_750_000_000.0
 DROP_SECONDS = 60.0
 """A partition that lasts longer ends the connections across it; then only re-dialling heals."""
 
-logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
 
 class MemoryNetwork:
-    """All peers of a test, the links between them and their common clock.
-
-    `refused` counts the records that peers refused to keep, by reason.
-    """
+    """All peers of a test, the links between them and their common clock."""
 
     def __init__(self, seed: int, conditions: Conditions | None = None) -> None:
         self.topology = Topology(seed, conditions or Conditions())
         self.reader = RecordReader()
-        self.refused: Counter[str] = Counter()
         self._swarms: dict[PeerId, MemorySwarm] = {}
         self._partitions = 0
+
+    @property
+    def refused(self) -> Counter[str]:
+        """What all peers refused from others, by reason."""
+        return sum((swarm.refused for swarm in self._swarms.values()), Counter())
 
     def time(self) -> float:
         """Return the common clock in seconds since the epoch."""
@@ -142,11 +142,12 @@ class MemorySwarm:
         self.shelf = Shelf(network.reader)
         self.skew_seconds = skew_seconds
         self.trouble = ""
+        self.refusals = Refusals(lambda: asyncio.get_running_loop().time())
         self._network = network
         self._peer_id = identity.peer_id
         self._mesh: dict[PeerId, MemorySwarm] = {}
         self._streams: list[MemoryStream] = []
-        self._services = Services(identity.peer_id)
+        self._services = Services(identity.peer_id, self.report)
         self._topics = Topics(self.process)
         self._latencies = Latencies()
 
@@ -166,8 +167,17 @@ class MemorySwarm:
 
     @property
     def refused(self) -> Counter[str]:
-        """What the peers of this network refused from others, by reason."""
-        return self._network.refused
+        """What was refused from others, by reason."""
+        return self.refusals.refused
+
+    @property
+    def discouraged(self) -> frozenset[PeerId]:
+        """Who broke the protocol and is not listened to for a while."""
+        return self.refusals.discouraged
+
+    def report(self, peer: PeerId | None, error: ProtocolError) -> None:
+        """Count what was refused from `peer`; see `dht.swarm.Swarm.report`."""
+        self.refusals.count(error, peer)
 
     @property
     def traffic(self) -> Traffic:
@@ -211,7 +221,7 @@ class MemorySwarm:
         try:
             expires = self._network.reader.read(envelope).message.expires
         except ProtocolError as error:
-            self._count_refusal(error)
+            self.report(None, error)
             return False
         return await self.store_raw(StoreRequest(key, self._peer_id, envelope, expires))
 
@@ -220,22 +230,23 @@ class MemorySwarm:
         await self.process.running()
         keepers = nearest([far.peer_id for far in self.neighbours()], request.key)
         taken = await self._ask(
-            [self._mesh[peer] for peer in keepers], lambda far: far.keep(request)
+            [self._mesh[peer] for peer in keepers], lambda far: far.keep(request, self._peer_id)
         )
         return any(taken)
 
     async def fetch(self, key: RecordKey) -> list[bytes]:
         """Return the valid records under `key` at this peer and at all that keep some."""
         await self.process.running()
-        keepers = [far for far in self.neighbours() if far.answer(key)]
+        me = self._peer_id
+        others = self.neighbours()
+        keepers = [far for far in others if far.answer(key) and far.refusals.welcomes(me)]
         answers = await self._ask(keepers, lambda far: far.answer(key))
         return self.shelf.choose(itertools.chain(*answers), key, self.time())
 
     async def publish(self, topic: str, data: bytes) -> None:
         """Broadcast `data`; each neighbour gets it later, twice or not at all.
 
-        Raises:
-            FrameError: above `BROADCAST_BYTES`.
+        Raises FrameError: above `BROADCAST_BYTES`.
         """
         if len(data) > BROADCAST_BYTES:
             raise FrameError(f"a broadcast of {len(data)} bytes is above {BROADCAST_BYTES}")
@@ -306,7 +317,7 @@ class MemorySwarm:
     def accept(self, opener: Process, protocol: str, frame_bytes: int) -> MemoryStream | None:
         """Serve a stream that `opener` opens and return its end, if this peer serves `protocol`."""
         limit = self._services.frame_bytes(protocol)
-        if limit is None:
+        if limit is None or not self.refusals.welcomes(opener.peer):
             return None
         near = MemoryStream(opener, self._peer_id, self._link_from(opener.peer), frame_bytes)
         far = MemoryStream(self.process, opener.peer, self._link_to(opener.peer), limit)
@@ -317,15 +328,16 @@ class MemorySwarm:
 
     def hear(self, topic: str, message: Broadcast) -> None:
         """Take a broadcast that arrives."""
-        if not self._link_from(message[0]).cut:
+        if not self._link_from(message[0]).cut and self.refusals.welcomes(message[0]):
             self._topics.put(topic, message)
 
-    def keep(self, request: StoreRequest) -> bool:
+    def keep(self, request: StoreRequest, asker: PeerId) -> bool:
         """Take a record that arrives, if it is as the protocol wants it."""
         try:
+            self.refusals.check_welcome(asker)
             self.shelf.put(request, self.time())
         except ProtocolError as error:
-            self._count_refusal(error)
+            self.report(asker, error)
             return False
         return True
 
@@ -339,20 +351,12 @@ class MemorySwarm:
             self._mesh[far.peer_id] = far
 
     def neighbours(self) -> list["MemorySwarm"]:
-        """Return the peers with a connection, in the order of meeting.
-
-        The death of a peer behind a cut link goes unnoticed.
-        """
+        """Return the connected in the order of meeting; deaths behind a cut link go unnoticed."""
         return [
             far
             for far in self._mesh.values()
             if not far.process.dead or self._link_to(far.peer_id).cut
         ]
-
-    def _count_refusal(self, error: ProtocolError) -> None:
-        reason = error.reason if isinstance(error, RefusedRecordError) else error.code
-        self._network.refused[reason] += 1
-        logger.info("%s refused a record: %s", self._peer_id, error)
 
     def _own(self, stream: MemoryStream) -> None:
         self._streams = [each for each in self._streams if each.is_open] + [stream]

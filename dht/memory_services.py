@@ -3,10 +3,11 @@
 import asyncio
 import contextvars
 import logging
+from collections.abc import Callable
 from typing import Self
 
 from dht.swarm import Handler, NetworkError, Stream
-from protocol.errors import TalkootError
+from protocol.errors import ProtocolError, TalkootError
 from protocol.identity import PeerId
 
 logger = logging.getLogger(__name__)
@@ -15,11 +16,13 @@ logger = logging.getLogger(__name__)
 class Services:
     """Protocols with their handlers; each stream is served by a task.
 
-    A handler's error ends its stream, nothing else. Leaving the context waits for the tasks.
+    A handler's error ends its stream, nothing else; `report` is told what it refused from whom.
+    Leaving the context waits for the tasks.
     """
 
-    def __init__(self, peer: PeerId) -> None:
+    def __init__(self, peer: PeerId, report: Callable[[PeerId, ProtocolError], None]) -> None:
         self._peer = peer
+        self._report = report
         self._handlers: dict[str, tuple[int, Handler]] = {}
         self._group = asyncio.TaskGroup()
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -65,6 +68,8 @@ class Services:
     async def _run(self, handler: Handler, stream: Stream) -> None:
         try:
             await handler(stream)
+        except ProtocolError as error:
+            self._report(stream.peer, error)
         except TalkootError as error:
             logger.info("a stream of %s ended: %s", stream.peer, error)
         except Exception:

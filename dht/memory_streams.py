@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dht.memory_links import Link
 from dht.memory_process import Process
 from dht.swarm import StreamClosedError
-from protocol.errors import FrameError
+from protocol.errors import FrameError, LongFrameError
 from protocol.identity import PeerId
 
 WINDOW_BYTES = 1 << 20
@@ -99,7 +99,8 @@ class MemoryStream:
 
         Raises:
             StreamClosedError: the other end is gone.
-            FrameError: a frame announced above this end's limit, or cut short by the end.
+            LongFrameError: a frame announced above this end's limit.
+            FrameError: a frame cut short by the end.
         """
         frame = await self._until_readable()
         while (left := HEADER_BYTES + len(frame.data) - self._granted) > 0:
@@ -109,7 +110,7 @@ class MemoryStream:
             frame = await self._until_readable()
         if frame.announced_bytes > self._frame_bytes:
             self.shut()
-            raise FrameError(
+            raise LongFrameError(
                 f"{self.peer} announced {frame.announced_bytes} bytes, above {self._frame_bytes}"
             )
         self._inbox.popleft()

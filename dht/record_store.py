@@ -14,6 +14,8 @@ from protocol.identity import PeerId
 from protocol.records import Record
 from protocol.signing import Signed
 
+MAX_OWNERS = 1024
+"""Under one key."""
 _SWEEP_SECONDS = 30.0
 _OVERHEAD_BYTES = 1024
 """What a record costs beside its bytes: measured 1.0 KiB for one of 550."""
@@ -28,7 +30,7 @@ class Quotas:
     owner_bytes: int = 4 << 20
     key_bytes: int = 3 << 20
     """Must fit in one answer: p2pd carries at most 4 MiB."""
-    key_owners: int = 1024
+    key_owners: int = MAX_OWNERS
 
 
 class RecordStore:

@@ -12,7 +12,7 @@ from dht.swarm import RECORD_BYTES, RECORD_SECONDS
 from protocol.codec import decode
 from protocol.errors import RecordError
 from protocol.records import Record, RecordKey
-from protocol.signing import Envelope, Signed, unseal
+from protocol.signing import Envelope, Signed, read_payload, unseal
 
 CLOCK_SLACK_SECONDS = 3.0
 """How far two honest clocks may differ: hivemind's MAX_DHT_TIME_DISCREPANCY_SECONDS."""
@@ -38,12 +38,13 @@ def read_record(envelope: bytes) -> Signed[Record]:
 
     Raises:
         RefusedRecordError: above `RECORD_BYTES`.
-        CodecError: not a sealed record.
+        CodecError: not sealed.
+        UnknownWordError: what is sealed is no record.
         SignatureError: not signed by its signer for its run.
     """
     if len(envelope) > RECORD_BYTES:
         raise RefusedRecordError("too_large", f"a record of {len(envelope)} bytes")
-    claimed = decode(decode(envelope, Envelope).payload, Record)
+    claimed = read_payload(decode(envelope, Envelope), Record)
     return unseal(envelope, claimed.run, Record)
 
 

@@ -180,6 +180,7 @@ class Streams:
         service = self._services.get(protocol)
         if service is None:
             raise RefusedRequestError("unserved_protocol", "a stream of no protocol of ours")
+        self._refusals.check_welcome(peer)
         if self._incoming[peer] >= MAX_INCOMING_PER_PEER or self._incoming.total() >= MAX_INCOMING:
             raise RefusedRequestError("too_many_streams", f"{self._incoming[peer]} streams already")
         return service

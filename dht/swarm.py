@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from protocol.errors import TalkootError
+from protocol.errors import ProtocolError, TalkootError
 from protocol.identity import PeerId
 from protocol.records import RecordKey
 
@@ -99,7 +99,20 @@ class Swarm(Protocol):
 
     @property
     def refused(self) -> Counter[str]:
-        """What the network refused from others since the start, by reason."""
+        """What was refused from others since the start, by reason."""
+        ...
+
+    @property
+    def discouraged(self) -> frozenset[PeerId]:
+        """Who broke the protocol and is not listened to for a while."""
+        ...
+
+    def report(self, peer: PeerId | None, error: ProtocolError) -> None:
+        """Count what the caller refused; after a violation `peer` is discouraged.
+
+        `peer` is who signed what was refused, or sent it over its own connection; None = neither
+        is known, or it may not be to blame.
+        """
         ...
 
     @property

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,6 +61,8 @@ from protocol.manifest import open_manifest
 log = logging.getLogger(__name__)
 
 SESSION_END_SECONDS = 10.0
+MOST_DISCOURAGED = 16
+"""To be shown at once."""
 _FINISH_POLL_SECONDS = 0.2
 
 
@@ -152,7 +153,6 @@ class Node(MachineControls):
             reduces=not config.network.client_mode,
             max_state_bytes=config.storage.max_bytes,
             worker_of=workers,
-            refused=Counter(),
         )
         self._tasks: asyncio.TaskGroup | None = None
         self._sessions: dict[str, Session] = {}
@@ -244,7 +244,8 @@ class Node(MachineControls):
             network=network,
             network_reason=reason,
             runs=tuple(runs),
-            refused=dict(self._setting.refused + self._swarm.refused),
+            refused=dict(self._swarm.refused),
+            discouraged=tuple(sorted(self._swarm.discouraged)[:MOST_DISCOURAGED]),
             clock_offset_seconds=self._swarm.clock_offset,
             contribution=self.contribution(),
             traffic=self._machine.traffic,

@@ -2,9 +2,11 @@
 
     TalkootError                  code, message, hint: what the CLI and the API show
     ├── ProtocolError             a peer broke a rule: refused, counted under its code
-    │   ├── CodecError            bytes that are not the canonical form of the expected message
+    │   ├── CodecError         !  bytes that are not the canonical form of the expected message
+    │   │   └── UnknownWordError  well enveloped, but nothing that this version knows
     │   ├── FrameError            a frame above its limit, or cut short
-    │   ├── SignatureError        not signed by whom it claims, or for another run or kind
+    │   │   └── LongFrameError !  another peer announced a frame above its limit
+    │   ├── SignatureError     !  not signed by whom it claims, or for another run or kind
     │   ├── ChunkError            a chunk or leaf list that doesn't match its Merkle root
     │   ├── RecordError           a DHT record outside its owner's place, size or lifetime
     │   ├── RoundError            a message for another round, state or roll call
@@ -14,6 +16,7 @@
     └── ManifestError             a manifest that its host did not sign or that makes no sense
         └── LaterManifestError    ... of a later version of the protocol
 
+`!`: a violation, which no honest peer commits: who sent it isn't listened to for a while.
 Other packages add their own subclasses of `TalkootError` beside the code that raises them.
 """
 
@@ -33,12 +36,23 @@ class ProtocolError(TalkootError):
     """A peer sent something that the protocol does not allow."""
 
     code = "protocol_error"
+    violation = False
+    """Whether no honest peer can have sent it: not one of another version, with a wrong clock, or
+    deceived by others."""
 
 
 class CodecError(ProtocolError):
     """Bytes that are not the canonical encoding of the expected message."""
 
     code = "malformed_message"
+    violation = True
+
+
+class UnknownWordError(CodecError):
+    """An envelope's content that this version can't read; a later one may."""
+
+    code = "unknown_word"
+    violation = False
 
 
 class FrameError(ProtocolError):
@@ -47,10 +61,17 @@ class FrameError(ProtocolError):
     code = "bad_frame"
 
 
+class LongFrameError(FrameError):
+    """A frame that another peer announced above the size limit."""
+
+    violation = True
+
+
 class SignatureError(ProtocolError):
     """A signature that doesn't verify for this signer, run and kind."""
 
     code = "bad_signature"
+    violation = True
 
 
 class ChunkError(ProtocolError):

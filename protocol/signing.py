@@ -11,7 +11,7 @@ from typing import Annotated, Generic, NewType, TypeVar, overload
 from msgspec import Meta
 
 from protocol.codec import MAX_MESSAGE_BYTES, Message, decode, encode
-from protocol.errors import SignatureError
+from protocol.errors import CodecError, SignatureError, UnknownWordError
 from protocol.identity import Identity, PeerId, verify
 
 Digest = NewType("Digest", bytes)
@@ -65,11 +65,26 @@ def unseal(
     The payload may have `limit` bytes, of at most twice `MAX_MESSAGE_BYTES`.
 
     Raises:
-        CodecError: envelope or payload is malformed or of another kind.
+        CodecError: the envelope is malformed.
+        UnknownWordError: the payload is, or it is of another kind.
         SignatureError: not signed by its signer for this run.
     """
     if len(run) != 32:
         raise SignatureError("a run id has 32 bytes")
     envelope = decode(data, Envelope, limit=limit + 256)
     verify(envelope.signer, _DOMAIN + run + envelope.payload, envelope.signature)
-    return Signed(PeerId(envelope.signer), decode(envelope.payload, kind, limit=limit), data)
+    return Signed(PeerId(envelope.signer), read_payload(envelope, kind, limit), data)
+
+
+@overload
+def read_payload(envelope: Envelope, kind: type[MessageT], limit: int = ...) -> MessageT: ...
+@overload
+def read_payload(envelope: Envelope, kind: UnionType, limit: int = ...) -> Message: ...
+def read_payload(
+    envelope: Envelope, kind: type[Message] | UnionType, limit: int = MAX_MESSAGE_BYTES
+) -> Message:
+    """Return what an envelope holds, whoever signed it. Raises UnknownWordError: nothing known."""
+    try:
+        return decode(envelope.payload, kind, limit=limit)
+    except CodecError as error:
+        raise UnknownWordError(error.message) from error

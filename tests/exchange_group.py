@@ -69,7 +69,6 @@ class Group:
     kinds: dict[int, type[Exchange]] = field(default_factory=dict)
     """Of those that don't run an honest exchange."""
     servers: dict[int, ExchangeServer] = field(default_factory=dict)
-    refused: Counter[str] = field(default_factory=Counter)
     shown: list[Roll] = field(default_factory=list)
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -78,6 +77,10 @@ class Group:
 
     def call_roll(self) -> None:
         self.roll = self.roll_of(range(len(self.identities)), self.capacities)
+
+    @property
+    def refused(self) -> Counter[str]:
+        return self.network.refused
 
     def peer(self, number: int) -> PeerId:
         return self.identities[number].peer_id
@@ -112,7 +115,7 @@ class Group:
         return backup
 
     async def serve(self, number: int) -> ExchangeServer:
-        server = ExchangeServer(self.swarms[number], RUN, self.shown.append, self.refused)
+        server = ExchangeServer(self.swarms[number], RUN, self.shown.append)
         await self.stack.enter_async_context(server.serving())
         self.servers[number] = server
         return server

@@ -1,7 +1,6 @@
 """The books of the rounds, and the audits that take the trainer: nothing holds training up."""
 
 import asyncio
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -122,7 +121,7 @@ def auditor_with(folder: Path, work: Work) -> Auditor:
         permit=Permit(),
     )
     any_ = cast("Any", None)
-    auditor = Auditor(cast("Any", setting), any_, any_, any_, any_, Counter())
+    auditor = Auditor(cast("Any", setting), any_, any_, any_, any_)
     auditor.evidence = cast("Any", work)
     return auditor
 

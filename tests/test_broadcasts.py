@@ -58,9 +58,18 @@ async def test_what_no_peer_may_say_is_counted(data: bytes, author: bytes | None
     refusals = Refusals()
     heard = Subscription(OWN, refusals)
     heard.take(message(data, author))
-    heard.take(message(b"good"))
-    assert await anext(heard) == (AUTHOR, b"good")
+    heard.take(message(b"good", bytes_of_peer_id(identity(3).peer_id)))
+    assert await anext(heard) == (identity(3).peer_id, b"good")
     assert refusals.refused.total() == 1
+
+
+async def test_who_says_too_much_at_once_for_any_broadcast_is_not_heard_again() -> None:
+    refusals = Refusals()
+    heard = Subscription(OWN, refusals)
+    for data in (bytes(BROADCAST_BYTES + 1), b"good", b"better"):
+        heard.take(message(data))
+    assert len(heard._queue) == 0
+    assert refusals.by_peer[AUTHOR] == {"large_broadcast": 1, "discouraged": 2}
 
 
 async def test_the_end_of_p2pd_ends_the_iteration_after_what_was_heard() -> None:

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from dht.fence.refusals import DISCOURAGED_SECONDS
 from dht.memory import MemoryNetwork, MemorySwarm
 from dht.swarm import NetworkError
 from dht.virtual_time import run
@@ -32,12 +33,15 @@ class Scene:
 
     def __init__(self) -> None:
         self.network = MemoryNetwork(seed=1)
-        self.refused = Counter[str]()
         self.tickets: list[Ticket] = []
         self.blocks: list[tuple[PeerId, OpenBlock]] = []
         self.may_close = {peer(OTHER)}
         self.swarms: dict[int, MemorySwarm] = {}
         self.channel: ChainChannel
+
+    @property
+    def refused(self) -> Counter[str]:
+        return self.swarms[ME].refused
 
     def known_ticket(self, data: bytes) -> Ticket | None:
         return next((ticket for ticket in self.tickets if ticket.data == data), None)
@@ -71,7 +75,7 @@ def play(story: Callable[[Scene], Awaitable[None]], *, follow: bool = True) -> N
                 swarm = MemorySwarm(scene.network, identity(number))
                 scene.swarms[number] = await stack.enter_async_context(swarm)
                 await swarm.connect(await scene.swarms[ME].addresses())
-            scene.channel = ChainChannel(scene.swarms[ME], peer(ME), RUN, scene.refused)
+            scene.channel = ChainChannel(scene.swarms[ME], peer(ME), RUN)
             if follow:
                 scene.channel.follow(ROOT, scene)
             async with asyncio.TaskGroup() as tasks:
@@ -165,6 +169,7 @@ def test_what_is_forged_or_malformed_is_counted_and_nothing_more(data: bytes) ->
         assert sum(scene.refused.values()) == 1
         assert not scene.tickets
         assert not scene.blocks
+        await asyncio.sleep(DISCOURAGED_SECONDS)
         await scene.say(on_start())
         assert scene.tickets == [on_start()]
 
@@ -279,7 +284,7 @@ def test_while_nothing_can_be_said_older_words_give_way() -> None:
 
 def test_the_end_of_the_network_is_told() -> None:
     async def story(scene: Scene) -> None:
-        other = ChainChannel(scene.swarms[OTHER], peer(OTHER), RUN, scene.refused)
+        other = ChainChannel(scene.swarms[OTHER], peer(OTHER), RUN)
         scene.network.kill(peer(OTHER))
         with pytest.raises(NetworkError):
             await other.listen()

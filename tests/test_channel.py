@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from dht.fence.refusals import DISCOURAGED_SECONDS
 from dht.memory import MemoryNetwork, MemorySwarm
 from dht.memory_links import Conditions
 from dht.swarm import NetworkError
@@ -60,7 +61,10 @@ class Scene:
     channel: RunChannel
     swarms: dict[int, MemorySwarm]
     heard: list[Event] = field(default_factory=list)
-    refused: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def refused(self) -> Counter[str]:
+        return self.swarms[ME].refused
 
     def now(self) -> float:
         return self.swarms[ME].time()
@@ -96,15 +100,12 @@ def play(
             for swarm in swarms.values():
                 await swarm.connect(await swarms[ME].addresses())
             heard: list[Event] = []
-            refused: Counter[str] = Counter()
-            channel = RunChannel(
-                swarms[ME], identity(ME), RUN, heard.append, refused, ChannelRules(total)
-            )
+            channel = RunChannel(swarms[ME], identity(ME), RUN, heard.append, ChannelRules(total))
             async with asyncio.TaskGroup() as tasks:
                 works = (channel.listen, channel.speak, channel.keep_records)
                 working = [tasks.create_task(work()) for work in works]
                 await asyncio.sleep(0)
-                await story(Scene(network, channel, swarms, heard, refused))
+                await story(Scene(network, channel, swarms, heard))
                 for task in working:
                     task.cancel()
 
@@ -185,9 +186,7 @@ def test_only_the_newest_words_wait_for_a_slow_dht() -> None:
 
 def test_a_network_that_fails_a_call_is_survived_and_its_end_is_told() -> None:
     async def story(scene: Scene) -> None:
-        other = RunChannel(
-            scene.swarms[OTHER], identity(OTHER), RUN, scene.heard.append, scene.refused
-        )
+        other = RunChannel(scene.swarms[OTHER], identity(OTHER), RUN, scene.heard.append)
         scene.network.kill(peer(OTHER))
         other.say(other.sign(commitment()), "roll")
         await other.say_at_once(other.sign(commitment()))
@@ -285,6 +284,7 @@ def test_what_is_not_a_peers_own_valid_word_is_refused(lie: Callable[[Scene], by
         await scene.broadcast(lie(scene))
         assert scene.heard == []
         assert scene.refused.total() == 1
+        await asyncio.sleep(DISCOURAGED_SECONDS)
         await scene.record(RecordKey(RUN, "roll", 3), lie(scene))
         await scene.channel.look_up("roll", 3)
         assert scene.heard == []

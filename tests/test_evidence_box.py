@@ -1,7 +1,6 @@
 """Evidence at a peer: what counts, what is refused and attributed, and what bounds it."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 import node.audit.evidence_box as box_module
+from dht.fence.refusals import Refusals
 from dht.virtual_time import run
 from node.audit.docket import MAX_WAITING_PER_PEER
 from node.audit.evidence_box import MADE, VERIFIED, EvidenceBox
@@ -138,14 +138,17 @@ class Scene:
 
     def __init__(self, ledger: RunLedger | None = None) -> None:
         self.world, self.said, self.shelf = World(), Said(), TreeShelf()
-        self.refused: Counter[str] = Counter()
+        self.refusals = Refusals(lambda: 0.0)
+        self.refused = self.refusals.refused
         self.checker = FakeChecker()
         self.notes = ledger
         setting = SimpleNamespace(
             identity=identity(ME),
             run=RUN,
             ledger=ledger,
-            swarm=SimpleNamespace(time=lambda: 0.0),
+            swarm=SimpleNamespace(
+                time=lambda: 0.0, report=lambda peer, error: self.refusals.count(error, peer)
+            ),
             manifest=manifest(ACCUSER),
             stewards=frozenset({peer(ACCUSER)}),
         )
@@ -155,7 +158,6 @@ class Scene:
             self.shelf,
             cast("Inspector", self.world),
             self.checker,
-            self.refused,
         )
 
     def hear(self, accuser: int, *accusations: Accusation, ledger: Ledger = LEDGER) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from dht.fence import refusals
 from dht.swarm import NetworkError, Stream
 from node.exchange.exchange import MAX_STREAMS_PER_MEMBER
 from node.exchange.outcome import Outcome
@@ -243,7 +244,9 @@ async def refused_offer(group: Group, frame: bytes, number: int = 3, to: int = 0
     assert group.refused.total() == before + 1
 
 
-def test_offers_outside_of_the_roll_call_are_refused() -> None:
+def test_offers_outside_of_the_roll_call_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "DISCOURAGED_SECONDS", 0.0)
+
     async def story(group: Group) -> None:
         async def offers() -> None:
             leaves = group.updates[3].leaves

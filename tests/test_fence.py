@@ -320,11 +320,13 @@ async def test_a_peer_that_asks_without_end_is_refused_and_others_are_not() -> N
 
 
 def test_a_budget_grows_again_with_time() -> None:
-    refusals = Refusals()
-    refusals.charge(STRANGER.peer_id, int(BURST_REQUESTS), now=0.0)
+    now = 0.0
+    refusals = Refusals(lambda: now)
+    refusals.charge(STRANGER.peer_id, int(BURST_REQUESTS))
     with pytest.raises(RefusedRequestError):
-        refusals.charge(STRANGER.peer_id, 10, now=0.0)
-    refusals.charge(STRANGER.peer_id, 10, now=1.0)
+        refusals.charge(STRANGER.peer_id, 10)
+    now = 1.0
+    refusals.charge(STRANGER.peer_id, 10)
 
 
 async def test_a_clock_that_is_no_number_is_no_answer() -> None:

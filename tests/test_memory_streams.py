@@ -180,7 +180,7 @@ def test_a_handlers_error_ends_its_stream_and_nothing_else(
                     await stream.receive()
             assert await two.connected() == {one.peer_id}
 
-    with caplog.at_level(logging.INFO, "dht.memory_services"):
+    with caplog.at_level(logging.INFO):
         run(main())
     assert [entry.levelname for entry in caplog.records] == ["ERROR", "INFO"]
 

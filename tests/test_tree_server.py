@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import pytest
 
+from dht.fence.refusals import DISCOURAGED_SECONDS
 from dht.memory_streams import WINDOW_BYTES
 from dht.swarm import PeerUnreachableError, StreamClosedError
 from node.transfer.sources import FetchError
@@ -105,12 +106,14 @@ _CHUNKS = encode(ChunksRequest(root=SMALL.root, indexes=(1,)))
 )
 def test_garbage_ends_its_stream_and_is_counted(frame: bytes) -> None:
     async def story(scene: Scene) -> None:
-        server = await scene.serve(0, CountingShelf([SMALL]))
+        await scene.serve(0, CountingShelf([SMALL]))
         stream = await scene.open()
         await stream.send(frame)
         with pytest.raises(StreamClosedError):
             await stream.receive()
-        assert server.refused == {"malformed_message": 1}
+        assert scene.others[0].refused == {"malformed_message": 1}
+        assert scene.others[0].discouraged == {scene.me.peer_id}
+        await asyncio.sleep(DISCOURAGED_SECONDS)
         assert await fetch_leaves(scene.sources, SMALL.root) == SMALL.leaves
 
     play(1, story)
@@ -118,12 +121,13 @@ def test_garbage_ends_its_stream_and_is_counted(frame: bytes) -> None:
 
 def test_a_frame_that_announces_a_tebibyte_is_refused() -> None:
     async def story(scene: Scene) -> None:
-        server = await scene.serve(0, CountingShelf([SMALL]))
+        await scene.serve(0, CountingShelf([SMALL]))
         stream = await scene.open()
         await stream.send_raw(1 << 40, bytes(100))
         with pytest.raises(StreamClosedError):
             await stream.receive()
-        assert server.refused == {"bad_frame": 1}
+        assert scene.others[0].refused == {"bad_frame": 1}
+        assert scene.others[0].discouraged == {scene.me.peer_id}
 
     play(1, story)
 

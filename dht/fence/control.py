@@ -150,6 +150,7 @@ class FencedControl(ControlClient):  # type: ignore[misc]  # hivemind is untyped
         peer: PeerId | None = None
         try:
             peer = peer_id_of_bytes(request.peer)
+            self._refusals.check_welcome(peer)
             in_flight = self._in_flight[peer], self._in_flight.total()
             if in_flight[0] >= MAX_REQUESTS_PER_PEER or in_flight[1] >= MAX_REQUESTS:
                 raise RefusedRequestError("busy", "too many requests at once")

@@ -15,7 +15,6 @@ Procedures have names of our own, so that peers with another protocol don't take
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -37,7 +36,7 @@ from dht.engine import (
 from dht.fence.control import FencedP2P
 from dht.fence.refusals import Refusals, RefusedRequestError
 from dht.fence.routing import FencedRoutingTable, neighbour, node_id_of
-from dht.record_store import RecordStore
+from dht.record_store import MAX_OWNERS, RecordStore
 from dht.records import RecordReader, RefusedRecordError, check_lifetime, key_id
 from dht.swarm import RECORD_BYTES
 from dht.tasks import OwnedTasks
@@ -55,6 +54,7 @@ _HANDOVER_BYTES = 1 << 20
 _HANDOVERS = 4
 _TURN_KEYS = 64
 _Envelopes = list[Annotated[bytes, Meta(max_length=RECORD_BYTES)]]
+_Answer = Annotated[_Envelopes, Meta(max_length=MAX_OWNERS)]
 _CALL_ERRORS = (P2PDaemonError, P2PHandlerError, DecodeError, TimeoutError, OSError)
 
 Found = tuple[list[Signed[Record]], dict[DHTID, PeerID]]
@@ -223,7 +223,7 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
 
     def _admit(self, info: dht_pb2.NodeInfo, remote: PeerID, requests: int) -> PeerId:
         peer = PeerId(remote.to_base58())
-        self.refusals.charge(peer, requests, time.monotonic())
+        self.refusals.charge(peer, requests)
         self._note(info, remote)
         return peer
 
@@ -238,6 +238,7 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
 
     def _keep(self, item: _StoreItem, peer: PeerId) -> bool:
         try:
+            self.refusals.check_welcome(peer)
             now = self._clock()
             item.check_form(now)
             record = self._reader.read(item.value)
@@ -271,6 +272,7 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
 
     def _checked(self, envelope: bytes, key: bytes, peer: PeerID) -> Signed[Record] | None:
         try:
+            self.refusals.check_welcome(PeerId(peer.to_base58()))
             record = self._reader.read(envelope)
             if key_id(record.message.key) != key:
                 raise RefusedRecordError("wrong_key", "the record belongs under another key")
@@ -310,6 +312,10 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
         return result
 
     async def _call(self, peer: PeerID, call: Coroutine[Any, Any, Protobuf]) -> Protobuf | None:
+        if self.refusals.discourages(PeerId(peer.to_base58())):
+            call.close()
+            self.forget(peer)
+            return None
         try:
             response = await call
         except _CALL_ERRORS:
@@ -364,7 +370,7 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
 
 def _unpack(value: bytes) -> _Envelopes:
     try:
-        return msgspec.msgpack.decode(value, type=_Envelopes)
+        return msgspec.msgpack.decode(value, type=_Answer)
     except (msgspec.MsgspecError, ValueError) as error:
         raise CodecError(f"not a list of records: {error}") from error
 

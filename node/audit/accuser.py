@@ -4,7 +4,6 @@ All of it goes into its next commitment. What others accuse somebody of is looke
 counts (node.audit.evidence_box).
 """
 
-from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from node.audit.evidence_box import EvidenceBox
 from node.run.setting import RunSetting
 from node.store.keeper import StateKeeper
 from node.store.state import State
+from protocol.errors import ProtocolError
 from protocol.identity import PeerId
 from protocol.manifest import TrustSpec
 from protocol.rollcall import Accusation, Verdict
@@ -46,6 +46,12 @@ class Jury:
         return accuser in self.counted or (self.open and accuser not in self.banned)
 
 
+class UnknownAccuserError(ProtocolError):
+    """An accusation by somebody whose word doesn't count in this run."""
+
+    code = "unknown_accuser"
+
+
 class Accuser:
     """What one peer has to say of the others of one run.
 
@@ -53,7 +59,6 @@ class Accuser:
         setting: the run.
         keeper: the states that this peer holds.
         evidence: what it holds against others.
-        refused: counts what was refused, by error code.
     """
 
     def __init__(
@@ -61,7 +66,6 @@ class Accuser:
         setting: RunSetting,
         keeper: StateKeeper,
         evidence: EvidenceBox,
-        refused: Counter[str],
     ) -> None:
         self.evidence = evidence
         self._set = setting
@@ -69,7 +73,6 @@ class Accuser:
         self._verdict: Verdict | None = None
         self._objections: dict[PeerId, None] = {}
         self._jury: Jury | None = None
-        self._refused = refused
 
     def load(self) -> None:
         """Take up what an earlier life left. Blocks on the disk."""
@@ -107,4 +110,4 @@ class Accuser:
         if self._jury.hears(accuser):
             self.evidence.hear(accuser, accusations, state.ledger)
         else:
-            self._refused["unknown_accuser"] += 1
+            self._set.swarm.report(accuser, UnknownAccuserError("its word does not count"))

@@ -9,7 +9,6 @@ what is found goes into our next commitment: a verdict, accusations, objections
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Awaitable
 
 from node.audit.accuser import Accuser
@@ -57,7 +56,6 @@ class Auditor(Accuser):
         keeper: the states that this peer holds.
         channel: where accusations are said.
         shelf: where others find what they need to audit us.
-        refused: counts what was refused, by error code.
     """
 
     def __init__(
@@ -67,14 +65,13 @@ class Auditor(Accuser):
         keeper: StateKeeper,
         channel: RunChannel,
         shelf: TreeShelf,
-        refused: Counter[str],
     ) -> None:
         folder, spec = setting.folder, setting.manifest.trust
         self.kept = KeptRounds(folder.path / "kept", folder.disk, shelf, spec.kept_rounds)
         self._inspector = Inspector(setting, training, shelf)
         checker = EvidenceChecker(setting, self._inspector, keeper)
-        box = EvidenceBox(setting, channel, shelf, self._inspector, checker, refused)
-        super().__init__(setting, keeper, box, refused)
+        box = EvidenceBox(setting, channel, shelf, self._inspector, checker)
+        super().__init__(setting, keeper, box)
         self._training = training
         self._cases: asyncio.Queue[AggregateCase] = asyncio.Queue(MAX_CASES)
         self._shelf = shelf

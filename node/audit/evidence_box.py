@@ -9,7 +9,7 @@ Nothing counts because somebody says so. What is kept is served to others by its
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,6 +59,12 @@ MAX_LEAVES = -(-MAX_EVIDENCE_BYTES // EVIDENCE_CHUNK_BYTES)
 MADE, VERIFIED, AGREED = "made here", "verified here", "agreed before it could be verified here"
 
 
+class UnprovedBanError(ProtocolError):
+    """A ban in the agreed ledger whose evidence can't be had yet."""
+
+    code = "unproved_ban"
+
+
 @dataclass(slots=True)
 class _Wanted:
     """Evidence behind a ban that is not here."""
@@ -77,7 +83,6 @@ class EvidenceBox:
         shelf: where others find evidence.
         inspector: fetches.
         checker: verifies.
-        refused: counts what was refused, by error code.
     """
 
     def __init__(
@@ -87,14 +92,12 @@ class EvidenceBox:
         shelf: TreeShelf,
         inspector: Inspector,
         checker: EvidenceChecker,
-        refused: Counter[str],
     ) -> None:
         self._set = setting
         self._channel = channel
         self._shelf = shelf
         self._inspector = inspector
         self._checker = checker
-        self._refused = refused
         self._verified: OrderedDict[PeerId, Accusation] = OrderedDict()
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._served: OrderedDict[bytes, int] = OrderedDict()
@@ -289,7 +292,7 @@ class EvidenceBox:
             wanted.again_at = _now() + wanted.wait
             wanted.wait = min(2 * wanted.wait, LONGEST_WAIT)
             log.warning("the ban of %s is not proved here: %s", wanted.accused, error)
-            self._refused["unproved_ban"] += 1
+            self._set.swarm.report(None, UnprovedBanError(str(error)))
         else:
             self._wanted.pop(root, None)
 
@@ -346,8 +349,8 @@ class EvidenceBox:
             self._shelf.drop(self._served.popitem(last=False)[0])
 
     def _refuse(self, peer: PeerId, error: ProtocolError) -> None:
-        self._refused[error.code] += 1
-        log.info("refused an accusation of %s: %s", peer, error)
+        """Hold an accusation against `peer`; what it proves badly may be others' words."""
+        self._set.swarm.report(peer, RecordError(f"an accusation: {error.message}"))
 
 
 def _remember(known: OrderedDict[bytes, None], root: bytes) -> None:

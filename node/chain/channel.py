@@ -9,13 +9,13 @@ for it. Best effort: who misses a block asks for it (node.chain.sync).
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from typing import Protocol
 
 from dht.swarm import NetworkError, Swarm
 from node.run.allowances import Allowances
 from protocol.blocks import MAX_BLOCK_BYTES, Block, OpenBlock, open_block
-from protocol.errors import CodecError, ProtocolError, RecordError
+from protocol.errors import CodecError, ProtocolError, SignatureError
 from protocol.identity import PeerId
 from protocol.signing import unseal
 from protocol.tickets import MAX_TICKET_BYTES, Ticket, open_ticket
@@ -63,14 +63,12 @@ class ChainChannel:
         swarm: the network.
         me: this peer.
         run: the run's 32-byte id.
-        refused: counts refused messages by error code.
     """
 
-    def __init__(self, swarm: Swarm, me: PeerId, run: bytes, refused: Counter[str]) -> None:
+    def __init__(self, swarm: Swarm, me: PeerId, run: bytes) -> None:
         self._swarm = swarm
         self._me = me
         self._run = run
-        self._refused = refused
         self._topic = f"talkoot/1/{run.hex()}/chain"
         self._unsaid: deque[bytes] = deque(maxlen=MAX_UNSAID)
         self._filled = asyncio.Event()
@@ -133,7 +131,7 @@ class ChainChannel:
         try:
             self._allowances.spend(author)
         except ProtocolError as error:
-            self._refuse(author, error)
+            self._swarm.report(author, error)
         else:
             self._take(author, data)
 
@@ -146,7 +144,7 @@ class ChainChannel:
             else:
                 raise CodecError("neither a ticket nor a block")
         except ProtocolError as error:
-            self._refuse(author, error)
+            self._swarm.report(author, error)
 
     def _take_ticket(self, author: PeerId, data: bytes) -> None:
         mark, body = data[1 : 1 + ROOT_BYTES], data[1 + ROOT_BYTES :]
@@ -157,13 +155,13 @@ class ChainChannel:
             return
         ticket = open_ticket(body, self._run, self._root)
         if ticket.peer != author:
-            raise RecordError("it speaks with somebody else's words")
+            raise SignatureError("it speaks with somebody else's words")
         self._hearer.hear_ticket(ticket)
 
     def _take_block(self, author: PeerId, data: bytes) -> None:
         signed = unseal(data[1:], self._run, Block, MAX_BLOCK_BYTES)
         if signed.signer != author:
-            raise RecordError("it speaks with somebody else's words")
+            raise SignatureError("it speaks with somebody else's words")
         hearer = self._hearer
         if hearer is None or signed.message.root != self._root:
             self._keep_early(author, data)
@@ -181,7 +179,3 @@ class ChainChannel:
             del self._early[mine[0]]
         elif len(self._early) > MAX_EARLY:
             self._early.popitem(last=False)
-
-    def _refuse(self, author: PeerId, error: ProtocolError) -> None:
-        self._refused[error.code] += 1
-        log.info("refused a message of %s: %s", author, error)

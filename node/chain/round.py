@@ -149,7 +149,7 @@ class ChainRound:
         try:
             self.chain.hear_block(block, _now())
         except ProtocolError as error:
-            log.info("refused a block of %s: %s", author, error)
+            self._set.swarm.report(author, error)
         self._look()
 
     def _remember(self, ticket: Ticket) -> None:
@@ -237,7 +237,7 @@ class ChainRound:
                 block = open_block(signed, run, self._known.get)
                 self.chain.hear_block(block, _now(), asked=True)
             except ProtocolError as error:
-                log.info("refused a block that %s gave: %s", peer, error)
+                self._set.swarm.report(peer, error)
             await asyncio.sleep(0)  # each has many signatures
         self._look()
 

@@ -52,15 +52,13 @@ class BlockServer:
     Args:
         swarm: the network.
         run: the run's 32-byte id.
-        refused: counts malformed requests by error code.
     """
 
-    def __init__(self, swarm: Swarm, run: bytes, refused: Counter[str]) -> None:
+    def __init__(self, swarm: Swarm, run: bytes) -> None:
         self.chain: Chain | None = None
         """Of the round that we are in."""
         self._swarm = swarm
         self._protocol = blocks_protocol(run)
-        self._refused = refused
         self._sealed: OrderedDict[bytes, SealedRound] = OrderedDict()
         self._slots = asyncio.Semaphore(SLOTS)
         self._asking: Counter[PeerId] = Counter()
@@ -105,9 +103,6 @@ class BlockServer:
                 await stream.send(encode(self._reply(request)))
         except (TimeoutError, NetworkError) as error:
             log.debug("a request for blocks ended: %s", error)
-        except ProtocolError as error:
-            self._refused[error.code] += 1
-            log.info("%s sent what is no request: %s", stream.peer, error)
 
     def _reply(self, request: BlocksRequest) -> BlocksReply:
         marks = request.each()
@@ -125,7 +120,7 @@ async def ask_for_blocks(
 
     Raises:
         NetworkError: it doesn't answer.
-        ProtocolError: it answers with something else.
+        ProtocolError: it answers with something else, which is counted.
     """
     try:
         async with asyncio.timeout(ASK_SECONDS):
@@ -135,6 +130,9 @@ async def ask_for_blocks(
                 return decode(await stream.receive(), BlocksReply, BLOCK_FRAME_BYTES)
             finally:
                 await stream.close()
+    except ProtocolError as error:
+        swarm.report(peer, error)
+        raise
     except TimeoutError as error:
         raise NetworkError(f"{peer} gives no blocks within {ASK_SECONDS:.0f} s") from error
 

@@ -22,7 +22,7 @@ from node.cli.context import Commands, Context
 from node.cli.contribution import what_is_not_known
 from node.cli.listing import runs_table, warnings_of
 from node.cli.outcome import OK, UsageError
-from node.cli.screen import duration, harmless, plain, say, show_json
+from node.cli.screen import duration, harmless, plain, say, short_peer, show_json
 from node.home.logs import LogFollower, last_lines
 from node.home.paths import HomeLockedError
 from node.home.spawn import DAEMON_COMMAND
@@ -142,6 +142,9 @@ def _view(found: Status) -> Group:
     if found.refused:
         counts = ", ".join(f"{plain(code)} {count}" for code, count in found.refused.items())
         lines.append(Text(f"refused messages: {counts}"))
+    if found.discouraged:
+        peers = ", ".join(short_peer(peer) for peer in found.discouraged)
+        lines.append(Text(f"not listened to, as they broke the protocol: {peers}"))
     if not found.runs:
         return Group(*lines, Text("No runs. Join one with: talkoot join LINK"))
     return Group(*lines, Text(), runs_table(found.runs), *warnings_of(found.runs))

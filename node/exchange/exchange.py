@@ -174,8 +174,10 @@ class Exchange:
             for chunk in chunks:
                 await self._send(stream, encode(self._part(chunk)))
                 self._delivered_at[reducer, chunk] = asyncio.get_running_loop().time()
-        except (NetworkError, ProtocolError, TimeoutError) as error:
+        except (NetworkError, TimeoutError) as error:
             self._fault(stream.peer, error)
+        except ProtocolError as error:
+            log.info("nothing to send in round %d: %s", self.roll.round, error)
 
     def _part(self, chunk: int) -> Part:
         """Return one of our chunks, signed for.
@@ -362,6 +364,8 @@ class Exchange:
         reason = str(error) or "it stalled"
         log.info("exchange with %s in round %d: %s", peer, self.roll.round, reason)
         self._faults[peer] = reason
+        if isinstance(error, ProtocolError):
+            self._set.swarm.report(peer, error)
 
     def _outcome(self) -> Outcome:
         return Outcome(

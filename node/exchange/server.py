@@ -11,7 +11,7 @@ from dht.swarm import NetworkError, Stream, Swarm
 from node.exchange.exchange import Exchange
 from node.exchange.setting import OPEN_SECONDS, exchange_protocol
 from protocol.codec import decode
-from protocol.errors import ProtocolError, RoundError
+from protocol.errors import RoundError
 from protocol.identity import PeerId
 from protocol.rollcall import NO_TERMS, Roll, RollCall, Terms, open_roll
 from protocol.signing import unseal
@@ -36,7 +36,6 @@ class ExchangeServer:
         swarm: the network.
         run: the run's 32-byte id.
         on_roll: is told of every roll call that a sender shows us; we may not have heard of it.
-        refused: counts refused offers by error code.
         work_bits: the proof of work that every member of a roll call owes.
         terms: what the run asks of every commitment.
     """
@@ -46,14 +45,12 @@ class ExchangeServer:
         swarm: Swarm,
         run: bytes,
         on_roll: Callable[[Roll], None],
-        refused: Counter[str] | None = None,
         terms: Terms = NO_TERMS,
     ) -> None:
         self._swarm = swarm
         self._run = run
         self._on_roll = on_roll
         self._terms = terms
-        self._refused = Counter() if refused is None else refused
         self._exchanges: dict[bytes, Exchange] = {}
         self._added = asyncio.Event()
         self._waiting: Counter[PeerId | bytes] = Counter()  # by peer, and by digest of its roll
@@ -93,9 +90,6 @@ class ExchangeServer:
         try:
             exchange, offer = await self._accept(stream)
             await exchange.serve(stream, offer)
-        except ProtocolError as error:
-            self._refused[error.code] += 1
-            log.info("refused an offer of %s: %s", stream.peer, error)
         except (NetworkError, TimeoutError) as error:
             log.info("%s made no offer: %s", stream.peer, str(error) or "it stalled")
 

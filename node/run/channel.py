@@ -9,14 +9,14 @@ many messages as its signatures take to check; and nothing waits for the network
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from dht.swarm import NetworkError, Swarm
 from node.run.allowances import Allowances
 from protocol.codec import Message
-from protocol.errors import AdmissionError, ProtocolError, RecordError, RoundError
+from protocol.errors import AdmissionError, ProtocolError, RecordError, RoundError, SignatureError
 from protocol.events import (
     AccusationHeard,
     Announcement,
@@ -71,7 +71,6 @@ class RunChannel:
         identity: who we are.
         run: the run's 32-byte id.
         post: takes each event that was heard and checked.
-        refused: counts refused messages by error code.
         rules: what the run asks of everybody's words.
     """
 
@@ -81,14 +80,12 @@ class RunChannel:
         identity: Identity,
         run: bytes,
         post: Callable[[Event], None],
-        refused: Counter[str],
         rules: ChannelRules = ChannelRules(),
     ) -> None:
         self._swarm = swarm
         self._identity = identity
         self._run = run
         self._post = post
-        self._refused = refused
         self._total = rules.total
         self._terms = rules.terms
         self._topic = f"talkoot/1/{run.hex()}"
@@ -192,7 +189,7 @@ class RunChannel:
                 record = unseal(data, self._run, Record)
                 self._look_for_twin(record)
             except ProtocolError as error:
-                self._refuse(None, error)
+                self._swarm.report(None, error)
             else:
                 self._hear(record.signer, record.message.body)
 
@@ -213,11 +210,11 @@ class RunChannel:
             self._allowances.spend(author)
             signed = unseal(data, self._run, Announcement)
             if signed.signer != author:
-                raise RecordError("it speaks with somebody else's words")
+                raise SignatureError("it speaks with somebody else's words")
             self._check_round(signed.message)
             self._post(self._to_event(signed))
         except ProtocolError as error:
-            self._refuse(author, error)
+            self._swarm.report(author, error)
 
     def _to_event(self, signed: Signed[Message]) -> Event:
         signer, envelope = signed.signer, signed.envelope
@@ -257,7 +254,3 @@ class RunChannel:
                 raise RoundError("the run has no such round")
             case _:
                 pass
-
-    def _refuse(self, author: PeerId | None, error: ProtocolError) -> None:
-        self._refused[error.code] += 1
-        log.info("refused a message of %s: %s", author, error)

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -56,7 +55,6 @@ class LocalWorker(Worker):
         shelf: where this peer puts its states for others to fetch; served by the caller.
         state: the agreed state that this peer holds already, if any.
         fresh: this peer made the state itself just now, so there is nobody to ask for a newer one.
-        refused: counts refused messages by error code.
     """
 
     _auditor: Auditor
@@ -71,15 +69,12 @@ class LocalWorker(Worker):
         state: State | None,
         *,
         fresh: bool = False,
-        refused: Counter[str] | None = None,
     ) -> None:
-        refused = Counter() if refused is None else refused
-        super().__init__(setting, shelf, state, fresh=fresh, refused=refused)
+        super().__init__(setting, shelf, state, fresh=fresh)
         self._server = ExchangeServer(
             setting.swarm,
             setting.run,
             self._on_roll_shown,
-            refused,
             setting.terms,
         )
         self._contribution: _Contribution | None = None
@@ -92,9 +87,7 @@ class LocalWorker(Worker):
             on_samples=lambda samples: self._post(Trained(samples)),
             on_trouble=self._heartbeat.say_presence,
         )
-        self._auditor = Auditor(
-            setting, self._training, self._keeper, self._channel, shelf, refused
-        )
+        self._auditor = Auditor(setting, self._training, self._keeper, self._channel, shelf)
         self._receipts = ReceiptComparer(
             setting.swarm, setting.run, shelf, self._auditor.evidence.accuse
         )

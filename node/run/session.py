@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,7 +55,6 @@ class NodeSetting:
     reduces: bool
     max_state_bytes: int
     worker_of: WorkerOf
-    refused: Counter[str]
     device: str = ""
     """What others see that this node trains on."""
 
@@ -184,9 +182,7 @@ class Session:
             state = await asyncio.to_thread(self.folder.checkpoints.load_newest)
             nonce = await self._nonce()
             kind = node.worker_of(self.manifest.method.kind)
-            self.worker = kind(
-                self._setting(nonce), trainer, shelf, state, fresh=self._fresh, refused=node.refused
-            )
+            self.worker = kind(self._setting(nonce), trainer, shelf, state, fresh=self._fresh)
             await self.worker.run()
 
     async def _load(self, trainer: TrainerProcess, task: TrainerTask) -> None:

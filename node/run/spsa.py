@@ -9,7 +9,7 @@ to, is voted on as with any method.
 import asyncio
 import logging
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -78,7 +78,6 @@ class SpsaWorker(Worker):
         shelf: where this peer puts its states and chains for others to fetch.
         state: the agreed state that this peer holds already, if any.
         fresh: this peer made the state itself just now, so there is nobody to ask for a newer one.
-        refused: counts refused messages by error code.
     """
 
     round_kind: ClassVar[type[ChainRound]] = ChainRound
@@ -91,23 +90,21 @@ class SpsaWorker(Worker):
         state: State | None,
         *,
         fresh: bool = False,
-        refused: Counter[str] | None = None,
     ) -> None:
-        refused = Counter() if refused is None else refused
-        super().__init__(setting, shelf, state, fresh=fresh, refused=refused)
+        super().__init__(setting, shelf, state, fresh=fresh)
         self.settings = SpsaSettings.read(setting.manifest.method.settings)
         me = setting.identity.peer_id
         self._shelf = shelf
         self._trainer = trainer
         self._master = Master(trainer, setting.run)
-        self.chain_channel = ChainChannel(setting.swarm, me, setting.run, refused)
-        self._blocks = BlockServer(setting.swarm, setting.run, refused)
+        self.chain_channel = ChainChannel(setting.swarm, me, setting.run)
+        self._blocks = BlockServer(setting.swarm, setting.run)
         self._history = History(setting, self._keeper, self._blocks)
         self._checks = TicketChecks(self._master, setting.run, me, np.random.default_rng())
         self._inspector = Inspector(setting, None, shelf)
         checker = EvidenceChecker(setting, self._inspector, self._keeper, self._checks)
-        box = EvidenceBox(setting, self._channel, shelf, self._inspector, checker, refused)
-        self._auditor = Accuser(setting, self._keeper, box, refused)
+        box = EvidenceBox(setting, self._channel, shelf, self._inspector, checker)
+        self._auditor = Accuser(setting, self._keeper, box)
         self._listener = Listener(me, self._auditor, Witness(setting.run))
         self.round: ChainRound | None = None
         """The round that we are in."""

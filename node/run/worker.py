@@ -12,7 +12,6 @@ written, a task that builds another model than the run's.
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -84,7 +83,6 @@ class Worker(ABC):
         shelf: where this peer puts its states for others to fetch; served by the caller.
         state: the agreed state that this peer holds already, if any.
         fresh: this peer made the state itself just now, so there is nobody to ask for a newer one.
-        refused: counts refused messages by error code.
     """
 
     _auditor: Accuser
@@ -97,7 +95,6 @@ class Worker(ABC):
         state: State | None,
         *,
         fresh: bool,
-        refused: Counter[str],
     ) -> None:
         self.tally = Tally(capacity=FIRST_CAPACITY if setting.reduces else 0)
         self._keeper = StateKeeper(shelf, setting.folder.checkpoints, state)
@@ -115,7 +112,6 @@ class Worker(ABC):
             setting.identity,
             setting.run,
             self._hear,
-            refused,
             ChannelRules(setting.manifest.round.total, setting.terms),
         )
         self._jobs = Jobs()

@@ -1,6 +1,5 @@
 """Which worker takes part in a run: that of the run's method, or in a demonstration a liar."""
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
@@ -24,7 +23,6 @@ class WorkerKind(Protocol):
         state: State | None,
         *,
         fresh: bool,
-        refused: Counter[str],
     ) -> Worker:
         """Return a worker (see Worker); `trainer` has loaded the run's task."""
         ...

@@ -213,6 +213,8 @@ async def _in_time(step: Awaitable[T]) -> T:
 def drop(sources: Sources, peer: PeerId, error: TalkootError) -> None:
     """Note that `peer` is given up, and report it if the fault is its own."""
     log.info("no longer fetching from %s: %s", peer, error)
+    if isinstance(error, ProtocolError):
+        sources.swarm.report(peer, error)
     if isinstance(error, _FAULTS):
         sources.on_fault(peer, error)
 

@@ -18,7 +18,6 @@ from typing import Protocol, Self
 from dht.swarm import NetworkError, Stream, Swarm
 from node.transfer.line import carries, transfers_at_once
 from protocol.codec import Message, encode
-from protocol.errors import ProtocolError
 from protocol.identity import PeerId
 from protocol.merkle import root_of
 from protocol.trees import (
@@ -136,11 +135,10 @@ class TreeShelf:
 class TreeServer:
     """Serves `source` to the peers of `run` while its context lasts.
 
-    `refused` counts malformed requests by the error's code; `bytes_sent` counts replies.
+    `bytes_sent` counts replies.
     """
 
     def __init__(self, swarm: Swarm, run: bytes, source: TreeSource, *, slots: int = SLOTS) -> None:
-        self.refused: Counter[str] = Counter()
         self.bytes_sent = 0
         self._swarm = swarm
         self._protocol = tree_protocol(run)
@@ -175,9 +173,6 @@ class TreeServer:
             log.info("%s neither asks nor reads; its stream is closed", stream.peer)
         except NetworkError as error:
             log.debug("stream of %s ended: %s", stream.peer, error)
-        except ProtocolError as error:
-            self.refused[error.code] += 1
-            log.info("%s sent what is no request: %s", stream.peer, error)
 
     def _has_slot_for(self, peer: PeerId) -> bool:
         slots = transfers_at_once(self._swarm.traffic.up_limit, self._slots)

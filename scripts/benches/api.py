@@ -113,9 +113,7 @@ class _Crowd:
         self._state = _state(run, self._peers)
         trainer, shelf = TrainerProcess(setting.permit), TreeShelf(signed.envelope)
         shared = self.session._setting(0)  # noqa: SLF001 - what its worker would be given
-        worker = LocalWorker(
-            shared, trainer, shelf, self._state, fresh=False, refused=setting.refused
-        )
+        worker = LocalWorker(shared, trainer, shelf, self._state, fresh=False)
         worker.tally.reports = {
             peer: MemberReport(share=1 / peers, expected=1 / peers, missing=0.0)
             for peer in self._peers
@@ -235,7 +233,6 @@ def _setting(swarm: MemorySwarm, me: Identity) -> NodeSetting:
         reduces=True,
         max_state_bytes=1 << 30,
         worker_of=worker_of,
-        refused=Counter(),
     )
 
 

@@ -1,7 +1,6 @@
 """Somebody who hears what the peers of a run say, and notes when."""
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ class Observer:
     def __init__(self, swarm: HivemindSwarm, identity: Identity, run: bytes) -> None:
         self.rounds: dict[int, RoundTimes] = {}
         self._swarm = swarm
-        self.channel = RunChannel(swarm, identity, run, self._note, Counter())
+        self.channel = RunChannel(swarm, identity, run, self._note)
 
     def _note(self, event: Event) -> None:
         match event:
