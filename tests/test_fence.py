@@ -319,6 +319,26 @@ async def test_a_peer_that_asks_without_end_is_refused_and_others_are_not() -> N
     await peer.protocol.rpc_find(request, other)
 
 
+async def test_large_answers_cost_more_than_small_ones() -> None:
+    """Else 256 searches a second would have 768 MB sent."""
+    peer = await lone_peer()
+    for number in range(100, 140):
+        large = record(identity(number), body=bytes(60_000))
+        assert await stored(peer, store_request(large), identity(number))
+    asker = Peer(Wires(), STRANGER).context()
+    request = dht_pb2.FindRequest(keys=[key_id(KEY)])
+    answers = []
+
+    async def flood() -> None:
+        while True:
+            answers.append((await peer.protocol.rpc_find(request, asker)).ByteSize())
+
+    with pytest.raises(RefusedRequestError, match="more requests"):
+        await flood()
+    assert min(answers) > 2_000_000
+    assert len(answers) < 20
+
+
 def test_a_budget_grows_again_with_time() -> None:
     now = 0.0
     refusals = Refusals(lambda: now)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dht.memory_links import Conditions
 from dht.memory_streams import MemoryStream
 from dht.swarm import Stream
+from node.transfer.line import transfer_seconds
 from node.transfer.sources import STALL_SECONDS, FetchError, SourceStalledError
 from node.transfer.tree_client import SOURCES_AT_ONCE, fetch_chunks, fetch_leaves
 from protocol.codec import Message, encode
@@ -18,6 +19,7 @@ from protocol.errors import ChunkError, CodecError, FrameError, ProtocolError
 from protocol.merkle import MAX_LEAVES
 from protocol.trees import (
     LEAVES_A_PAGE,
+    MAX_CHUNK_BYTES,
     Busy,
     ChunkReply,
     ChunksRequest,
@@ -48,6 +50,12 @@ def replying(reply: Reply) -> Callable[[Stream], Awaitable[None]]:
                 await stream.send(encode(reply(index)))
 
     return handler
+
+
+def read_chunks(frame: bytes) -> tuple[int, ...]:
+    request = read_request(frame)
+    assert isinstance(request, ChunksRequest)
+    return request.indexes
 
 
 def right(index: int) -> ChunkReply:
@@ -195,6 +203,21 @@ class TestChunks:
             assert isinstance(scene.faults[stalled], SourceStalledError)
 
         play(2, story)
+
+    def test_a_source_that_gives_a_drop_now_and_then_ends_the_fetch_by_its_size(self) -> None:
+        async def drip(stream: Stream) -> None:
+            for index in read_chunks(await stream.receive()):
+                await asyncio.sleep(STALL_SECONDS - 1)
+                await stream.send(encode(right(index)))
+                raise TimeoutError  # and breaks, so that each try begins anew
+
+        async def story(scene: Scene) -> None:
+            await scene.liar(0, drip)
+            with pytest.raises(FetchError, match="did not come within"):
+                await scene.fetch_small()
+            assert now() == pytest.approx(transfer_seconds(60 * MAX_CHUNK_BYTES), abs=5)
+
+        play(1, story)
 
     def test_the_only_source_stalling_ends_the_fetch_in_time(self) -> None:
         async def story(scene: Scene) -> None:
@@ -358,10 +381,20 @@ class TestLeaves:
             ).replace(b"total\x3c", b"total\x01"),
             lambda _: LeavesReply(total=MAX_LEAVES, digests=bytes(32)),
             lambda _: LeavesReply(total=60, digests=b""),
+            lambda first: LeavesReply(total=60, digests=SMALL.leaves[first]),
             lambda first: LeavesReply(total=60 - first, digests=bytes(32)),
             lambda _: ChunkReply(index=0, data=b""),
         ],
-        ids=["order", "short", "more", "too many", "empty page", "changing total", "chunk"],
+        ids=[
+            "order",
+            "short",
+            "more",
+            "too many",
+            "empty page",
+            "drop by drop",
+            "changing total",
+            "chunk",
+        ],
     )
     def test_a_wrong_list_is_refused_and_the_next_source_asked(
         self, page: Callable[[int], Message | bytes]
@@ -378,6 +411,7 @@ class TestLeaves:
             await scene.honest(1, SMALL)
             assert await fetch_leaves(scene.sources, SMALL.root, 60) == SMALL.leaves
             assert isinstance(scene.faults[liar], ProtocolError)
+            assert now() < STALL_SECONDS
 
         play(2, story)
 

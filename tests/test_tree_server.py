@@ -8,6 +8,7 @@ import pytest
 from dht.fence.refusals import DISCOURAGED_SECONDS
 from dht.memory_streams import WINDOW_BYTES
 from dht.swarm import PeerUnreachableError, StreamClosedError
+from node.transfer.line import BASE_SECONDS
 from node.transfer.sources import FetchError
 from node.transfer.tree_client import fetch_leaves
 from node.transfer.tree_server import SLOTS_A_PEER, STALL_SECONDS, TreeServer
@@ -229,6 +230,20 @@ def test_a_peer_that_asks_for_nothing_loses_its_slot() -> None:
             with pytest.raises(StreamClosedError):
                 await stream.receive()
         assert await fetch_leaves(scene.sources, SMALL.root) == SMALL.leaves
+
+    play(1, story)
+
+
+def test_who_asks_for_little_all_the_time_has_to_come_again() -> None:
+    async def story(scene: Scene) -> None:
+        await scene.honest(0, SMALL)
+        stream = await scene.open()
+        with suppress(StreamClosedError):
+            while True:
+                await stream.send(encode(LEAVES))
+                await stream.receive()
+                await asyncio.sleep(STALL_SECONDS - 1)
+        assert now() < BASE_SECONDS + 2 * STALL_SECONDS
 
     play(1, story)
 

@@ -50,6 +50,8 @@ KEY_BYTES = 20
 MAX_FIND_KEYS = 16
 MAX_STORE_RECORDS = 256
 MAX_ANSWER_BYTES = 3 << 20
+BYTES_PER_REQUEST = 16 << 10
+"""Of an answer: who asks for little can't have much sent without reading it."""
 _HANDOVER_BYTES = 1 << 20
 _HANDOVERS = 4
 _TURN_KEYS = 64
@@ -165,11 +167,12 @@ class FencedProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind is untyped
         """Return the records under each key, and the neighbours of the key that we know."""
         if len(request.keys) > MAX_FIND_KEYS or any(len(k) != KEY_BYTES for k in request.keys):
             raise RefusedRequestError("misaligned", f"a search for {len(request.keys)} keys")
-        self._admit(request.peer, context.remote_id, requests=len(request.keys))
+        asker = self._admit(request.peer, context.remote_id, requests=len(request.keys))
         response = dht_pb2.FindResponse(peer=self.node_info)
         for key in request.keys:
             room = MAX_ANSWER_BYTES - response.ByteSize()
             response.results.append(self._result(key, room, node_id_of(context.remote_id)))
+        self.refusals.charge(asker, response.ByteSize() // BYTES_PER_REQUEST)
         return response
 
     async def call_ping(self, peer: PeerID, **_: object) -> Pong | None:

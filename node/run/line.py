@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dht.swarm import Traffic
 from node.exchange.setting import ExchangeTiming
 from node.exchange.wire import UPDATE_BYTES
-from node.transfer.line import in_megabits, state_seconds
+from node.transfer.line import in_megabits, transfer_seconds
 from protocol.manifest import Manifest
 from protocol.state import FLOAT_BYTES
 
@@ -54,7 +54,7 @@ def exchange_rate(manifest: Manifest) -> float:
 def state_rate(manifest: Manifest) -> float:
     """Return at how many bytes per second a state comes in time."""
     size = 2 * FLOAT_BYTES * manifest.task.parameters
-    return size / state_seconds(size)
+    return size / transfer_seconds(size)
 
 
 def offered(capacity: int, traffic: Traffic) -> int:

@@ -4,7 +4,7 @@ import asyncio
 
 from node.run.setting import RunSetting
 from node.store.state import State
-from node.transfer.line import state_seconds
+from node.transfer.line import transfer_seconds
 from node.transfer.sources import FetchError, Sources
 from node.transfer.transfer import fetch_state
 from protocol.errors import ChunkError
@@ -32,7 +32,7 @@ async def fetch_head(
             f"a state of {size:,} bytes is above the limit of {setting.max_state_bytes:,}",
             hint="Raise the limit in the configuration, if there is room for it.",
         )
-    seconds = state_seconds(size)
+    seconds = transfer_seconds(size)
     sources = Sources(setting.swarm, setting.run, holders)
     try:
         async with asyncio.timeout(seconds):

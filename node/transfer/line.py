@@ -24,8 +24,8 @@ def transfers_at_once(rate: float | None, most: int) -> int:
     return min(most, max(1, int(rate * STALL_SECONDS / 2 / MAX_CHUNK_BYTES)))
 
 
-def state_seconds(size: int) -> float:
-    """Return how long a state of `size` bytes may take to fetch."""
+def transfer_seconds(size: int) -> float:
+    """Return how long `size` bytes may take in all, by the least rate that is of use."""
     return BASE_SECONDS + size / SLOWEST_BYTES_PER_SECOND
 
 

@@ -12,7 +12,7 @@ from node.exchange.wire import Floats
 from node.store.outline import Outline
 from node.store.run_folder import DataFile, PartialData, RunFolder
 from node.store.state import State
-from node.transfer.line import check_line, state_seconds
+from node.transfer.line import check_line, transfer_seconds
 from node.transfer.sources import BadTreeError, Sources, ask_any, receive, send
 from node.transfer.tree_client import OnProgress, fetch_chunks, fetch_leaves, ignore_progress
 from protocol.errors import CodecError, LaterManifestError
@@ -80,7 +80,7 @@ async def fetch_state(
     draft = _Draft(layout, leaves)
     if have is not None:
         await asyncio.to_thread(draft.reuse, have)
-    check_line(sources.swarm.traffic.down_limit, draft.missing_bytes, state_seconds(max_bytes))
+    check_line(sources.swarm.traffic.down_limit, draft.missing_bytes, transfer_seconds(max_bytes))
     await fetch_chunks(sources, root, leaves, draft.wanted, draft.put, on_progress)
     if draft.ledger is None:
         raise BadTreeError("the state has no ledger")

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from dht.swarm import Stream
 from node.transfer.chunk_queue import ChunkQueue
-from node.transfer.line import transfers_at_once
+from node.transfer.line import transfer_seconds, transfers_at_once
 from node.transfer.sources import (
     GIVEN_UP,
+    FetchError,
     Patience,
     Sources,
     ask_any,
@@ -26,6 +27,8 @@ from protocol.errors import ChunkError, TalkootError
 from protocol.identity import PeerId
 from protocol.merkle import DIGEST_BYTES, MAX_LEAVES, check_chunk, check_leaves
 from protocol.trees import (
+    LEAVES_A_PAGE,
+    MAX_CHUNK_BYTES,
     ChunkReply,
     ChunksRequest,
     LeavesReply,
@@ -70,7 +73,7 @@ async def fetch_chunks(
     What `on_chunk` raises ends the fetch and is raised.
 
     Raises:
-        FetchError: no source is left; names what is missing and why.
+        FetchError: no source is left, or they are too slow; names what is missing and why.
     """
     await _ChunkFetch(sources, root, leaves, wanted, on_chunk, on_progress).run()
 
@@ -80,12 +83,15 @@ async def _pages(stream: Stream, root: bytes, max_leaves: int) -> list[bytes]:
     total = page.total
     if total > max_leaves:
         raise ChunkError(f"a tree of {total} leaves, where at most {max_leaves} are possible")
-    digests = bytearray(page.digests)
-    while len(digests) < total * DIGEST_BYTES:
-        page = await _page(stream, root, len(digests) // DIGEST_BYTES)
-        if not page.digests:
-            raise ChunkError("a list of leaves ends before its announced end")
+    digests = bytearray()
+    while True:
+        due = min(LEAVES_A_PAGE, total - len(digests) // DIGEST_BYTES)
+        if (page.total, len(page.digests)) != (total, due * DIGEST_BYTES):
+            raise ChunkError("a page of leaves is not as full as it should be")
         digests += page.digests
+        if len(digests) >= total * DIGEST_BYTES:
+            break
+        page = await _page(stream, root, len(digests) // DIGEST_BYTES)
     leaves = [bytes(digests[at : at + DIGEST_BYTES]) for at in range(0, len(digests), DIGEST_BYTES)]
     check_leaves(leaves, root)
     return leaves
@@ -123,11 +129,24 @@ class _ChunkFetch:
     async def run(self) -> None:
         """Return once all chunks are in."""
         if self._workers and self._queue.total:
-            await self._work()
+            await self._work_in_time(transfer_seconds(self._queue.total * MAX_CHUNK_BYTES))
         if missing := self._queue.missing:
             first = ", ".join(map(str, missing[:3])) + (", …" if len(missing) > 3 else "")
             count = f"{len(missing)} of {self._queue.total} chunks ({first})"
             raise nobody_left(f"{count} of tree {self._root.hex()[:12]}", self._reasons)
+
+    async def _work_in_time(self, seconds: float) -> None:
+        """Work until a total deadline: each chunk has one, but a crowd of slow sources has none."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._work()
+        except TimeoutError as error:
+            if self._queue.complete:
+                raise
+            raise FetchError(
+                f"{len(self._queue.missing)} of {self._queue.total} chunks of tree "
+                f"{self._root.hex()[:12]} did not come within {seconds:.0f} s"
+            ) from error
 
     async def _work(self) -> None:
         name = f"fetch {self._root.hex()[:12]}"

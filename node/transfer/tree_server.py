@@ -1,9 +1,10 @@
 """Serving Merkle trees to the peers of a run: states, data sets, and the manifest.
 
 What is sent needs no trust, so anyone may ask. A peer has two upload slots, and every read and
-write has a deadline: who doesn't read can't make this node hold more than one chunk a slot. With a
-limit on what it sends, this node has so many slots as the limit lets meet that deadline, and says
-that it is busy where a chunk can't.
+write has a deadline: who doesn't read can't make this node hold more than one chunk a slot. Nor can
+a crowd keep all slots by asking for little: who takes less than the least rate has to come again.
+With a limit on what it sends, this node has so many slots as the limit lets meet that deadline, and
+says that it is busy where a chunk can't.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from dht.swarm import NetworkError, Stream, Swarm
-from node.transfer.line import carries, transfers_at_once
+from node.transfer.line import carries, transfer_seconds, transfers_at_once
 from protocol.codec import Message, encode
 from protocol.identity import PeerId
 from protocol.merkle import root_of
@@ -180,13 +181,16 @@ class TreeServer:
 
     async def _upload(self, stream: Stream) -> None:
         self._uploads[stream.peer] += 1
+        now = asyncio.get_running_loop().time
+        began, sent = now(), 0
         try:
-            while True:
+            while now() < began + transfer_seconds(sent):
                 request = await _next_request(stream)
                 if not self._serving:
                     return
                 for reply in self._replies(request):
-                    await self._send(stream, reply)
+                    sent += await self._send(stream, reply)
+            log.info("%s takes too little; its stream is closed", stream.peer)
         finally:
             self._uploads[stream.peer] -= 1
             self._uploads += Counter()  # forgets the peers that are at zero
@@ -210,13 +214,15 @@ class TreeServer:
         digests = b"".join(leaves[request.first : request.first + LEAVES_A_PAGE])
         return LeavesReply(total=len(leaves), digests=digests)
 
-    async def _send(self, stream: Stream, reply: Message) -> None:
+    async def _send(self, stream: Stream, reply: Message) -> int:
+        """Send a reply, or that this line is too slow for it; return its bytes."""
         frame = encode(reply)
         if not carries(self._swarm.traffic.up_limit, len(frame)):
             frame = encode(Busy())
         async with asyncio.timeout(STALL_SECONDS):
             await stream.send(frame)
         self.bytes_sent += len(frame)
+        return len(frame)
 
 
 async def _next_request(stream: Stream) -> TreeRequest:
