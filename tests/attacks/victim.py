@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 
 from node.api.client import find_node
+from node.store.run_folder import RunFolder
+from node.store.storage import Disk
 from tests.real_nodes import SPEC, RealNode, wait
 
 DATA_BYTES = 12 << 20
@@ -40,6 +42,13 @@ class Victim:
     def has_refused(self, peer: str) -> bool:
         """Return whether a person can see that anything of `peer` was refused."""
         return f"refused from {peer}:" in self.node.log()
+
+    def manifest(self, name: str) -> bytes:
+        """Return the envelope of a run's manifest."""
+        run = self.runs[name]
+        envelope = RunFolder(self.node.paths.runs / run.hex(), run, Disk()).manifest()
+        assert envelope is not None
+        return envelope
 
     def metrics(self) -> str:
         """Return what a monitoring system is told."""
