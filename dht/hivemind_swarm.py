@@ -52,8 +52,8 @@ class HivemindSwarm:
     """One peer's access to the network while the context lasts; implements `dht.swarm.Swarm`.
 
     `closed` is set when the network has ended, be it that p2pd died or hangs; from then on every
-    call raises NetworkError. `refusals` counts what was refused from others; `budget` limits and
-    counts what is sent and received, and may be shared with the swarm that comes after this one.
+    call raises NetworkError. `refusals` counts what was refused from others, `budget` limits and
+    counts what is sent and received: both may be shared with the swarm that comes after this one.
     """
 
     def __init__(  # noqa: PLR0913  # of which callers give a few
@@ -64,11 +64,13 @@ class HivemindSwarm:
         listen: Sequence[str] = ("/ip4/0.0.0.0/tcp/0",),
         announce: Sequence[str] = (),
         client_mode: bool = False,
+        serve_relay: bool = False,
         clock: Callable[[], float] = get_dht_time,
         budget: Budget | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self.closed = asyncio.Event()
-        self.refusals = Refusals()
+        self.refusals = refusals or Refusals()
         self._identity = identity
         self._clock = clock
         self._daemon = Daemon(

@@ -19,6 +19,7 @@ from typing import Self, TypeVar
 from dht.hivemind_swarm import HivemindSwarm
 from dht.swarm import Broadcast, Handler, NetworkError, Stream, Traffic
 from dht.tasks import OwnedTasks
+from protocol.errors import ProtocolError
 from protocol.identity import PeerId
 from protocol.records import RecordKey
 
@@ -33,7 +34,7 @@ class LastingSwarm:
     """One peer's access to the network while the context lasts; implements `dht.swarm.Swarm`.
 
     Args:
-        network: makes a network, each time with the same identity, addresses and budget.
+        network: makes a network, each time with the same identity, addresses, budget and refusals.
 
     Entering the context raises what starting the first network does.
     """
@@ -42,8 +43,6 @@ class LastingSwarm:
         self._network = network
         self._swarm = network()
         self._services: dict[str, tuple[int, Handler]] = {}
-        self._refused: Counter[str] = Counter()
-        """By the networks that have ended."""
         self._renewed = asyncio.Event()
         """Set when the present network takes the place of another, or none will."""
         self._ended = False
@@ -74,7 +73,16 @@ class LastingSwarm:
     @property
     def refused(self) -> Counter[str]:
         """What was refused from others, by reason."""
-        return self._refused + self._swarm.refused
+        return self._swarm.refused
+
+    @property
+    def discouraged(self) -> frozenset[PeerId]:
+        """Who broke the protocol and is not listened to for a while."""
+        return self._swarm.discouraged
+
+    def report(self, peer: PeerId | None, error: ProtocolError) -> None:
+        """Count what was refused from `peer`; see `dht.swarm.Swarm.report`."""
+        self._swarm.report(peer, error)
 
     @property
     def traffic(self) -> Traffic:
@@ -186,7 +194,6 @@ class LastingSwarm:
             self._trouble = "the network process has ended; another one is started"
             await self._swarm.__aexit__(None, None, None)
             fresh = await self._another()
-            self._refused += self._swarm.refused
             self._swarm, self._trouble = fresh, ""
             self._renewed.set()
             self._renewed = asyncio.Event()

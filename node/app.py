@@ -16,6 +16,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from dht.clocks import skew_trouble
+from dht.fence.refusals import Refusals
 from dht.hivemind_swarm import HivemindSwarm
 from dht.lasting_swarm import LastingSwarm
 from dht.swarm import NetworkError, Swarm
@@ -90,6 +91,8 @@ async def run(
     listen = lasting_addresses(config.node.listen, paths.ports)
     async with machine_of(ConfigSource(paths.config_file, config), paths) as machine:
 
+        refusals = Refusals()
+
         def network() -> HivemindSwarm:
             return swarm_kind(
                 identity,
@@ -97,7 +100,9 @@ async def run(
                 listen=listen,
                 announce=config.node.announce,
                 client_mode=config.network.client_mode,
+                serve_relay=config.network.relay,
                 budget=machine.budget,
+                refusals=refusals,
             )
 
         async with LastingSwarm(network) as swarm:
