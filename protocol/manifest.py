@@ -26,6 +26,7 @@ Settings = Annotated[
 ]
 Text = Annotated[str, Meta(max_length=2000)]
 MethodKind = Literal["local", "spsa"]
+Admission = Literal["open", "invite"]
 Rule = Literal["clip", "mean", "median", "trimmed_mean", "krum", "flag"]
 
 
@@ -105,7 +106,7 @@ class Manifest(Message, frozen=True, kw_only=True):
     method: MethodSpec
     round: RoundSpec
     trust: TrustSpec
-    admission: Literal["open"]
+    admission: Admission
     stewards: Annotated[tuple[PeerIdField, ...], Meta(max_length=64)]
     genesis_root: Bytes32
 
