@@ -54,6 +54,10 @@ class Membership(Company, Protocol):
         """Check what `peer` shows and take it for a member. Raises NotAMemberError: it is none."""
         ...
 
+    def farewell(self, peer: PeerId, service: str, passport: Passport) -> bytes | None:
+        """Return a last frame for a peer that was a member, if `service` is to be told of it."""
+        ...
+
 
 class PrivateSwarm(RunSwarm):
     """A `dht.swarm.Swarm` for one private run, while its context lasts.
@@ -120,7 +124,13 @@ class PrivateSwarm(RunSwarm):
 
     async def enter(self, hello: Hello, stream: Stream) -> None:
         """Serve a stream that came through the door (see `dht.door.Room`)."""
-        self._membership.let_in(stream.peer, hello.passport)
+        try:
+            self._membership.let_in(stream.peer, hello.passport)
+        except NotAMemberError:
+            if word := self._membership.farewell(stream.peer, hello.service, hello.passport):
+                stream.allow(len(word))
+                await stream.send(word)
+            raise
         if self._refuses(stream.peer):
             raise NotAMemberError(f"this node has blocked {stream.peer}")
         if service := self._services.get(hello.service):

@@ -12,11 +12,13 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from dht.door import Door
 from dht.hivemind_swarm import HivemindSwarm
 from dht.swarm import NetworkError, Swarm
 from node.api.exports import write_model
@@ -30,6 +32,8 @@ from node.home.names import friendly_name
 from node.home.paths import Paths
 from node.home.version import VERSION
 from node.machine import Machine, machine_of
+from node.members.admission import Reception
+from node.members.affairs import Doors
 from node.run.host import found_run, remove_drafts
 from node.run.preview import preview_of
 from node.run.recorder import Recorder
@@ -105,7 +109,7 @@ async def _run_on(
 ) -> None:
     """Run the node on one network until that dies or `stop` is set."""
     node.addresses = tuple(await swarm.addresses())
-    async with asyncio.TaskGroup() as tasks:
+    async with node.receiving(), asyncio.TaskGroup() as tasks:
         node.start_sessions(tasks)
         works = [
             tasks.create_task(node.record(), name="recorder"),
@@ -143,12 +147,14 @@ class Node(MachineControls):
         self.api_url = ""
         self.addresses: tuple[str, ...] = ()
         config = machine.source.config
+        self.doors = Doors(Door(swarm))
         self._identity = identity
         self._swarm = swarm
         self._stop = stop
         self._started_at = time.monotonic()
         self._setting = NodeSetting(
             swarm=swarm,
+            doors=self.doors,
             identity=identity,
             name=config.node.name or friendly_name(identity.peer_id),
             disk=machine.disk,
@@ -167,6 +173,12 @@ class Node(MachineControls):
             lambda: [(session.status(), session.ledger) for session in self._sessions.values()],
             lambda: swarm.traffic,
         )
+
+    @asynccontextmanager
+    async def receiving(self) -> AsyncIterator[None]:
+        """Let in, while the context lasts, members of private runs and who shows an invite."""
+        async with self.doors.door, Reception(self._swarm, self.doors.admitters):
+            yield
 
     async def record(self) -> None:
         """Keep figures over time, for ever."""

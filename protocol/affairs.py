@@ -5,6 +5,7 @@ answers with all that it has, and gets in return what the asker had beyond it.
 
     Tidings  →  Same
     Tidings  →  Affairs  →  [Affairs]
+    Tidings  →  Expelled                  to whom the host has banned
 """
 
 from typing import Annotated, TypeAlias, cast
@@ -31,10 +32,18 @@ class Same(Message, frozen=True):
 class Affairs(Message, frozen=True):
     """All that a peer knows of who belongs to the run."""
 
+    digest: Bytes32
+    """Of what it knows, as in `Tidings`."""
     charter: Annotated[bytes, Meta(max_length=CHARTER_BYTES)] = b""
     key: Bytes32 | None = None
     """Under which the records of a private run are encrypted."""
     roster: Annotated[tuple[Passport, ...], Meta(max_length=MAX_ROSTER)] = ()
+
+
+class Expelled(Message, frozen=True):
+    """The asker belongs to the run no longer: the charter that says so, and nothing else."""
+
+    charter: Annotated[bytes, Meta(max_length=CHARTER_BYTES)]
 
 
 def affairs_protocol(run: bytes) -> str:
@@ -47,7 +56,7 @@ def read_tidings(frame: bytes) -> Tidings:
     return decode(frame, Tidings, limit=256)
 
 
-AffairsReply: TypeAlias = Affairs | Same
+AffairsReply: TypeAlias = Affairs | Same | Expelled
 
 
 def read_affairs(frame: bytes) -> AffairsReply:

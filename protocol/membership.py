@@ -74,25 +74,24 @@ NO_PASSPORT = Passport()
 
 
 class Register:
-    """Who belongs to one run and who doesn't, as far as this node has heard. Pure.
+    """Who belongs to one run and who doesn't, as far as peer `me` has heard. Pure.
 
     `certificates` are of the members known; `charter` is the newest of the host's.
     """
 
-    def __init__(self, run: bytes, manifest: Manifest) -> None:
+    def __init__(self, run: bytes, manifest: Manifest, me: PeerId) -> None:
+        self.me = me
         self.host = PeerId(manifest.host)
         self.is_private = manifest.admission == "invite"
         self.charter: Signed[Charter] | None = None
+        self.key: bytes | None = None
+        """Under which a private run's records are encrypted; the charter has its hash."""
+        self.banned: frozenset[PeerId] = frozenset()
+        """Whom the host has shut out."""
         self._run = run
         self._named = frozenset({self.host, *map(PeerId, manifest.stewards)})
         self._passports: dict[PeerId, Passport] = {}
         self._certificates: dict[PeerId, Signed[Certificate]] = {}
-
-    @property
-    def banned(self) -> frozenset[PeerId]:
-        """Whom the host has shut out."""
-        charter = self.charter
-        return frozenset(map(PeerId, charter.message.banned)) if charter else frozenset()
 
     @property
     def paused(self) -> bool:
@@ -143,6 +142,16 @@ class Register:
         """Return how many peers have come by the invite with this public key."""
         return sum(each.message.invite == invite for each in self._certificates.values())
 
+    def farewell(self, peer: PeerId, passport: Passport) -> bytes | None:
+        """Return the charter that bans `peer`, for a former member to see; None for strangers."""
+        if self.charter is None or peer not in self.banned:
+            return None
+        try:
+            signed = self._read(passport)
+        except ProtocolError:
+            return None
+        return self.charter.envelope if signed.message.peer == peer else None
+
     def check(self, passport: Passport, peer: PeerId, now: float) -> Signed[Certificate] | None:
         """Check what `peer` shows; None where the manifest names it.
 
@@ -160,7 +169,7 @@ class Register:
             raise NotAMemberError(f"the membership of {peer} has ended")
         return signed
 
-    def welcome(self, passport: Passport, now: float) -> bool:
+    def welcome(self, passport: Passport) -> bool:
         """Take a passport into the register; true if it is news.
 
         Raises:
@@ -169,40 +178,59 @@ class Register:
         signed = self._read(passport)
         peer = PeerId(signed.message.peer)
         known = self._certificates.get(peer)
-        if peer in self._named or (known and not self._is_better(signed, known, now)):
+        if peer in self._named or (known and _order(signed) <= _order(known)):
             return False
         if known is None and len(self._certificates) >= MAX_ROSTER:
             raise NotAMemberError(f"the run has {MAX_ROSTER} members already")
         self._certificates[peer], self._passports[peer] = signed, passport
         return True
 
-    def welcome_all(self, passports: Iterable[Passport], now: float) -> bool:
+    def welcome_all(self, passports: Iterable[Passport]) -> bool:
         """Take what is valid of many passports; true if any is news."""
         news = False
         for passport in passports:
             try:
-                news |= self.welcome(passport, now)
+                news |= self.welcome(passport)
             except ProtocolError:
                 continue
         return news
 
-    def adopt(self, envelope: bytes) -> bool:
+    def adopt(self, envelope: bytes, key: bytes | None = None) -> bool:
         """Take the host's charter if it is later than what we have; true if it is.
 
+        Args:
+            envelope: the charter, as a peer or a file gave it.
+            key: of a private run, the key that it names; None where it bans us.
+
         Raises:
-            ProtocolError: not a charter of this run's host.
+            ProtocolError: not a charter of this run's host, or another key.
         """
         if self.charter is not None and self.charter.envelope == envelope:
             return False
         signed = unseal(envelope, self._run, Charter, CHARTER_BYTES)
+        self._check_charter(signed, key)
+        if self.charter is not None and _rank(signed) <= _rank(self.charter):
+            return False
+        self.charter, self.key = signed, key
+        self.banned = frozenset(map(PeerId, signed.message.banned))
+        for peer in [peer for peer, each in self._certificates.items() if self._is_void(each)]:
+            del self._certificates[peer], self._passports[peer]
+        return True
+
+    def _check_charter(self, signed: Signed[Charter], key: bytes | None) -> None:
         if signed.signer != self.host:
             raise NotAMemberError("a charter that the host has not signed")
         if self.host in signed.message.banned:
             raise NotAMemberError("a charter that bans the host itself")
-        if self.charter is not None and _rank(signed) <= _rank(self.charter):
-            return False
-        self.charter = signed
-        return True
+        if key is None and self.me in signed.message.banned:
+            return
+        if (sha256(key).digest() if key else None) != signed.message.key_hash:
+            raise NotAMemberError("a charter with another key than it names")
+        if self.is_private and key is None:
+            raise NotAMemberError("a private run's charter without a key")
+
+    def _is_void(self, signed: Signed[Certificate]) -> bool:
+        return signed.signer in self.banned
 
     def digest(self) -> bytes:
         """Return what two peers compare to learn whether they know the same."""
@@ -233,18 +261,11 @@ class Register:
 
     def _holds(self, signed: Signed[Certificate], now: float) -> bool:
         ends = signed.message.expires
-        return signed.signer not in self.banned and (ends is None or ends > now)
-
-    def _is_better(
-        self, signed: Signed[Certificate], known: Signed[Certificate], now: float
-    ) -> bool:
-        """A certificate takes another's place if that one holds no longer, or by a fixed order."""
-        if self._holds(signed, now) != self._holds(known, now):
-            return self._holds(signed, now)
-        return _order(signed) > _order(known)
+        return not self._is_void(signed) and (ends is None or ends > now)
 
 
 def _order(signed: Signed[Certificate]) -> tuple[bool, float, bytes]:
+    """Of two certificates of a peer the higher counts, at everybody."""
     return signed.message.role == "steward", signed.message.admitted, signed.envelope
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -13,6 +13,8 @@ from node.api.accounts import RunAccounts, Standings
 from node.audit.proof import earned_nonce, seconds_of
 from node.home.address_book import AddressBook
 from node.home.reach import farthest_first
+from node.members.affairs import Doors, RunAffairs
+from node.members.members import KeptInvite, RunMembers
 from node.run.roster import Roster
 from node.run.setting import RunSetting
 from node.run.shown import counted_in, described, last_round, warnings_about
@@ -22,7 +24,7 @@ from node.store.ledger import RunLedger
 from node.store.run_folder import DataFile, RunFolder
 from node.store.state import State
 from node.store.storage import Disk
-from node.training.permit import Gate, Permit
+from node.training.permit import Gate, Permit, RunPermit
 from node.training.process import TrainerProcess
 from node.training.trainer import TrainerError, TrainerTask
 from node.transfer.sources import FetchError, Sources
@@ -30,7 +32,7 @@ from node.transfer.transfer import fetch_blob
 from node.transfer.tree_server import TreeServer, TreeShelf
 from protocol.control import MOST_SHARES, MemoryUse, Peer, RoundReport, RunState, RunStatus
 from protocol.errors import TalkootError
-from protocol.identity import Identity
+from protocol.identity import Identity, PeerId
 from protocol.ledger import NO_LEDGER
 from protocol.link import JoinLink
 from protocol.manifest import open_manifest
@@ -46,6 +48,7 @@ class NodeSetting:
     """What all runs of a node share."""
 
     swarm: Swarm
+    doors: Doors
     identity: Identity
     name: str
     disk: Disk
@@ -59,6 +62,8 @@ class NodeSetting:
     refused: Counter[str]
     device: str = ""
     """What others see that this node trains on."""
+    on_joined: Callable[["Session", PeerId], None] = lambda *_: None
+    """Told of every new member of a run by invite."""
 
 
 class Session:
@@ -87,12 +92,25 @@ class Session:
         self.folder = folder
         self.book = AddressBook(folder.path / "peers.json", node.disk)
         self.ledger = RunLedger(folder.path / "ledger.sqlite3", node.disk)
+        members = RunMembers(
+            self.run_id,
+            self.manifest,
+            node.identity.peer_id,
+            folder.path,
+            node.disk,
+            node.swarm.time,
+        )
+        self.affairs = RunAffairs(
+            members, node.identity, envelope, lambda peer: node.on_joined(self, peer)
+        )
+        self.affairs.present = self._present
         self.worker: Worker | None = None
         self.serving = asyncio.Event()
         """Set when others can fetch the manifest here, so that the link works; or can't for now."""
         self.failure: TalkootError | None = None
         """What stopped the run here, if anything did."""
         self._node = node
+        self._permit = RunPermit(node.permit, self.affairs.host_gate)
         self._first_peers = peers
         self._fresh = fresh
         self._state: RunState = "starting"
@@ -139,29 +157,49 @@ class Session:
     async def _attend(self) -> None:
         """Take part until it isn't allowed any more."""
         async with asyncio.TaskGroup() as tasks:
-            part = tasks.create_task(self._take_part(), name=f"part in {self.run_id.hex()[:8]}")
+            part = tasks.create_task(self._belong(), name=f"part in {self.run_id.hex()[:8]}")
             await self._node.attendance.wait_closed()
-            self.standings()  # the state goes with the worker
-            self._absent = replace(self.status(), peers=0, samples_per_second=0.0)
+            self._leave_for_a_while()
             part.cancel()
         self.worker = None
 
-    async def _take_part(self) -> None:
-        node, shelf = self._node, TreeShelf(self.envelope)
+    def _leave_for_a_while(self) -> None:
+        self.standings()  # the state goes with the worker
+        self._absent = replace(self.status(), peers=0, samples_per_second=0.0)
+
+    async def _belong(self) -> None:
+        """Take part whenever the host lets this node."""
         await asyncio.to_thread(self.book.load)
         self.note_peers(self._first_peers)
+        welcome = self.affairs.company_gate
+        async with (
+            self.affairs.opened(self._node.swarm, self._node.doors) as swarm,
+            asyncio.TaskGroup() as tasks,
+        ):
+            while True:
+                await welcome.wait_open()
+                self._absent = None
+                part = tasks.create_task(self._take_part(swarm), name="part")
+                await welcome.wait_closed()
+                self._leave_for_a_while()
+                part.cancel()
+                await asyncio.wait([part])
+                self.worker = None
+
+    async def _take_part(self, swarm: Swarm) -> None:
+        shelf = TreeShelf(self.envelope)
         async with (
             self.ledger,
-            TreeServer(node.swarm, self.run_id, shelf),
-            TrainerProcess(node.permit) as trainer,
+            TreeServer(swarm, self.run_id, shelf),
+            TrainerProcess(self._permit) as trainer,
             asyncio.TaskGroup() as tasks,
         ):
             self._trainer = trainer
             tasks.create_task(trainer.obey(), name="obey")
-            self._addresses = farthest_first(await node.swarm.addresses())
+            self._addresses = farthest_first(await swarm.addresses())
             self.serving.set()
-            await node.swarm.connect(self.book.addresses())
-            data = await self._data()
+            await swarm.connect(self.book.addresses())
+            data = await self._data(swarm)
             self._state, self._reason = "starting", "loading the trainer"
             shelf.put(data)
             task = self.manifest.task
@@ -171,15 +209,20 @@ class Session:
             )
             state = await asyncio.to_thread(self.folder.checkpoints.load_newest)
             nonce = await self._nonce()
-            kind = node.worker_of(self.manifest.method.kind)
+            kind = self._node.worker_of(self.manifest.method.kind)
             self.worker = kind(
-                self._setting(nonce), trainer, shelf, state, fresh=self._fresh, refused=node.refused
+                self._setting(swarm, nonce),
+                trainer,
+                shelf,
+                state,
+                fresh=self._fresh,
+                refused=self._node.refused,
             )
             await self.worker.run()
 
     async def _load(self, trainer: TrainerProcess, task: TrainerTask) -> None:
         while True:
-            await self._node.permit.wait_open()
+            await self._permit.wait_open()
             try:
                 await trainer.load(task)
             except TrainerError as error:
@@ -188,9 +231,9 @@ class Session:
             else:
                 return
 
-    def _setting(self, nonce: int) -> RunSetting:
+    def _setting(self, swarm: Swarm, nonce: int) -> RunSetting:
         return RunSetting(
-            swarm=self._node.swarm,
+            swarm=swarm,
             identity=self._node.identity,
             run=self.run_id,
             manifest=self.manifest,
@@ -201,15 +244,15 @@ class Session:
             max_state_bytes=self._node.max_state_bytes,
             nonce=nonce,
             ledger=self.ledger,
-            permit=self._node.permit,
+            permit=self._permit,
             device=self._node.device,
         )
 
-    async def _data(self) -> DataFile:
+    async def _data(self, swarm: Swarm) -> DataFile:
         task = self.manifest.task
         while True:
-            peers = sorted(await self._node.swarm.connected())
-            sources = Sources(self._node.swarm, self.run_id, peers)
+            peers = sorted(await swarm.connected())
+            sources = Sources(swarm, self.run_id, peers)
             try:
                 return await fetch_blob(
                     sources, self.folder, task.data_root, task.data_bytes, self._on_fetched
@@ -217,7 +260,7 @@ class Session:
             except FetchError as error:
                 self._reason = f"downloading the data: {error.message}; trying again"
                 await asyncio.sleep(_RETRY_SECONDS)
-                await self._node.swarm.connect(self.book.addresses())
+                await swarm.connect(self.book.addresses())
 
     async def _nonce(self) -> int:
         bits = self.manifest.trust.work_bits
@@ -266,14 +309,34 @@ class Session:
     def link(self) -> str:
         """Return a join link through this node."""
         peers = tuple(self._addresses[:LINK_ADDRESSES])
-        return str(JoinLink(self.run_id, self.manifest.name, peers)) if peers else ""
+        if not peers or self.affairs.members.register.is_private:
+            return ""
+        return str(JoinLink(self.run_id, self.manifest.name, peers))
+
+    def invite_link(self, invite: KeptInvite) -> str:
+        """Return the link of an invite, through this node and stewards that are known."""
+        peers = (*self._addresses[:LINK_ADDRESSES], *self._steward_addresses()[:LINK_ADDRESSES])
+        name = self.manifest.name
+        return str(JoinLink(self.run_id, name, peers, invite.expires, invite.secret))
+
+    def _steward_addresses(self) -> list[str]:
+        register, now = self.affairs.members.register, self._node.swarm.time()
+        return [
+            address
+            for address in self.book.addresses()
+            if register.may_admit(PeerId(address.rpartition("/p2p/")[2]), now)
+        ]
+
+    def _present(self) -> Collection[PeerId]:
+        return self.worker.machine.live.peers().keys() if self.worker else ()
 
     def status(self) -> RunStatus:
         """Return what to show of this run."""
         if self._stopped:
             return self._stopped
         if self._absent:
-            return replace(self._absent, state="paused", reason=self._node.attendance.reason)
+            return self._absent_status(self._absent)
+        register = self.affairs.members.register
         common = RunStatus(
             run=self.run_id.hex(),
             name=self.manifest.name,
@@ -283,12 +346,20 @@ class Session:
             rounds_total=self.manifest.round.total,
             progress=self._fetched,
             link=self.link() or None,
+            admission=self.manifest.admission,
+            host_paused=register.paused,
         )
         status = self._worker_status(common, self.worker) if self.worker else common
-        permit = self._node.permit
+        permit = self._permit
         if permit.is_open or status.state == "finished" or status.standing == "banned":
             return status
         return replace(status, state="paused", reason=permit.reason)
+
+    def _absent_status(self, before: RunStatus) -> RunStatus:
+        attendance, welcome = self._node.attendance, self.affairs.company_gate
+        if attendance.is_open and not welcome.is_open:
+            return replace(before, state="stopped", reason=welcome.reason, failure="not_a_member")
+        return replace(before, state="paused", reason=attendance.reason)
 
     def _stopped_by(self, error: TalkootError) -> RunStatus:
         """Return where the run stood when `error` stopped it here."""

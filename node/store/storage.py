@@ -70,8 +70,10 @@ class Disk:
         if free < size + self.min_free:
             raise _disk_full(folder, size + self.min_free, f"only {free:,} bytes are free")
 
-    def write(self, path: Path, parts: Sequence[Buffer]) -> None:
+    def write(self, path: Path, parts: Sequence[Buffer], *, secret: bool = False) -> None:
         """Write `parts` as the file `path`, whole or not at all, replacing what was there.
+
+        Nobody but this user can read a `secret` one.
 
         Raises:
             DiskFullError: the disk is full; the old file and nothing else remains.
@@ -83,6 +85,8 @@ class Disk:
         try:
             with telling(path.parent, size):
                 with self.create(temporary) as file:
+                    if secret:
+                        os.fchmod(file.fileno(), 0o600)
                     for part in parts:
                         file.write(part)
                     sync(file)
