@@ -17,7 +17,7 @@ from msgspec import Meta
 from dht.swarm import NetworkError, Stream, Swarm
 from protocol.codec import Message, decode
 from protocol.identity import PeerId
-from protocol.membership import NotAMemberError, Passport
+from protocol.membership import StrangerError, Passport
 from protocol.signing import Bytes32
 
 DOOR_PROTOCOL = "/talkoot/1/door"
@@ -46,7 +46,7 @@ class Room(Protocol):
     run: bytes
 
     async def enter(self, hello: Hello, stream: Stream) -> None:
-        """Serve a stream to its end. Raises NotAMemberError: its peer doesn't belong here."""
+        """Serve a stream to its end. Raises StrangerError: its peer doesn't belong here."""
         ...
 
 
@@ -81,7 +81,7 @@ class Door:
             async with asyncio.timeout(HELLO_SECONDS):
                 hello = decode(await stream.receive(), Hello, limit=HELLO_BYTES)
             await self._room(hello, stream.peer).enter(hello, stream)
-        except NotAMemberError as error:
+        except StrangerError as error:
             self._swarm.refused[error.code] += 1
             log.info("a stream of %s leads nowhere: %s", stream.peer, error)
 
@@ -89,4 +89,4 @@ class Door:
         for run, room in self._rooms.items():
             if hello.mark == mark_of(run, opener, self._swarm.peer_id):
                 return room
-        raise NotAMemberError("it asks for no run of this node")
+        raise StrangerError("it asks for no run of this node")

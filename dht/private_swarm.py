@@ -30,7 +30,7 @@ from dht.tasks import OwnedTasks
 from protocol.codec import decode, encode
 from protocol.errors import FrameError, ProtocolError
 from protocol.identity import Identity, PeerId
-from protocol.membership import NotAMemberError, Passport
+from protocol.membership import StrangerError, Passport
 from protocol.records import Record, RecordKey
 from protocol.signing import Envelope, Signed, seal
 
@@ -51,7 +51,7 @@ class Membership(Company, Protocol):
         ...
 
     def let_in(self, peer: PeerId, passport: Passport) -> None:
-        """Check what `peer` shows and take it for a member. Raises NotAMemberError: it is none."""
+        """Check what `peer` shows and take it for a member. Raises StrangerError: it is none."""
         ...
 
     def farewell(self, peer: PeerId, service: str, passport: Passport) -> bytes | None:
@@ -126,13 +126,13 @@ class PrivateSwarm(RunSwarm):
         """Serve a stream that came through the door (see `dht.door.Room`)."""
         try:
             self._membership.let_in(stream.peer, hello.passport)
-        except NotAMemberError:
+        except StrangerError:
             if word := self._membership.farewell(stream.peer, hello.service, hello.passport):
                 stream.allow(len(word))
                 await stream.send(word)
             raise
         if self._refuses(stream.peer):
-            raise NotAMemberError(f"this node has blocked {stream.peer}")
+            raise StrangerError(f"this node has blocked {stream.peer}")
         if service := self._services.get(hello.service):
             frame_bytes, handler = service
             stream.allow(frame_bytes)

@@ -32,10 +32,10 @@ Role = Literal["member", "steward"]
 Time = Annotated[float, Meta(ge=0)]
 
 
-class NotAMemberError(AdmissionError):
+class StrangerError(AdmissionError):
     """A peer that the run's host or stewards have not let in, or no longer."""
 
-    code = "not_a_member"
+    code = "stranger"
 
 
 class Certificate(Message, frozen=True):
@@ -156,24 +156,24 @@ class Register:
         """Check what `peer` shows; None where the manifest names it.
 
         Raises:
-            NotAMemberError: it doesn't belong to the run at DHT time `now`.
+            StrangerError: it doesn't belong to the run at DHT time `now`.
         """
         if peer in self.banned:
-            raise NotAMemberError(f"{peer} was banned by the host")
+            raise StrangerError(f"{peer} was banned by the host")
         if peer in self._named:
             return None
         signed = self._read(passport)
         if signed.message.peer != peer:
-            raise NotAMemberError("it shows somebody else's certificate")
+            raise StrangerError("it shows somebody else's certificate")
         if signed.message.expires is not None and signed.message.expires <= now:
-            raise NotAMemberError(f"the membership of {peer} has ended")
+            raise StrangerError(f"the membership of {peer} has ended")
         return signed
 
     def welcome(self, passport: Passport) -> bool:
         """Take a passport into the register; true if it is news.
 
         Raises:
-            NotAMemberError: it isn't valid, or the register is full.
+            StrangerError: it isn't valid, or the register is full.
         """
         signed = self._read(passport)
         peer = PeerId(signed.message.peer)
@@ -181,7 +181,7 @@ class Register:
         if peer in self._named or (known and _order(signed) <= _order(known)):
             return False
         if known is None and len(self._certificates) >= MAX_ROSTER:
-            raise NotAMemberError(f"the run has {MAX_ROSTER} members already")
+            raise StrangerError(f"the run has {MAX_ROSTER} members already")
         self._certificates[peer], self._passports[peer] = signed, passport
         return True
 
@@ -219,15 +219,15 @@ class Register:
 
     def _check_charter(self, signed: Signed[Charter], key: bytes | None) -> None:
         if signed.signer != self.host:
-            raise NotAMemberError("a charter that the host has not signed")
+            raise StrangerError("a charter that the host has not signed")
         if self.host in signed.message.banned:
-            raise NotAMemberError("a charter that bans the host itself")
+            raise StrangerError("a charter that bans the host itself")
         if key is None and self.me in signed.message.banned:
             return
         if (sha256(key).digest() if key else None) != signed.message.key_hash:
-            raise NotAMemberError("a charter with another key than it names")
+            raise StrangerError("a charter with another key than it names")
         if self.is_private and key is None:
-            raise NotAMemberError("a private run's charter without a key")
+            raise StrangerError("a private run's charter without a key")
 
     def _is_void(self, signed: Signed[Certificate]) -> bool:
         return signed.signer in self.banned
@@ -246,18 +246,18 @@ class Register:
             steward = unseal(passport.issuer, self._run, Certificate, CERTIFICATE_BYTES)
             self._check_issuer(signed.signer, steward)
             if signed.message.role == "steward":
-                raise NotAMemberError("only the host makes stewards")
+                raise StrangerError("only the host makes stewards")
         return signed
 
     def _check_issuer(self, issuer: PeerId, steward: Signed[Certificate] | None) -> None:
         if issuer in self.banned:
-            raise NotAMemberError("its certificate is by somebody whom the host has banned")
+            raise StrangerError("its certificate is by somebody whom the host has banned")
         if issuer in self._named:
             return
         if steward is None or steward.message.peer != issuer or steward.signer != self.host:
-            raise NotAMemberError("its certificate is by nobody who may let others in")
+            raise StrangerError("its certificate is by nobody who may let others in")
         if steward.message.role != "steward":
-            raise NotAMemberError("its certificate is by a member that is no steward")
+            raise StrangerError("its certificate is by a member that is no steward")
 
     def _holds(self, signed: Signed[Certificate], now: float) -> bool:
         ends = signed.message.expires

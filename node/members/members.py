@@ -25,7 +25,7 @@ from protocol.membership import (
     CHARTER_BYTES,
     MAX_ROSTER,
     Certificate,
-    NotAMemberError,
+    StrangerError,
     Passport,
     Register,
     Role,
@@ -127,14 +127,14 @@ class RunMembers:
         return self.register.key
 
     def let_in(self, peer: PeerId, passport: Passport) -> None:
-        """Check what `peer` shows and take it into the register. Raises NotAMemberError."""
+        """Check what `peer` shows and take it into the register. Raises StrangerError."""
         try:
             signed = self.register.check(passport, peer, self.clock())
             news = signed is not None and self.register.welcome(passport)
-        except NotAMemberError:
+        except StrangerError:
             raise
         except ProtocolError as error:
-            raise NotAMemberError(f"it shows what is no passport: {error.message}") from error
+            raise StrangerError(f"it shows what is no passport: {error.message}") from error
         if news:
             self.changed.set()
 
