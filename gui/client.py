@@ -28,10 +28,12 @@ from protocol.control import (
     HostSpec,
     LinkRequest,
     NodeFile,
+    Peer,
     Preview,
     RunStatus,
 )
 from protocol.errors import TalkootError
+from protocol.hosting import Invite, InviteRequest, Member, RunChange
 from protocol.machine import (
     ConfigPatch,
     ConfigView,
@@ -155,6 +157,37 @@ class Api:
     async def leave(self, run: str) -> None:
         """Stop taking part in a run."""
         await self._call("DELETE", f"/runs/{_segment(run)}", RunStatus, seconds=SEARCH_SECONDS)
+
+    async def change_run(self, run: str, change: RunChange) -> RunStatus:
+        """Change what the host may change of a run for everybody."""
+        return await self._call("PATCH", f"/runs/{_segment(run)}", RunStatus, body=change)
+
+    async def create_invite(self, run: str, wanted: InviteRequest) -> Invite:
+        """Make an invite to a private run."""
+        return await self._call("POST", f"/runs/{_segment(run)}/invites", Invite, body=wanted)
+
+    async def invites(self, run: str) -> list[Invite]:
+        """Return the invites to a run, newest first."""
+        return await self._call("GET", f"/runs/{_segment(run)}/invites", list[Invite])
+
+    async def revoke_invite(self, run: str, invite: str) -> Invite:
+        """Let nobody join by an invite any more."""
+        where = f"/runs/{_segment(run)}/invites/{_segment(invite)}"
+        return await self._call("DELETE", where, Invite)
+
+    async def members(self, run: str) -> list[Member]:
+        """Return who was let into a run."""
+        return await self._call("GET", f"/runs/{_segment(run)}/members", list[Member])
+
+    async def set_ban(self, run: str, peer: str, *, banned: bool) -> Member:
+        """Shut a peer out of a run for everybody, or let it in again."""
+        where = f"/runs/{_segment(run)}/bans/{_segment(peer)}"
+        return await self._call("PUT" if banned else "DELETE", where, Member)
+
+    async def set_block(self, run: str, peer: str, *, blocked: bool) -> Peer:
+        """Have this node deal with a peer no more, or again."""
+        where = f"/runs/{_segment(run)}/blocks/{_segment(peer)}"
+        return await self._call("PUT" if blocked else "DELETE", where, Peer)
 
     async def export(self, run: str, path: str) -> Exported:
         """Have the node write a run's model to the absolute `path`, over what is there.

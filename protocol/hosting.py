@@ -13,6 +13,7 @@ INVITE_SECONDS = 7 * 86_400.0
 Role = Literal["member", "steward"]
 """What an invite makes of who redeems it; a steward may admit others while the host is away."""
 Station = Literal["host", "steward", "member"]
+InviteState = Literal["open", "used up", "expired", "revoked"]
 
 
 class InviteRequest(Request, frozen=True, kw_only=True):
@@ -66,3 +67,12 @@ class RunChange(Request, frozen=True, kw_only=True):
     """What the host changes of a run for everybody."""
 
     paused: bool
+
+
+def state_of(invite: Invite, now: float) -> InviteState:
+    """Return whether somebody can join by an invite at `now` (seconds since 1970), or why not."""
+    if invite.revoked:
+        return "revoked"
+    if invite.used >= invite.uses:
+        return "used up"
+    return "expired" if invite.expires <= now else "open"

@@ -11,13 +11,22 @@ from aiohttp import web
 
 from node.api.refusals import BadPathError, NoSuchCheckpointError, NotPermittedError, RefusedError
 from protocol.control import Failure, Request
-from protocol.errors import TalkootError
+from protocol.errors import (
+    InviteError,
+    InviteExpiredError,
+    InviteUsedUpError,
+    NotHostError,
+    NotMemberError,
+    NotPrivateError,
+    TalkootError,
+)
 from protocol.references import (
     AmbiguousPeerError,
     AmbiguousRunError,
     NoSuchEvidenceError,
     NoSuchPeerError,
     NoSuchRunError,
+    UnknownInviteError,
 )
 
 MAX_BODY_BYTES = 64 << 10
@@ -36,10 +45,15 @@ _NOT_FOUND = (
     AmbiguousPeerError,
     NoSuchEvidenceError,
     NoSuchCheckpointError,
+    UnknownInviteError,
 )
+_NOT_PERMITTED = (NotPermittedError, NotHostError, NotMemberError, InviteError)
 _STATUS = {
-    NotPermittedError.code: 403,
     BadPathError.code: 400,
+    NotPrivateError.code: 409,
+    InviteExpiredError.code: 410,
+    InviteUsedUpError.code: 410,
+    **dict.fromkeys((kind.code for kind in _NOT_PERMITTED), 403),
     **dict.fromkeys((kind.code for kind in _NOT_FOUND), 404),
 }
 _INTERNAL = Failure(

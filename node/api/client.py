@@ -5,13 +5,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 from typing import TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
 import psutil
 from yarl import URL
 
+from node.api.hosting_calls import ANSWER_SECONDS, HostingCalls, segment
 from node.home.paths import Paths
 from protocol.accounts import MOST_ROUNDS, EvidenceDetail, EvidenceItem, History, PeerDetail
 from protocol.control import (
@@ -44,9 +45,8 @@ from protocol.machine import (
     StreamEvent,
     Written,
 )
-from protocol.references import find_run, only_run
+from protocol.references import find_run
 
-ANSWER_SECONDS = 10.0
 SEARCH_SECONDS = 120.0
 """For calls that look for peers: preview and join."""
 WORK_SECONDS = 600.0
@@ -80,10 +80,11 @@ class ApiError(TalkootError):
         self.code = failure.code
 
 
-class NodeClient:
+class NodeClient(HostingCalls):
     """Calls to one node. All raise ApiError, NodeTimeoutError or NodeNotRunningError.
 
-    Where a run is named, NoSuchRunError and AmbiguousRunError too; None = the node's only run.
+    Where a run is named, NoSuchRunError and AmbiguousRunError too; None = the node's only run, or
+    the only one that it hosts where only a host may do it.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
@@ -178,7 +179,7 @@ class NodeClient:
 
     async def peer(self, run: str | None, peer: str) -> PeerDetail:
         """Return why a peer (by id, a part of it, or name) stands as it does."""
-        where = f"{await self._place(run)}/peers/{_segment(peer)}"
+        where = f"{await self._place(run)}/peers/{segment(peer)}"
         return await self._call("GET", where, PeerDetail)
 
     async def evidence(self, run: str | None = None) -> list[EvidenceItem]:
@@ -187,7 +188,7 @@ class NodeClient:
 
     async def evidence_detail(self, run: str | None, root: str) -> EvidenceDetail:
         """Return what one piece of evidence says, by its root or the start of it."""
-        where = f"{await self._place(run)}/evidence/{_segment(root)}"
+        where = f"{await self._place(run)}/evidence/{segment(root)}"
         return await self._call("GET", where, EvidenceDetail)
 
     async def preview(self, link: str) -> Preview:
@@ -232,7 +233,7 @@ class NodeClient:
         self, checkpoint: str, path: str, *, replace: bool = False
     ) -> Exported:
         """Have the node write the model of a checkpoint, by its id, to the absolute `path`."""
-        where = f"{API_PREFIX}/checkpoints/{_segment(checkpoint)}/export"
+        where = f"{API_PREFIX}/checkpoints/{segment(checkpoint)}/export"
         body = ExportRequest(path=path, replace=replace)
         return await self._call("POST", where, Exported, body=body, seconds=WORK_SECONDS)
 
@@ -262,9 +263,6 @@ class NodeClient:
     async def shutdown(self) -> None:
         """Begin the node's ordered end."""
         await self._call("POST", f"{API_PREFIX}/shutdown", dict[str, str])
-
-    async def _place(self, run: str | None) -> str:
-        return f"{API_PREFIX}/runs/{only_run(await self.runs(), run).run}"
 
     async def _call(
         self,
@@ -343,11 +341,6 @@ def _damaged(paths: Paths) -> NodeNotRunningError:
         f"the file by which a node is found is damaged: {paths.node_file}",
         hint=f"{_START_IT}. If a node still runs, end it first.",
     )
-
-
-def _segment(text: str) -> str:
-    """Return `text` as one segment of a path; dots alone would be taken for a folder."""
-    return quote(text, safe="") if text.strip(".") else "%20"
 
 
 def _reply(status: int, data: bytes, kind: type[ReplyT]) -> ReplyT:

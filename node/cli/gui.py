@@ -10,7 +10,7 @@ from node.cli.context import Commands, Context
 from node.cli.outcome import UsageError
 from protocol.errors import TalkootError
 
-_NEEDED = ("PySide6", "qasync", "segno")
+_NEEDED = ("PySide6", "qasync")
 # -P: a folder called gui in the working folder must not win over the installed package.
 WINDOW_COMMAND = (sys.executable, "-P", "-m", "gui")
 START_COMMAND = (sys.executable, "-P", "-m", "node.cli", "up", "-d")

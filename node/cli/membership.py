@@ -22,6 +22,10 @@ _METHODS = {
     "local": "local: whole updates, aggregated by {rule}",
     "spsa": "spsa: one byte per gradient",
 }
+_ADMISSIONS = {
+    "open": "whoever has the link",
+    "invite": "nobody but those whom its host invited: the run is private",
+}
 
 
 def add(commands: Commands) -> None:
@@ -77,7 +81,8 @@ def _show_preview(context: Context, preview: Preview) -> None:
                 ("Trains", f"{preview.task}, {preview.parameters:,} parameters"),
                 ("Method", _METHODS[preview.method].format(rule=preview.rule)),
                 ("Download", f"{size(preview.download_bytes)}, {size(preview.data_bytes)} is data"),
-                ("Peers", f"{preview.peers} now, admission {preview.admission}"),
+                ("Peers", f"{preview.peers} now"),
+                ("Open to", _ADMISSIONS.get(preview.admission, preview.admission)),
                 *_listed("Trust", preview.trust),
                 *_listed("Others see", preview.what_others_see),
                 ("Fits here", ("yes" if preview.fits else "no") + _because(preview.reason)),
