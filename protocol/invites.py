@@ -15,7 +15,15 @@ from typing import Annotated, Literal, TypeAlias, cast
 from msgspec import Meta
 
 from protocol.codec import MAX_MESSAGE_BYTES, Message, decode, encode
-from protocol.errors import LinkError, SignatureError, TalkootError
+from protocol.errors import (
+    InviteError,
+    InviteExpiredError,
+    InviteUsedUpError,
+    LinkError,
+    NotMemberError,
+    SignatureError,
+    TalkootError,
+)
 from protocol.identity import Identity, PeerId, peer_id_of, public_key_of, verify
 from protocol.manifest import MANIFEST_BYTES
 from protocol.membership import CHARTER_BYTES, MAX_ROSTER, Passport, Role
@@ -79,31 +87,24 @@ class NotAdmitted(Message, frozen=True):
 RedeemReply: TypeAlias = Admission | NotAdmitted
 
 
-class InviteError(TalkootError):
-    """An invite by which this node is not let in."""
+def refusal_of(reason: Refusal) -> TalkootError:
+    """Return what to tell a person whose invite was not taken."""
+    match reason:
+        case "expired":
+            return InviteExpiredError()
+        case "used_up":
+            return InviteUsedUpError()
+        case "banned":
+            return NotMemberError("the host has banned this node from the run")
+        case _:
+            return InviteError(_REASONS[reason])
 
-    code = "invite_refused"
 
-    def __init__(self, reason: Refusal) -> None:
-        code, message, hint = _REASONS[reason]
-        super().__init__(message, hint=hint)
-        self.code = code
-        self.reason = reason
-
-
-_ASK = "Ask the host for a new invite."
-_REASONS: dict[Refusal, tuple[str, str, str]] = {
-    "refused": ("invite_refused", "the peers of this link know no such invite", _ASK),
-    "expired": ("invite_expired", "the invite has expired", _ASK),
-    "used_up": ("invite_used_up", "as many as it was made for have come by this invite", _ASK),
-    "revoked": ("invite_revoked", "the host has taken this invite back", _ASK),
-    "banned": ("not_a_member", "the host has banned this node from the run", "Ask the host."),
-    "full": ("invite_refused", "the run has as many members as it can have", "Ask the host."),
-    "not_a_steward": (
-        "invite_refused",
-        "nobody who may let others in answers: the host and its stewards are away",
-        "Try again when one of them is online.",
-    ),
+_REASONS: dict[Refusal, str] = {
+    "refused": "the peers of this link know no such invite",
+    "revoked": "the host has taken this invite back",
+    "full": "the run has as many members as it can have",
+    "not_a_steward": "nobody who may let others in answers now: neither the host nor a steward",
 }
 
 

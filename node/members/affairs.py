@@ -75,7 +75,7 @@ class RunAffairs:
         """Give the network as the run sees it, and keep up with who belongs to it.
 
         Raises:
-            ExceptionGroup: of a LostMembershipError, or of a StateError: what is known of it can't
+            ExceptionGroup: of a NotMemberError, or of a StateError: what is known of it can't
                 be read or written.
         """
         members = self.members

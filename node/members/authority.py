@@ -5,36 +5,32 @@ import os
 from msgspec.structs import replace
 
 from node.members.members import MAX_INVITES, KeptInvite, RunMembers, key_hash
-from protocol.errors import TalkootError
+from protocol.errors import NotHostError, NotPrivateError, TalkootError
 from protocol.hosting import InviteRequest
 from protocol.identity import Identity, PeerId
 from protocol.invites import make_invite
 from protocol.membership import MAX_ROSTER, Charter
+from protocol.references import find_invite
 from protocol.signing import seal
 
-
-class NotHostError(TalkootError):
-    """Something that only the run's host may do."""
-
-    code = "not_host"
-
-
-class NotPrivateError(TalkootError):
-    """An invite to a run that everybody with its link may join."""
-
-    code = "not_private"
-
-
-class UnknownInviteError(TalkootError):
-    """No invite, or more than one, has an id that begins so."""
-
-    code = "unknown_invite"
+_ID_BYTES = 6
 
 
 class TooManyError(TalkootError):
     """A list of the run is full."""
 
     code = "list_full"
+
+
+class BannedHostError(TalkootError):
+    """A host that would ban itself."""
+
+    code = "bans_itself"
+
+
+def invite_id(key: bytes) -> str:
+    """Return what names the invite with this public key to people."""
+    return key[:_ID_BYTES].hex()
 
 
 class Authority:
@@ -62,10 +58,7 @@ class Authority:
         self._check_host("invite others")
         members = self._members
         if not members.register.is_private:
-            raise NotPrivateError(
-                "everybody may join this run: it needs no invite",
-                hint="Give its link away: talkoot status --json shows it.",
-            )
+            raise NotPrivateError
         now = members.clock()
         self._forget_old(now)
         expires = int(now + wanted.for_s)
@@ -79,23 +72,20 @@ class Authority:
     async def revoke(self, reference: str) -> KeptInvite:
         """Let nobody come by an invite any more. Raises NotHostError, UnknownInviteError."""
         self._check_host("take an invite back")
-        invites = self._members.invites
-        found = [key for key in invites if key.hex().startswith(reference.casefold())]
-        if len(found) != 1 or not reference:
-            raise UnknownInviteError(
-                f"{len(found)} invites have an id that begins with {reference[:64]!r}",
-                hint="See them with: talkoot invite ls",
-            )
+        invites = {invite_id(key): key for key in self._members.invites}
+        key = invites[find_invite(invites, reference.casefold())]
         revoked = self._charter.revoked
-        if found[0] not in revoked:
-            await self._decree(replace(self._charter, revoked=(*revoked, found[0])))
-        return invites[found[0]]
+        if key not in revoked:
+            await self._decree(replace(self._charter, revoked=(*revoked, key)))
+        return self._members.invites[key]
 
     async def ban(self, peer: PeerId) -> None:
         """Shut `peer` out for everybody; a private run gets another key. Raises NotHostError."""
         self._check_host("ban")
         if peer == self._identity.peer_id:
-            raise NotHostError("a host can't ban itself", hint="Pause or leave the run instead.")
+            raise BannedHostError(
+                "a host can't ban itself", hint="To end its part: talkoot leave, or host pause."
+            )
         banned = self._charter.banned
         if peer not in banned:
             if len(banned) >= MAX_ROSTER:
@@ -133,9 +123,7 @@ class Authority:
 
     def _check_host(self, what: str) -> None:
         if self._identity.peer_id != self._members.register.host:
-            raise NotHostError(
-                f"only the run's host may {what}", hint="Ask the host; the preview names it."
-            )
+            raise NotHostError(what)
 
     def _forget_old(self, now: float) -> None:
         invites = self._members.invites

@@ -17,7 +17,7 @@ from msgspec import Meta
 from node.store.storage import Disk, set_aside, telling
 from protocol.affairs import Affairs, Expelled, affairs_protocol
 from protocol.codec import Message, decode, encode
-from protocol.errors import CodecError, ProtocolError, TalkootError
+from protocol.errors import CodecError, NotMemberError, ProtocolError
 from protocol.identity import PeerId
 from protocol.invites import MAX_USES, InviteSecret, Signature
 from protocol.manifest import Manifest
@@ -25,10 +25,10 @@ from protocol.membership import (
     CHARTER_BYTES,
     MAX_ROSTER,
     Certificate,
-    StrangerError,
     Passport,
     Register,
     Role,
+    StrangerError,
 )
 from protocol.signing import Bytes32, PeerIdField, Signed
 
@@ -40,12 +40,6 @@ MAX_BLOCKED = 1024
 _FILE_BYTES = 4 << 20
 
 Clock = Callable[[], float]
-
-
-class LostMembershipError(TalkootError):
-    """A run by invite of which this node no longer has its certificate or the run's key."""
-
-    code = "membership_lost"
 
 
 class KeptInvite(Message, frozen=True):
@@ -121,7 +115,7 @@ class RunMembers:
 
     @property
     def key(self) -> bytes:
-        """The run's key. Raises LostMembershipError: there is none here."""
+        """The run's key. Raises NotMemberError: there is none here."""
         if self.register.key is None:
             raise _lost()
         return self.register.key
@@ -187,7 +181,7 @@ class RunMembers:
         """Read what is on disk; a damaged file is set aside, and the host's bans come again.
 
         Raises:
-            LostMembershipError: a run by invite, and it can't be taken part in without the file.
+            NotMemberError: a run by invite, and it can't be taken part in without the file.
         """
         kept = await asyncio.to_thread(self._read)
         try:
@@ -201,7 +195,7 @@ class RunMembers:
         self.check()
 
     def check(self) -> None:
-        """Check that this node can take part. Raises LostMembershipError."""
+        """Check that this node can take part. Raises NotMemberError."""
         register = self.register
         if not register.is_private or self.me == register.host or self.is_banned:
             return
@@ -243,8 +237,5 @@ def key_hash(key: bytes) -> bytes:
     return sha256(key).digest()
 
 
-def _lost() -> LostMembershipError:
-    return LostMembershipError(
-        "this node has no membership of this private run any more",
-        hint="Join it again by an invite of its host: talkoot join 'LINK'",
-    )
+def _lost() -> NotMemberError:
+    return NotMemberError("this node no longer has its membership of this private run")

@@ -11,11 +11,11 @@ from protocol.invites import (
     ADMISSION_BYTES,
     INVITE_PROTOCOL,
     Admission,
-    InviteError,
     InviteSecret,
     RedeemReply,
     ask_with,
     read_redeem_reply,
+    refusal_of,
 )
 from protocol.link import JoinLink
 from protocol.manifest import open_manifest
@@ -33,7 +33,7 @@ async def redeem(swarm: Swarm, link: JoinLink, peers: list[PeerId], *, enter: bo
         enter: whether to become a member; else the run is only looked at.
 
     Raises:
-        InviteError: the invite is good no more, or nobody who may admit is there.
+        InviteError, NotMemberError: it is good no more, or nobody who may admit is there.
         NetworkError: nobody answers.
     """
     secret, expires = link.invite, link.expires
@@ -51,7 +51,7 @@ async def redeem(swarm: Swarm, link: JoinLink, peers: list[PeerId], *, enter: bo
         if isinstance(reply, Admission):
             open_manifest(reply.manifest, link.run)
             return reply
-        failure = InviteError(reply.reason)
+        failure = refusal_of(reply.reason)
         if reply.reason not in _WORTH_ASKING_ON:
             break
     raise failure
