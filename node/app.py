@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from dht.door import Door
 from dht.hivemind_swarm import HivemindSwarm
-from dht.swarm import NetworkError, Swarm
+from dht.swarm import Swarm
 from node.api.exports import write_model
 from node.api.machine import MachineControls
 from node.api.series import series_of
@@ -34,15 +34,16 @@ from node.home.version import VERSION
 from node.machine import Machine, machine_of
 from node.members.admission import Reception
 from node.members.affairs import Doors
+from node.members.controls import HostingControls
+from node.members.redeem import OpenedLink, keep, open_link
 from node.run.host import found_run, remove_drafts
-from node.run.preview import preview_of
+from node.run.node_setting import NodeSetting
+from node.run.preview import peers_of, preview_of
 from node.run.recorder import Recorder
-from node.run.session import NodeSetting, Session
+from node.run.session import Session
 from node.run.workers import WorkerOf, worker_of
 from node.store.run_folder import RunFolder
 from node.store.storage import StateError, telling
-from node.transfer.sources import Sources
-from node.transfer.transfer import fetch_manifest
 from protocol.accounts import EvidenceDetail, EvidenceItem, History, PeerDetail
 from protocol.control import (
     Exported,
@@ -56,7 +57,7 @@ from protocol.control import (
 )
 from protocol.errors import ManifestError, TalkootError
 from protocol.identity import Identity
-from protocol.link import JoinLink, parse_link
+from protocol.link import parse_link
 from protocol.machine import Metric, Series
 from protocol.manifest import open_manifest
 
@@ -131,7 +132,7 @@ async def _first_of(*events: asyncio.Event) -> None:
             wait.cancel()
 
 
-class Node(MachineControls):
+class Node(MachineControls, HostingControls):
     """The running node, as the control API sees it (node.api.controls.Controls)."""
 
     def __init__(
@@ -165,6 +166,7 @@ class Node(MachineControls):
             max_state_bytes=config.storage.max_bytes,
             worker_of=workers,
             refused=Counter(),
+            on_joined=lambda run, peer: self.note_joined(self.session(run.hex()), peer),
         )
         self._tasks: asyncio.TaskGroup | None = None
         self._sessions: dict[str, Session] = {}
@@ -231,15 +233,22 @@ class Node(MachineControls):
     def _start(
         self, folder: RunFolder, peers: Sequence[str] = (), *, fresh: bool = False
     ) -> Session:
+        session = Session(self._setting, folder, peers, fresh=fresh)
+        self._begin(session)
+        return session
+
+    def _begin(self, session: Session) -> None:
         if self._tasks is None:
             raise RuntimeError("the node does not run")
-        session = Session(self._setting, folder, peers, fresh=fresh)
         name = session.run_id.hex()
         self._sessions[name] = session
         self._running[name] = self._tasks.create_task(session.run(), name=f"run {name[:8]}")
-        return session
 
     # what the control API asks
+
+    def session(self, run: str) -> Session:
+        """Return the session of a run."""
+        return self._sessions[run]
 
     def status(self) -> Status:
         """Return the node as a whole."""
@@ -304,24 +313,32 @@ class Node(MachineControls):
 
     async def preview(self, link: str) -> Preview:
         """Fetch and check the manifest behind a link; nothing starts."""
-        parsed, envelope = await self._manifest_behind(link)
-        _, manifest = open_manifest(envelope, parsed.run)
+        found = await self._open(link, enter=False)
+        _, manifest = open_manifest(found.manifest, found.link.run)
+        peers = found.admission.peers if found.admission else 0
+        if manifest.admission == "open":
+            peers = await peers_of(self._swarm, found.link.run)
         free = shutil.disk_usage(self._paths.runs).free
-        return await preview_of(self._swarm, parsed, manifest, self._machine.source.config, free)
+        return await preview_of(manifest, peers, self._machine.source.config, free)
 
     async def join(self, link: str) -> RunStatus:
         """Start to take part in the run behind a link."""
-        parsed, envelope = await self._manifest_behind(link)
-        folder = self._folder(self._paths.runs / parsed.run.hex())
+        found = await self._open(link, enter=True)
+        run = found.link.run
+        folder = self._folder(self._paths.runs / run.hex())
         await asyncio.to_thread(folder.create)
-        await asyncio.to_thread(folder.save_manifest, envelope)
+        await asyncio.to_thread(folder.save_manifest, found.manifest)
         with telling(folder.path, 0):
             (folder.path / _LEFT).unlink(missing_ok=True)
-        await self._end_of_leaving(parsed.run.hex())
-        if session := self._running_session(parsed.run.hex()):
-            session.note_peers(parsed.peers)
+        await self._end_of_leaving(run.hex())
+        if session := self._running_session(run.hex()):
+            session.note_peers(found.link.peers)
         else:
-            session = self._start(folder, peers=parsed.peers)
+            session = Session(self._setting, folder, found.link.peers)
+        if found.admission:
+            await keep(session.affairs.members, found.admission)
+        if self._sessions.get(run.hex()) is not session:
+            self._begin(session)
         return session.status()
 
     def _running_session(self, run: str) -> Session | None:
@@ -333,17 +350,15 @@ class Node(MachineControls):
         if run in self._running and run not in self._sessions:
             await asyncio.wait([self._running[run]], timeout=SESSION_END_SECONDS)
 
-    async def _manifest_behind(self, text: str) -> tuple[JoinLink, bytes]:
+    async def _open(self, text: str, *, enter: bool) -> OpenedLink:
         link = parse_link(text, self._swarm.time())
-        peers = await self._swarm.connect(link.peers)
-        if known := await asyncio.to_thread(self._known_manifest, link.run):
-            return link, known
-        if not peers:
-            raise NetworkError(
-                f"none of the link's {len(link.peers)} peers answers",
-                hint="They may be offline, or behind a firewall. Ask for a fresh link.",
-            )
-        return link, await fetch_manifest(Sources(self._swarm, link.run, peers))
+        known = await asyncio.to_thread(self._known_manifest, link.run)
+        belongs = known is not None and self._belongs(link.run)
+        return await open_link(self._swarm, link, known, belongs=belongs, enter=enter)
+
+    def _belongs(self, run: bytes) -> bool:
+        session = self._running_session(run.hex())
+        return session is not None and not session.affairs.members.is_banned
 
     def _known_manifest(self, run: bytes) -> bytes | None:
         """Return the manifest on disk, of a run that this node founded, joined or left."""

@@ -8,15 +8,13 @@ from dht.virtual_time import run
 from node.api.trust_words import check_trust, trust_in_words
 from node.home.config import Config, StorageSection
 from node.home.settings import SettingsError
-from node.run.preview import preview_of
+from node.run.preview import peers_of, preview_of
 from protocol.control import Preview
-from protocol.link import JoinLink
 from protocol.manifest import Manifest, MethodSpec, Scalar, TaskSpec, TrustSpec
 from protocol.records import Record, RecordKey
 from protocol.signing import seal
 from tests.messages import RUN, identity, manifest, peer
 
-LINK = JoinLink(RUN, "Plays", (f"/memory/x/p2p/{peer(1)}",))
 ROOMY = Config(storage=StorageSection(min_free="0B"))
 TASK = TaskSpec("text", 1, {}, b"d" * 32, 1000, 500)
 
@@ -29,7 +27,7 @@ def preview(given: Manifest, config: Config = ROOMY, free_bytes: int = 1 << 40) 
             expires = swarm.time() + 60
             record = Record(run=RUN, topic=key.topic, round=0, expires=expires, body=b"here")
             await swarm.store(key, seal(identity(2), RUN, record).envelope)
-            return await preview_of(swarm, LINK, given, config, free_bytes)
+            return await preview_of(given, await peers_of(swarm, RUN), config, free_bytes)
 
     return run(main())
 

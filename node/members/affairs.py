@@ -113,14 +113,15 @@ class RunAffairs:
         changed = self.members.changed
         while True:
             changed.clear()
-            self._obey()
+            self.obey()
             self._greet()
             await own.part()
             sync.tell()
             await changed.wait()
             await self.members.save()
 
-    def _obey(self) -> None:
+    def obey(self) -> None:
+        """Open and close the gates as the host has decided."""
         self.host_gate.set(opened=not self.members.register.paused, reason=PAUSED)
         self.company_gate.set(opened=not self.members.is_banned, reason=BANNED)
 

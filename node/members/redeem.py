@@ -1,9 +1,13 @@
-"""Redeeming an invite: asking the link's peers for the run behind it, and to be let in."""
+"""Opening a join link: the manifest behind it, and by an invite a membership too."""
 
 import asyncio
+from dataclasses import dataclass
 
 from dht.swarm import NetworkError, Swarm
 from node.members.admission import REDEEM_SECONDS
+from node.members.members import RunMembers
+from node.transfer.sources import Sources
+from node.transfer.transfer import fetch_manifest
 from protocol.codec import encode
 from protocol.errors import LinkError, ProtocolError, TalkootError
 from protocol.identity import PeerId
@@ -23,6 +27,49 @@ from protocol.manifest import open_manifest
 _WORTH_ASKING_ON = frozenset({"refused", "not_a_steward"})
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedLink:
+    """What is behind a join link: the manifest's envelope, and what an invite has brought."""
+
+    link: JoinLink
+    manifest: bytes
+    admission: Admission | None = None
+
+
+async def open_link(
+    swarm: Swarm, link: JoinLink, known: bytes | None, *, belongs: bool, enter: bool
+) -> OpenedLink:
+    """Return what is behind a link.
+
+    Args:
+        swarm: the network.
+        link: what a person gave.
+        known: the manifest's envelope, where this node has it already.
+        belongs: whether this node is in the run.
+        enter: whether to redeem an invite, where one is needed.
+
+    Raises:
+        InviteError, NotMemberError: the invite lets nobody in any more.
+        FetchError, NetworkError: nobody has the manifest, or nobody answers.
+    """
+    peers = await swarm.connect(link.peers)
+    if link.invite and not belongs:
+        admission = await redeem(swarm, link, peers, enter=enter)
+        return OpenedLink(link, admission.manifest, admission)
+    if known:
+        return OpenedLink(link, known)
+    if not peers:
+        raise _nobody_answers(link)
+    return OpenedLink(link, await fetch_manifest(Sources(swarm, link.run, peers)))
+
+
+def _nobody_answers(link: JoinLink) -> NetworkError:
+    return NetworkError(
+        f"none of the link's {len(link.peers)} peers answers",
+        hint="They may be offline, or behind a firewall. Ask for a fresh link.",
+    )
+
+
 async def redeem(swarm: Swarm, link: JoinLink, peers: list[PeerId], *, enter: bool) -> Admission:
     """Return what the first of `peers` that may let us in says.
 
@@ -39,10 +86,7 @@ async def redeem(swarm: Swarm, link: JoinLink, peers: list[PeerId], *, enter: bo
     secret, expires = link.invite, link.expires
     if secret is None or expires is None:
         raise LinkError("the link holds no invite", hint="Ask the host for one.")
-    failure: TalkootError = NetworkError(
-        f"none of the link's {len(link.peers)} peers answers",
-        hint="They may be offline, or behind a firewall. Ask for a fresh link.",
-    )
+    failure: TalkootError = _nobody_answers(link)
     for peer in peers:
         try:
             reply = await _ask(swarm, peer, link.run, (secret, expires), enter=enter)
@@ -55,6 +99,23 @@ async def redeem(swarm: Swarm, link: JoinLink, peers: list[PeerId], *, enter: bo
         if reply.reason not in _WORTH_ASKING_ON:
             break
     raise failure
+
+
+async def keep(members: RunMembers, admission: Admission) -> None:
+    """Write what an admission brings: certificate, charter, key, the other members.
+
+    Raises:
+        ProtocolError: it isn't one.
+        StateError: it can't be written.
+    """
+    if admission.charter:
+        members.register.adopt(admission.charter, admission.key)
+    if admission.passport:
+        members.register.welcome(admission.passport)
+    members.register.welcome_all(admission.roster)
+    members.check()
+    await members.save()
+    members.changed.set()
 
 
 async def _ask(

@@ -8,8 +8,7 @@ from node.home.config import Config
 from node.run import line
 from node.tasks import UnknownTaskError, task_class
 from protocol.control import Preview
-from protocol.link import JoinLink
-from protocol.manifest import Manifest, TrustSpec
+from protocol.manifest import Manifest, TrustSpec, run_id_of
 from protocol.records import RecordKey
 from protocol.state import FLOAT_BYTES
 
@@ -21,16 +20,18 @@ _WHAT_OTHERS_SEE = (
 _AUDITED = "whether your work is honest: it is audited, and proof of a lie is kept for good"
 
 
-async def preview_of(
-    swarm: Swarm, link: JoinLink, manifest: Manifest, config: Config, free_bytes: int
-) -> Preview:
+async def peers_of(swarm: Swarm, run: bytes) -> int:
+    """Return how many peers say that they are in an open run."""
+    return len(await swarm.fetch(RecordKey(run, "presence")))
+
+
+async def preview_of(manifest: Manifest, peers: int, config: Config, free_bytes: int) -> Preview:
     """Describe the run of a checked manifest, and whether it fits this machine."""
     task = manifest.task
     state_bytes = 2 * FLOAT_BYTES * task.parameters
-    peers = await swarm.fetch(RecordKey(link.run, "presence"))
     obstacle = await asyncio.to_thread(_obstacle, manifest, state_bytes, config, free_bytes)
     return Preview(
-        run=link.run.hex(),
+        run=run_id_of(manifest).hex(),
         name=manifest.name,
         description=manifest.description,
         licence=manifest.licence,
@@ -40,7 +41,7 @@ async def preview_of(
         parameters=task.parameters,
         download_bytes=task.data_bytes + state_bytes,
         data_bytes=task.data_bytes,
-        peers=len(peers),
+        peers=peers,
         rule=manifest.trust.rule,
         admission=manifest.admission,
         what_others_see=_what_others_see(manifest.trust),

@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -13,18 +12,17 @@ from node.api.accounts import RunAccounts, Standings
 from node.audit.proof import earned_nonce, seconds_of
 from node.home.address_book import AddressBook
 from node.home.reach import farthest_first
-from node.members.affairs import Doors, RunAffairs
+from node.members.affairs import RunAffairs
 from node.members.members import KeptInvite, RunMembers
-from node.run.roster import Roster
+from node.run.node_setting import NodeSetting
+from node.run.roster import Roster, marked
 from node.run.setting import RunSetting
-from node.run.shown import counted_in, described, last_round, warnings_about
+from node.run.shown import counted_in, described, last_round, own_peer, warnings_about
 from node.run.worker import Worker
-from node.run.workers import WorkerOf
 from node.store.ledger import RunLedger
 from node.store.run_folder import DataFile, RunFolder
 from node.store.state import State
-from node.store.storage import Disk
-from node.training.permit import Gate, Permit, RunPermit
+from node.training.permit import RunPermit
 from node.training.process import TrainerProcess
 from node.training.trainer import TrainerError, TrainerTask
 from node.transfer.sources import FetchError, Sources
@@ -32,7 +30,7 @@ from node.transfer.transfer import fetch_blob
 from node.transfer.tree_server import TreeServer, TreeShelf
 from protocol.control import MOST_SHARES, MemoryUse, Peer, RoundReport, RunState, RunStatus
 from protocol.errors import TalkootError
-from protocol.identity import Identity, PeerId
+from protocol.identity import PeerId
 from protocol.ledger import NO_LEDGER
 from protocol.link import JoinLink
 from protocol.manifest import open_manifest
@@ -41,29 +39,6 @@ log = logging.getLogger(__name__)
 
 LINK_ADDRESSES = 4
 _RETRY_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSetting:
-    """What all runs of a node share."""
-
-    swarm: Swarm
-    doors: Doors
-    identity: Identity
-    name: str
-    disk: Disk
-    permit: Permit
-    """Whether training may run, and what it may use."""
-    attendance: Gate
-    """Whether runs are taken part in at all: rounds followed, states and data served."""
-    reduces: bool
-    max_state_bytes: int
-    worker_of: WorkerOf
-    refused: Counter[str]
-    device: str = ""
-    """What others see that this node trains on."""
-    on_joined: Callable[["Session", PeerId], None] = lambda *_: None
-    """Told of every new member of a run by invite."""
 
 
 class Session:
@@ -101,7 +76,7 @@ class Session:
             node.swarm.time,
         )
         self.affairs = RunAffairs(
-            members, node.identity, envelope, lambda peer: node.on_joined(self, peer)
+            members, node.identity, envelope, partial(node.on_joined, self.run_id)
         )
         self.affairs.present = self._present
         self.worker: Worker | None = None
@@ -321,9 +296,11 @@ class Session:
 
     def _steward_addresses(self) -> list[str]:
         register, now = self.affairs.members.register, self._node.swarm.time()
+        live = self.worker.machine.live.peers() if self.worker else {}
+        said = [each for peer in live.values() for each in peer.presence.addresses]
         return [
             address
-            for address in self.book.addresses()
+            for address in dict.fromkeys([*said, *self.book.addresses()])
             if register.may_admit(PeerId(address.rpartition("/p2p/")[2]), now)
         ]
 
@@ -402,9 +379,7 @@ class Session:
         """Return how the last round went, and how many peers counted in it."""
         reports = worker.tally.reports
         if self._told is None or self._told[0] is not reports:
-            if len(reports) <= MOST_SHARES:
-                self.peers()  # to know the names of all
-            names = {**self._roster.names(), self._node.identity.peer_id: self._node.name}
+            names = self.names() if len(reports) <= MOST_SHARES else {}
             report = last_round(worker.tally, names)
             self._told = reports, report, counted_in(worker.tally)
         return self._told[1:]
@@ -414,22 +389,15 @@ class Session:
         worker = self.worker
         if worker is None:
             return []
-        me, head = self._node.identity.peer_id, worker.machine.head
-        own = worker.tally.reports.get(me)
-        shown = Peer(
-            id=me,
-            name=self._node.name,
-            run=self.run_id.hex(),
-            me=True,
-            address="local",
-            device=self._node.device,
-            round=head.round if head else None,
-            root=head.root.hex() if head else None,
-            state=worker.word,
-            samples_per_second=worker.tally.samples_per_second,
-            share=own.share if own else None,
-        )
-        return self._roster.peers(worker, shown, self.standings())
+        own = own_peer(worker, self.run_id, self._node)
+        shown = self._roster.peers(worker, own, self.standings())
+        members = self.affairs.members
+        return marked(shown, members.blocked, members.register.banned, self._roster.names())
+
+    def names(self) -> Mapping[PeerId, str]:
+        """Return what the peers of this run called themselves, this one among them."""
+        self.peers()
+        return {**self._roster.names(), self._node.identity.peer_id: self._node.name}
 
 
 def _first(group: BaseExceptionGroup[TalkootError]) -> TalkootError:

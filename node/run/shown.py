@@ -1,12 +1,13 @@
-"""What people see of a run at work: its state in words, and its last round."""
+"""What people see of a run at work: its state in words, its last round, this node itself."""
 
 from collections.abc import Mapping
 
 from node.run.line import remark
+from node.run.node_setting import NodeSetting
 from node.run.roster import is_dropped
 from node.run.setting import Tally
 from node.run.worker import Worker
-from protocol.control import MOST_SHARES, PeerShare, RoundReport, RunState
+from protocol.control import MOST_SHARES, Peer, PeerShare, RoundReport, RunState
 from protocol.identity import PeerId
 from protocol.manifest import Manifest
 from protocol.rounds import Phase
@@ -77,3 +78,22 @@ def last_round(tally: Tally, names: Mapping[PeerId, str]) -> RoundReport | None:
 def counted_in(tally: Tally) -> int:
     """Return how many peers' updates counted in the last finished round."""
     return sum(report.share > 0 for report in tally.reports.values())
+
+
+def own_peer(worker: Worker, run: bytes, node: NodeSetting) -> Peer:
+    """Return what this node shows of itself among the peers of a run."""
+    me, head = node.identity.peer_id, worker.machine.head
+    own = worker.tally.reports.get(me)
+    return Peer(
+        id=me,
+        name=node.name,
+        run=run.hex(),
+        me=True,
+        address="local",
+        device=node.device,
+        round=head.round if head else None,
+        root=head.root.hex() if head else None,
+        state=worker.word,
+        samples_per_second=worker.tally.samples_per_second,
+        share=own.share if own else None,
+    )
