@@ -33,6 +33,7 @@ _COLUMNS: tuple[Column, ...] = (
     "ping",
     "link",
     "state",
+    "accepted",
     "standing",
 )
 

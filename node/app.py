@@ -112,6 +112,7 @@ async def _run_on(
     node.addresses = tuple(await swarm.addresses())
     async with node.receiving(), asyncio.TaskGroup() as tasks:
         node.start_sessions(tasks)
+        await node.look_back()
         works = [
             tasks.create_task(node.record(), name="recorder"),
             tasks.create_task(node.finish_rounds(), name="finish rounds"),
@@ -172,7 +173,7 @@ class Node(MachineControls, HostingControls):
         self._sessions: dict[str, Session] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._recorder = Recorder(
-            lambda: [(session.status(), session.ledger) for session in self._sessions.values()],
+            lambda: [(each.since_start(), each.ledger) for each in self._sessions.values()],
             lambda: swarm.traffic,
         )
 
@@ -211,9 +212,15 @@ class Node(MachineControls, HostingControls):
             if path.name.startswith(".") or (path / _LEFT).exists():
                 continue
             try:
-                self._start(self._folder(path))
+                with self.activity.telling_of_updates():
+                    self._start(self._folder(path))
             except (TalkootError, OSError, ValueError) as error:
                 log.error("the run in %s is left out: %s", path, error)  # noqa: TRY400
+
+    async def look_back(self) -> None:
+        """Wait until all runs know what this node gave to them before."""
+        for session in self._sessions.values():
+            await session.looked_back.wait()
 
     async def end_sessions(self) -> None:
         """Cancel all sessions and wait for them, for a limited time."""
@@ -313,7 +320,8 @@ class Node(MachineControls, HostingControls):
 
     async def preview(self, link: str) -> Preview:
         """Fetch and check the manifest behind a link; nothing starts."""
-        found = await self._open(link, enter=False)
+        with self.activity.telling_of_updates():
+            found = await self._open(link, enter=False)
         _, manifest = open_manifest(found.manifest, found.link.run)
         peers = found.admission.peers if found.admission else 0
         if manifest.admission == "open":
@@ -323,7 +331,8 @@ class Node(MachineControls, HostingControls):
 
     async def join(self, link: str) -> RunStatus:
         """Start to take part in the run behind a link."""
-        found = await self._open(link, enter=True)
+        with self.activity.telling_of_updates():
+            found = await self._open(link, enter=True)
         run = found.link.run
         folder = self._folder(self._paths.runs / run.hex())
         await asyncio.to_thread(folder.create)
@@ -339,6 +348,7 @@ class Node(MachineControls, HostingControls):
             await keep(session.affairs.members, found.admission)
         if self._sessions.get(run.hex()) is not session:
             self._begin(session)
+            await session.looked_back.wait()
         return session.status()
 
     def _running_session(self, run: str) -> Session | None:

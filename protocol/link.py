@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from urllib.parse import parse_qsl, quote
 
-from protocol.errors import LinkError, SignatureError
+from protocol.errors import LaterLinkError, LinkError, SignatureError
 from protocol.identity import public_key_of
 from protocol.invites import InviteSecret
 
@@ -82,7 +82,9 @@ def _fields(query: str, now: float) -> JoinLink:
     if len(single) + len(peers) < len(pairs):
         raise LinkError("the link can't be read: a field comes twice", hint=_ASK_AGAIN)
     if single.get("v") != "1" or set(single) - {"v", "r", "n", "k", "x"}:
-        raise LinkError("the link is of a later version", hint="Update talkoot, then try again.")
+        raise LaterLinkError(
+            "the link is of a later version", hint="Update talkoot, then try again."
+        )
     try:
         run = bytes.fromhex(single.get("r", ""))
         expires = int(single["x"]) if "x" in single else None

@@ -86,7 +86,14 @@ def test_rounds_that_were_fetched_are_no_rounds_averaged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "notify"), [("diverged", "stopped"), ("", "stopped"), ("disk_full", "disk")]
+    ("failure", "notify"),
+    [
+        ("diverged", "stopped"),
+        ("", "stopped"),
+        ("disk_full", "disk"),
+        ("unknown_task", "update"),
+        ("update_required", "update"),
+    ],
 )
 def test_a_run_that_stops_is_worth_a_notification(failure: str, notify: str) -> None:
     witness = Witness()

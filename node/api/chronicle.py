@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from node.api.activity import ActivityLog
 from node.api.contribution_words import contribution_words
 from protocol.control import Contribution, Peer, RunStatus, Status, printable
+from protocol.errors import UPDATE_CODES
 from protocol.machine import Activity, ActivityKind, Notify
 
 MOST_NAMED = 3
@@ -109,9 +110,8 @@ class Chronicle:
     def _note_state(self, run: RunStatus) -> None:
         if run.state == "stopped":
             self.stops[run.failure or "stopped"] += 1
-            notify: Notify = "disk" if run.failure in _DISK_CODES else "stopped"
             text = f"{_name(run)} has stopped: {printable(run.reason)}"
-            self._add("trouble", text, run.run, notify=notify)
+            self._add("trouble", text, run.run, notify=_notify_of(run.failure))
         elif run.state == "finished":
             text = f"{_name(run)} is finished: all its rounds are done"
             self._add("run", text, run.run, notify="finished")
@@ -147,6 +147,12 @@ def admitted(run: RunStatus, peer: str, name: str, at: float) -> Activity:
     """
     text = f"{_shown(name) or f'…{peer[-8:]}'} joined {_name(run)} by an invite"
     return Activity(at=at, kind="peer", text=text, run=run.run, notify="host")
+
+
+def _notify_of(failure: str) -> Notify:
+    if failure in UPDATE_CODES:
+        return "update"
+    return "disk" if failure in _DISK_CODES else "stopped"
 
 
 def _round_words(before: RunStatus, now: RunStatus) -> str:

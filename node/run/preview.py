@@ -59,7 +59,7 @@ def _obstacle(manifest: Manifest, state_bytes: int, config: Config, free_bytes: 
     try:
         task_class(manifest.task.kind, manifest.task.version)
     except UnknownTaskError as error:
-        return error.message
+        return f"{error.message}. {error.hint}"
     needed = manifest.task.data_bytes + (config.storage.keep_checkpoints + 1) * state_bytes
     if needed > config.storage.max_bytes:
         return f"it needs {needed:,} bytes on disk; storage.max allows {config.storage.max}"

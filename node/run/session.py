@@ -17,9 +17,17 @@ from node.members.members import KeptInvite, RunMembers
 from node.run.node_setting import NodeSetting
 from node.run.roster import Roster, marked
 from node.run.setting import RunSetting
-from node.run.shown import counted_in, described, last_round, own_peer, warnings_about
+from node.run.shown import (
+    counted_in,
+    described,
+    given_by,
+    last_round,
+    own_peer,
+    warnings_about,
+    with_earlier,
+)
 from node.run.worker import Worker
-from node.store.ledger import RunLedger
+from node.store.ledger import Given, RunLedger
 from node.store.run_folder import DataFile, RunFolder
 from node.store.state import State
 from node.training.permit import RunPermit
@@ -82,6 +90,8 @@ class Session:
         self.worker: Worker | None = None
         self.serving = asyncio.Event()
         """Set when others can fetch the manifest here, so that the link works; or can't for now."""
+        self.looked_back = asyncio.Event()
+        """Set when it is known what this node gave to the run at earlier starts."""
         self.failure: TalkootError | None = None
         """What stopped the run here, if anything did."""
         self._node = node
@@ -93,6 +103,7 @@ class Session:
         self._fetched = 0.0
         self._addresses: list[str] = []
         self._trainer: TrainerProcess | None = None
+        self._earlier = Given()
         self._stopped: RunStatus | None = None
         self._absent: RunStatus | None = None
         """Where the run stood when we had to leave it for a while."""
@@ -110,11 +121,12 @@ class Session:
         """Take part until cancelled; a failure ends the run here and is shown, not raised."""
         log.info("taking part in %s (%s)", self.manifest.name, self.run_id.hex()[:12])
         try:
+            await self._look_back()
             while True:
                 if not self._node.attendance.is_open:
                     self.serving.set()
                 await self._node.attendance.wait_open()
-                self._absent = None
+                self._come_back()
                 await self._attend()
         except* TalkootError as group:
             error = _first(group)
@@ -129,6 +141,13 @@ class Session:
         for address in addresses:
             self.book.note_address(address)
 
+    async def _look_back(self) -> None:
+        try:
+            me = self._node.identity.peer_id
+            self._earlier = await asyncio.to_thread(self.ledger.given, me)
+        finally:
+            self.looked_back.set()
+
     async def _attend(self) -> None:
         """Take part until it isn't allowed any more."""
         async with asyncio.TaskGroup() as tasks:
@@ -140,7 +159,11 @@ class Session:
 
     def _leave_for_a_while(self) -> None:
         self.standings()  # the state goes with the worker
-        self._absent = replace(self.status(), peers=0, samples_per_second=0.0)
+        self._absent = replace(self.since_start(), peers=0, samples_per_second=0.0)
+
+    def _come_back(self) -> None:
+        if self._absent:
+            self._earlier, self._absent = given_by(self.status()), None
 
     async def _belong(self) -> None:
         """Take part whenever the host lets this node."""
@@ -153,7 +176,7 @@ class Session:
         ):
             while True:
                 await welcome.wait_open()
-                self._absent = None
+                self._come_back()
                 part = tasks.create_task(self._take_part(swarm), name="part")
                 await welcome.wait_closed()
                 self._leave_for_a_while()
@@ -309,6 +332,10 @@ class Session:
 
     def status(self) -> RunStatus:
         """Return what to show of this run."""
+        return with_earlier(self.since_start(), self._earlier)
+
+    def since_start(self) -> RunStatus:
+        """Return the status with the samples that were counted since the run was taken up."""
         if self._stopped:
             return self._stopped
         if self._absent:
@@ -343,7 +370,7 @@ class Session:
         self.standings()  # the state goes with the worker
         reason = " ".join(filter(None, (f"{error.message}.", error.hint)))
         changes = {"state": "stopped", "reason": reason, "peers": 0, "samples_per_second": 0.0}
-        return replace(self.status(), failure=error.code, **changes)
+        return replace(self.since_start(), failure=error.code, **changes)
 
     def _worker_status(self, common: RunStatus, worker: Worker) -> RunStatus:
         tally, state, standings = worker.tally, worker.state, self.standings()

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from node.run.line import remark
 from node.run.node_setting import NodeSetting
 from node.run.roster import is_dropped
 from node.run.setting import Tally
 from node.run.worker import Worker
-from protocol.control import MOST_SHARES, Peer, PeerShare, RoundReport, RunState
+from node.store.ledger import Given
+from protocol.control import MOST_SHARES, Peer, PeerShare, RoundReport, RunState, RunStatus
 from protocol.identity import PeerId
 from protocol.manifest import Manifest
 from protocol.rounds import Phase
@@ -38,6 +41,21 @@ def described(worker: Worker) -> tuple[RunState, str]:
     if phase is Phase.COMMITTED and ready < needed:
         return "waiting", f"a round needs {needed} peers, and {ready} are ready"
     return _PHASES[phase]
+
+
+def given_by(status: RunStatus) -> Given:
+    """Return the samples that a status tells of."""
+    return Given(status.samples_mine, status.samples_accepted, status.samples_rejected)
+
+
+def with_earlier(status: RunStatus, earlier: Given) -> RunStatus:
+    """Return the status with what was given before it began to count."""
+    return replace(
+        status,
+        samples_mine=earlier.trained + status.samples_mine,
+        samples_accepted=earlier.accepted + status.samples_accepted,
+        samples_rejected=earlier.rejected + status.samples_rejected,
+    )
 
 
 def warnings_about(manifest: Manifest, worker: Worker, live: int) -> tuple[str, ...]:
