@@ -35,7 +35,8 @@ from node.machine import Machine, machine_of
 from node.members.admission import Reception
 from node.members.affairs import Doors
 from node.members.controls import HostingControls
-from node.members.redeem import OpenedLink, keep, open_link
+from node.members.redeem import OpenedLink, keep, known_manifest, may_take_part, open_link
+from node.run.finish import watch_finish
 from node.run.host import found_run, remove_drafts
 from node.run.node_setting import NodeSetting
 from node.run.preview import peers_of, preview_of
@@ -55,7 +56,7 @@ from protocol.control import (
     RunStatus,
     Status,
 )
-from protocol.errors import ManifestError, TalkootError
+from protocol.errors import TalkootError
 from protocol.identity import Identity
 from protocol.link import parse_link
 from protocol.machine import Metric, Series
@@ -64,7 +65,6 @@ from protocol.manifest import open_manifest
 log = logging.getLogger(__name__)
 
 SESSION_END_SECONDS = 10.0
-_FINISH_POLL_SECONDS = 0.2
 _LEFT = "left"  # a file in the folder of a run that this node has left
 
 
@@ -114,7 +114,7 @@ async def _run_on(
         node.start_sessions(tasks)
         await node.look_back()
         works = [
-            tasks.create_task(node.record(), name="recorder"),
+            tasks.create_task(node.recorder.run(), name="recorder"),
             tasks.create_task(node.finish_rounds(), name="finish rounds"),
         ]
         async with serve_api(node, paths, api) as url:
@@ -172,7 +172,7 @@ class Node(MachineControls, HostingControls):
         self._tasks: asyncio.TaskGroup | None = None
         self._sessions: dict[str, Session] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._recorder = Recorder(
+        self.recorder = Recorder(
             lambda: [(each.since_start(), each.ledger) for each in self._sessions.values()],
             lambda: swarm.traffic,
         )
@@ -183,20 +183,9 @@ class Node(MachineControls, HostingControls):
         async with self.doors.door, Reception(self._swarm, self.doors.admitters):
             yield
 
-    async def record(self) -> None:
-        """Keep figures over time, for ever."""
-        await self._recorder.run()
-
     async def finish_rounds(self) -> None:
         """Tell the governor when the rounds that are to be finished are over, for ever."""
-        governor = self._machine.governor
-        while True:
-            while governor.contribution.state != "finishing":
-                await governor.changed(governor.contribution)
-            begun = self._rounds_in_progress()
-            while begun & self._rounds_in_progress() and governor.contribution.state == "finishing":  # noqa: ASYNC110
-                await asyncio.sleep(_FINISH_POLL_SECONDS)
-            governor.note_round_over()
+        await watch_finish(self._machine.governor, self._rounds_in_progress)
 
     def _rounds_in_progress(self) -> set[tuple[str, int]]:
         found = ((name, session.training_round) for name, session in self._sessions.items())
@@ -362,24 +351,16 @@ class Node(MachineControls, HostingControls):
 
     async def _open(self, text: str, *, enter: bool) -> OpenedLink:
         link = parse_link(text, self._swarm.time())
-        known = await asyncio.to_thread(self._known_manifest, link.run)
-        belongs = known is not None and self._belongs(link.run)
+        folder = self._folder(self._paths.runs / link.run.hex())
+        known = await asyncio.to_thread(known_manifest, folder, link.run)
+        belongs = known is not None and await self._belongs(folder)
         return await open_link(self._swarm, link, known, belongs=belongs, enter=enter)
 
-    def _belongs(self, run: bytes) -> bool:
-        session = self._running_session(run.hex())
-        return session is not None and not session.affairs.members.is_banned
-
-    def _known_manifest(self, run: bytes) -> bytes | None:
-        """Return the manifest on disk, of a run that this node founded, joined or left."""
-        try:
-            envelope = self._folder(self._paths.runs / run.hex()).manifest()
-            if envelope is not None:
-                open_manifest(envelope, run)
-        except (StateError, ManifestError) as error:
-            log.info("the manifest of %s is fetched anew: %s", run.hex()[:12], error)
-            return None
-        return envelope
+    async def _belongs(self, folder: RunFolder) -> bool:
+        """Return whether this node needs no invite any more."""
+        running = self._running_session(folder.path.name)
+        members = (running or Session(self._setting, folder)).affairs.members
+        return await may_take_part(members, load=running is None)
 
     async def host(self, spec: HostSpec) -> RunStatus:
         """Sign a manifest and start its run."""

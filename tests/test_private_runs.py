@@ -110,6 +110,22 @@ def test_a_member_that_starts_again_is_still_one(tmp_path: Path) -> None:
     scenario(tmp_path, script)
 
 
+def test_who_left_comes_back_without_the_host(tmp_path: Path) -> None:
+    async def script(scene: Scene, nodes: AsyncExitStack) -> None:
+        ann = await nodes.enter_async_context(scene.node(1))
+        async with scene.node(0) as host:
+            run = (await found(scene, host)).run
+            made = await invite(host)
+            await ann.join(made.link)
+            await reach(1, ann)
+            await ann.leave(run)
+        await ann.join(made.link)
+        before = only(ann).round
+        await reach(before + 1, ann)
+
+    scenario(tmp_path, script)
+
+
 def test_an_invite_lets_in_as_many_as_it_says(tmp_path: Path) -> None:
     async def script(scene: Scene, nodes: AsyncExitStack) -> None:
         host, ann, bob = [await nodes.enter_async_context(scene.node(n)) for n in range(3)]

@@ -7,7 +7,8 @@ RunMembers ── Register (protocol.membership)   certificates, charter, run ke
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
@@ -170,6 +171,13 @@ class RunMembers:
         """Take the word of the host that this node is banned. Raises ProtocolError: it isn't."""
         if self.register.adopt(farewell.charter):
             self.changed.set()
+
+    def admitting(self, addresses: Iterable[str]) -> list[str]:
+        """Return those of these multiaddrs under which somebody answers who may let others in."""
+        may = partial(self.register.may_admit, now=self.clock())
+        return [
+            each for each in dict.fromkeys(addresses) if may(PeerId(each.rpartition("/p2p/")[2]))
+        ]
 
     def admitted(self, peer: PeerId) -> Signed[Certificate] | None:
         """Return the certificate of a peer, if it needed one and is known."""

@@ -1,15 +1,18 @@
 """Opening a join link: the manifest behind it, and by an invite a membership too."""
 
 import asyncio
+import logging
 from dataclasses import dataclass
 
 from dht.swarm import NetworkError, Swarm
 from node.members.admission import REDEEM_SECONDS
 from node.members.members import RunMembers
+from node.store.run_folder import RunFolder
+from node.store.storage import StateError
 from node.transfer.sources import Sources
 from node.transfer.transfer import fetch_manifest
 from protocol.codec import encode
-from protocol.errors import LinkError, ProtocolError, TalkootError
+from protocol.errors import LinkError, ManifestError, NotMemberError, ProtocolError, TalkootError
 from protocol.identity import PeerId
 from protocol.invites import (
     ADMISSION_BYTES,
@@ -23,6 +26,8 @@ from protocol.invites import (
 )
 from protocol.link import JoinLink
 from protocol.manifest import open_manifest
+
+log = logging.getLogger(__name__)
 
 _WORTH_ASKING_ON = frozenset({"refused", "not_a_steward"})
 
@@ -63,6 +68,18 @@ async def open_link(
     return OpenedLink(link, await fetch_manifest(Sources(swarm, link.run, peers)))
 
 
+def known_manifest(folder: RunFolder, run: bytes) -> bytes | None:
+    """Return the manifest on disk, of a run that this node founded, joined or left."""
+    try:
+        envelope = folder.manifest()
+        if envelope is not None:
+            open_manifest(envelope, run)
+    except (StateError, ManifestError) as error:
+        log.info("the manifest of %s is fetched anew: %s", run.hex()[:12], error)
+        return None
+    return envelope
+
+
 def _nobody_answers(link: JoinLink) -> NetworkError:
     return NetworkError(
         f"none of the link's {len(link.peers)} peers answers",
@@ -99,6 +116,17 @@ async def redeem(swarm: Swarm, link: JoinLink, peers: list[PeerId], *, enter: bo
         if reply.reason not in _WORTH_ASKING_ON:
             break
     raise failure
+
+
+async def may_take_part(members: RunMembers, *, load: bool) -> bool:
+    """Return whether this node is let into a run already, by what it has on disk with `load`."""
+    try:
+        if load:
+            await members.load()
+        members.check()
+    except NotMemberError:
+        return False
+    return not members.is_banned
 
 
 async def keep(members: RunMembers, admission: Admission) -> None:

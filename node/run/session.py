@@ -15,17 +15,9 @@ from node.home.reach import farthest_first
 from node.members.affairs import RunAffairs
 from node.members.members import KeptInvite, RunMembers
 from node.run.node_setting import NodeSetting
-from node.run.roster import Roster, marked
 from node.run.setting import RunSetting
-from node.run.shown import (
-    counted_in,
-    described,
-    given_by,
-    last_round,
-    own_peer,
-    warnings_about,
-    with_earlier,
-)
+from node.run.shown import given_by, with_earlier
+from node.run.view import RunView
 from node.run.worker import Worker
 from node.store.ledger import Given, RunLedger
 from node.store.run_folder import DataFile, RunFolder
@@ -36,10 +28,9 @@ from node.training.trainer import TrainerError, TrainerTask
 from node.transfer.sources import FetchError, Sources
 from node.transfer.transfer import fetch_blob
 from node.transfer.tree_server import TreeServer, TreeShelf
-from protocol.control import MOST_SHARES, MemoryUse, Peer, RoundReport, RunState, RunStatus
+from protocol.control import MemoryUse, Peer, RunState, RunStatus
 from protocol.errors import TalkootError
 from protocol.identity import PeerId
-from protocol.ledger import NO_LEDGER
 from protocol.link import JoinLink
 from protocol.manifest import open_manifest
 
@@ -107,10 +98,7 @@ class Session:
         self._stopped: RunStatus | None = None
         self._absent: RunStatus | None = None
         """Where the run stood when we had to leave it for a while."""
-        self._standings = Standings(NO_LEDGER, self.manifest)
-        self._roster = Roster(self.run_id.hex(), node.swarm.latency)
-        self._told: tuple[object, RoundReport | None, int] | None = None
-        """How the last round went, with the reports that it was told from."""
+        self._view = RunView(self.run_id, self.manifest, node, members)
 
     @property
     def is_host(self) -> bool:
@@ -293,10 +281,7 @@ class Session:
 
     def standings(self) -> Standings:
         """Return everybody's agreed standing, the last known one where the run has stopped."""
-        agreed = self.state.ledger if self.state else self._standings.ledger
-        if agreed is not self._standings.ledger:
-            self._standings = Standings(agreed, self.manifest)
-        return self._standings
+        return self._view.standings(self.worker)
 
     def accounts(self) -> RunAccounts:
         """Return what can be told of history, standings and evidence now."""
@@ -305,7 +290,7 @@ class Session:
         return RunAccounts(self.run_id, me, self.standings(), peers, self.ledger)
 
     def link(self) -> str:
-        """Return a join link through this node."""
+        """Return a join link through this node; empty where there is none to give."""
         peers = tuple(self._addresses[:LINK_ADDRESSES])
         if not peers or self.affairs.members.register.is_private:
             return ""
@@ -313,19 +298,12 @@ class Session:
 
     def invite_link(self, invite: KeptInvite) -> str:
         """Return the link of an invite, through this node and stewards that are known."""
-        peers = (*self._addresses[:LINK_ADDRESSES], *self._steward_addresses()[:LINK_ADDRESSES])
+        live = self.worker.machine.live.peers().values() if self.worker else ()
+        said = [each for peer in live for each in peer.presence.addresses]
+        stewards = self.affairs.members.admitting([*said, *self.book.addresses()])
+        peers = (*self._addresses[:LINK_ADDRESSES], *stewards[:LINK_ADDRESSES])
         name = self.manifest.name
         return str(JoinLink(self.run_id, name, peers, invite.expires, invite.secret))
-
-    def _steward_addresses(self) -> list[str]:
-        register, now = self.affairs.members.register, self._node.swarm.time()
-        live = self.worker.machine.live.peers() if self.worker else {}
-        said = [each for peer in live.values() for each in peer.presence.addresses]
-        return [
-            address
-            for address in dict.fromkeys([*said, *self.book.addresses()])
-            if register.may_admit(PeerId(address.rpartition("/p2p/")[2]), now)
-        ]
 
     def _present(self) -> Collection[PeerId]:
         return self.worker.machine.live.peers().keys() if self.worker else ()
@@ -353,7 +331,7 @@ class Session:
             admission=self.manifest.admission,
             host_paused=register.paused,
         )
-        status = self._worker_status(common, self.worker) if self.worker else common
+        status = self._view.status(common, self.worker) if self.worker else common
         permit = self._permit
         if permit.is_open or status.state == "finished" or status.standing == "banned":
             return status
@@ -372,59 +350,13 @@ class Session:
         changes = {"state": "stopped", "reason": reason, "peers": 0, "samples_per_second": 0.0}
         return replace(self.since_start(), failure=error.code, **changes)
 
-    def _worker_status(self, common: RunStatus, worker: Worker) -> RunStatus:
-        tally, state, standings = worker.tally, worker.state, self.standings()
-        live, (report, counted) = len(worker.machine.live.peers()) + 1, self._round(worker)
-        run_state, reason = described(worker)
-        me = self._node.identity.peer_id
-        if banned := standings.why_banned(me):
-            reason = f"this node is banned from the run: {banned}; see: talkoot evidence"
-        changes = {
-            "state": run_state,
-            "reason": reason,
-            "round": state.round if state else 0,
-            "progress": tally.progress,
-            "root": state.root.hex() if state else None,
-            "loss": tally.loss,
-            "samples_mine": tally.samples_mine,
-            "samples_accepted": tally.samples_accepted,
-            "samples_rejected": tally.samples_rejected,
-            "samples_per_second": tally.samples_per_second,
-            "peers": live,
-            "probes": tally.probes,
-            "bytes_said": tally.bytes_said,
-            "bytes_heard": tally.bytes_heard,
-            "last_round": report,
-            "round_peers": counted,
-            "round_seconds": tally.round_seconds,
-            "warnings": warnings_about(self.manifest, worker, live),
-            "standing": standings.word(me) if state else None,
-        }
-        return replace(common, **changes)
-
-    def _round(self, worker: Worker) -> tuple[RoundReport | None, int]:
-        """Return how the last round went, and how many peers counted in it."""
-        reports = worker.tally.reports
-        if self._told is None or self._told[0] is not reports:
-            names = self.names() if len(reports) <= MOST_SHARES else {}
-            report = last_round(worker.tally, names)
-            self._told = reports, report, counted_in(worker.tally)
-        return self._told[1:]
-
     def peers(self) -> list[Peer]:
         """Return the peers of this run, this one among them."""
-        worker = self.worker
-        if worker is None:
-            return []
-        own = own_peer(worker, self.run_id, self._node)
-        shown = self._roster.peers(worker, own, self.standings())
-        members = self.affairs.members
-        return marked(shown, members.blocked, members.register.banned, self._roster.names())
+        return self._view.peers(self.worker)
 
     def names(self) -> Mapping[PeerId, str]:
         """Return what the peers of this run called themselves, this one among them."""
-        self.peers()
-        return {**self._roster.names(), self._node.identity.peer_id: self._node.name}
+        return self._view.names(self.worker)
 
 
 def _first(group: BaseExceptionGroup[TalkootError]) -> TalkootError:
