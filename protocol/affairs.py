@@ -17,6 +17,7 @@ from protocol.membership import CHARTER_BYTES, MAX_ROSTER, Passport
 from protocol.signing import Bytes32
 
 AFFAIRS_BYTES = 2 * MAX_MESSAGE_BYTES
+TIDINGS_BYTES = 256
 
 
 class Tidings(Message, frozen=True):
@@ -53,7 +54,7 @@ def affairs_protocol(run: bytes) -> str:
 
 def read_tidings(frame: bytes) -> Tidings:
     """Return the question in `frame`. Raises CodecError: it holds none."""
-    return decode(frame, Tidings, limit=256)
+    return decode(frame, Tidings, limit=TIDINGS_BYTES)
 
 
 AffairsReply: TypeAlias = Affairs | Same | Expelled

@@ -106,6 +106,11 @@ class LivePeers:
         if peer in into or self.electorate.names(peer) or len(into) < MAX_LIVE_PEERS:
             into[peer] = LivePeer(presence, now, presence.head)
 
+    def forget(self, peers: Collection[PeerId]) -> None:
+        """Drop peers that we have no dealings with any more."""
+        for peer in peers:
+            self._peers.pop(peer, None)
+
     def forget_silent(self, now: float) -> None:
         """Drop who has not been heard of for `silence_seconds`."""
         for peers, seconds in ((self._peers, self._silence_seconds), (self._gone, GONE_SECONDS)):

@@ -12,6 +12,7 @@ from protocol.identity import Identity, PeerId
 from protocol.invites import (
     ADMISSION_BYTES,
     INVITE_PROTOCOL,
+    REDEEM_BYTES,
     Admission,
     InviteTerms,
     NotAdmitted,
@@ -122,7 +123,7 @@ class Reception:
         self._admitters = admitters
 
     async def __aenter__(self) -> "Reception":
-        await self._swarm.serve(INVITE_PROTOCOL, ADMISSION_BYTES, self._handle)
+        await self._swarm.serve(INVITE_PROTOCOL, REDEEM_BYTES, self._handle)
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -135,18 +136,19 @@ class Reception:
         async with asyncio.timeout(REDEEM_SECONDS):
             frame = await stream.receive()
         reply = self._reply(frame, stream.peer)
+        stream.allow(ADMISSION_BYTES)
         async with asyncio.timeout(REDEEM_SECONDS):
             await stream.send(encode(reply))
 
     def _reply(self, frame: bytes, peer: PeerId) -> RedeemReply:
         request = read_redeem(frame)
-        admitter = self._admitters.get(request.run)
-        if admitter is None:
-            return NotAdmitted(reason="refused")
-        try:
-            check_redeem(request, admitter.host, peer, self._swarm.peer_id)
+        admitter, me = self._admitters.get(request.run), self._swarm.peer_id
+        try:  # of a run that isn't here too, so that it takes as long
+            check_redeem(request, admitter.host if admitter else me, peer, me)
         except ProtocolError as error:
             self._swarm.refused["bad_invite"] += 1
             log.info("%s shows no valid invite: %s", peer, error)
+            return NotAdmitted(reason="refused")
+        if admitter is None:
             return NotAdmitted(reason="refused")
         return admitter.answer(request.terms, peer, enter=request.enter)

@@ -66,6 +66,8 @@ class RunAffairs:
         self.company_gate = Gate()
         self.present: Callable[[], Collection[PeerId]] = frozenset
         """Who else is heard in the run now."""
+        self.forget: Callable[[Collection[PeerId]], None] = _ignore
+        """Told with whom this node has no dealings any more."""
         self._admitter = Admitter(members, identity, manifest, lambda: len(self.present()) + 1)
         self._on_joined = on_joined
         self._known: set[PeerId] = set()
@@ -115,6 +117,7 @@ class RunAffairs:
             changed.clear()
             self.obey()
             self._greet()
+            self.forget([peer for peer in self.present() if self.members.refuses(peer)])
             await own.part()
             sync.tell()
             await changed.wait()
@@ -129,3 +132,7 @@ class RunAffairs:
         for peer in self.members.register.certificates.keys() - self._known:
             self._known.add(peer)
             self._on_joined(peer)
+
+
+def _ignore(_: Collection[PeerId]) -> None:
+    pass

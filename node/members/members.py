@@ -123,6 +123,8 @@ class RunMembers:
 
     def let_in(self, peer: PeerId, passport: Passport) -> None:
         """Check what `peer` shows and take it into the register. Raises StrangerError."""
+        if passport == self.register.passport(peer) and not self.refuses(peer):
+            return  # checked before
         try:
             signed = self.register.check(passport, peer, self.clock())
             news = signed is not None and self.register.welcome(passport)

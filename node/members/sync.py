@@ -15,6 +15,7 @@ from dht.swarm import NetworkError, Stream, Swarm
 from node.members.members import RunMembers
 from protocol.affairs import (
     AFFAIRS_BYTES,
+    TIDINGS_BYTES,
     Affairs,
     Expelled,
     Same,
@@ -26,6 +27,7 @@ from protocol.affairs import (
 from protocol.codec import encode
 from protocol.errors import ProtocolError
 from protocol.identity import PeerId
+from protocol.membership import CHARTER_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +61,13 @@ class AffairsSync:
         self._random = np.random.default_rng(list(seed))
         self._news = asyncio.Event()
         self._slots = asyncio.Semaphore(SERVED_AT_ONCE)
+        self._served: set[PeerId] = set()
+        private = members.register.is_private
+        self._frame_bytes = AFFAIRS_BYTES if private else CHARTER_BYTES + TIDINGS_BYTES
 
     async def run(self) -> None:
         """Ask, tell and answer until cancelled."""
-        await self._swarm.serve(self._protocol, AFFAIRS_BYTES, self._answer)
+        await self._swarm.serve(self._protocol, TIDINGS_BYTES, self._answer)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._tell(), name="tell members")
@@ -112,7 +117,7 @@ class AffairsSync:
         return True
 
     async def _exchange(self, peer: PeerId) -> None:
-        stream = await self._swarm.open(peer, self._protocol, AFFAIRS_BYTES)
+        stream = await self._swarm.open(peer, self._protocol, self._frame_bytes)
         try:
             await stream.send(encode(Tidings(digest=self._members.register.digest())))
             match read_affairs(await stream.receive()):
@@ -127,11 +132,19 @@ class AffairsSync:
             await stream.close()
 
     async def _answer(self, stream: Stream) -> None:
-        async with self._slots, asyncio.timeout(FRAME_SECONDS):
-            await self._answer_one(stream)
+        if stream.peer in self._served:
+            return
+        self._served.add(stream.peer)
+        try:
+            async with asyncio.timeout(FRAME_SECONDS):
+                asked = read_tidings(await stream.receive())
+            async with self._slots, asyncio.timeout(FRAME_SECONDS):
+                await self._answer_to(asked, stream)
+        finally:
+            self._served.discard(stream.peer)
 
-    async def _answer_one(self, stream: Stream) -> None:
-        asked = read_tidings(await stream.receive())
+    async def _answer_to(self, asked: Tidings, stream: Stream) -> None:
+        stream.allow(self._frame_bytes)
         mine = self._members.affairs()
         if asked.digest == mine.digest:
             await stream.send(encode(Same()))

@@ -77,7 +77,7 @@ class Session:
         self.affairs = RunAffairs(
             members, node.identity, envelope, partial(node.on_joined, self.run_id)
         )
-        self.affairs.present = self._present
+        self.affairs.present, self.affairs.forget = self._present, self._forget
         self.worker: Worker | None = None
         self.serving = asyncio.Event()
         """Set when others can fetch the manifest here, so that the link works; or can't for now."""
@@ -308,6 +308,10 @@ class Session:
     def _present(self) -> Collection[PeerId]:
         return self.worker.machine.live.peers().keys() if self.worker else ()
 
+    def _forget(self, peers: Collection[PeerId]) -> None:
+        if self.worker:
+            self.worker.machine.live.forget(peers)
+
     def status(self) -> RunStatus:
         """Return what to show of this run."""
         return with_earlier(self.since_start(), self._earlier)
@@ -340,7 +344,10 @@ class Session:
     def _absent_status(self, before: RunStatus) -> RunStatus:
         attendance, welcome = self._node.attendance, self.affairs.company_gate
         if attendance.is_open and not welcome.is_open:
-            return replace(before, state="stopped", reason=welcome.reason, failure="not_a_member")
+            reason = welcome.reason
+            return replace(
+                before, state="stopped", reason=reason, failure="not_a_member", warnings=()
+            )
         return replace(before, state="paused", reason=attendance.reason)
 
     def _stopped_by(self, error: TalkootError) -> RunStatus:
