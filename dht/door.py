@@ -17,7 +17,7 @@ from msgspec import Meta
 from dht.swarm import NetworkError, Stream, Swarm
 from protocol.codec import Message, decode
 from protocol.identity import PeerId
-from protocol.membership import StrangerError, Passport
+from protocol.membership import Passport, StrangerError
 from protocol.signing import Bytes32
 
 DOOR_PROTOCOL = "/talkoot/1/door"

@@ -30,7 +30,7 @@ from dht.tasks import OwnedTasks
 from protocol.codec import decode, encode
 from protocol.errors import FrameError, ProtocolError
 from protocol.identity import Identity, PeerId
-from protocol.membership import StrangerError, Passport
+from protocol.membership import Passport, StrangerError
 from protocol.records import Record, RecordKey
 from protocol.signing import Envelope, Signed, seal
 
@@ -161,7 +161,7 @@ class PrivateSwarm(RunSwarm):
         except ProtocolError:
             return False
         run_key = self._membership.key
-        place = _place_of(run_key, key)
+        place = place_of(run_key, key)
         nonce = os.urandom(_NONCE_BYTES)
         body = nonce + ChaCha20Poly1305(run_key).encrypt(nonce, envelope, place.run)
         record = Record(
@@ -173,7 +173,7 @@ class PrivateSwarm(RunSwarm):
     async def fetch(self, key: RecordKey) -> list[bytes]:
         """Return the members' valid records under `key`, the newest of each member."""
         run_key = self._membership.key
-        place = _place_of(run_key, key)
+        place = place_of(run_key, key)
         newest: dict[PeerId, Signed[Record]] = {}
         for outer in await self._swarm.fetch(place):
             record = self._opened(outer, run_key, place, key)
@@ -197,7 +197,7 @@ class PrivateSwarm(RunSwarm):
             return None
 
 
-def _place_of(run_key: bytes, key: RecordKey) -> RecordKey:
+def place_of(run_key: bytes, key: RecordKey) -> RecordKey:
     """Return where the records under `key` lie: nobody without the run's key can tell."""
     what = key.topic.encode() + b"\0" + key.round.to_bytes(8, "big")
     return RecordKey(hmac.digest(run_key, b"talkoot/1 place\0" + what, sha256), "private")

@@ -33,7 +33,6 @@ INVITE_PROTOCOL = "/talkoot/1/invite"
 REDEEM_BYTES = 1 << 10
 ADMISSION_BYTES = 2 * MAX_MESSAGE_BYTES
 MAX_USES = 1000
-SECRET_CHARACTERS = 133
 _SEED_BYTES, _SIGNATURE_BYTES = 32, 64
 _ROLES: tuple[Role, ...] = ("member", "steward")
 _PROOF = b"talkoot/1 redeem\0"
@@ -141,11 +140,14 @@ class InviteSecret:
             data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
         except ValueError:
             data = b""
-        rest = data[_SEED_BYTES + _SIGNATURE_BYTES :]
-        if len(rest) != 3 or rest[2] >= len(_ROLES):
-            raise LinkError("the link's invite can't be read", hint="Copy the whole link again.")
-        uses, role = int.from_bytes(rest[:2], "big"), _ROLES[rest[2]]
-        return cls(data[:_SEED_BYTES], uses, role, data[_SEED_BYTES : -len(rest)])
+        seed, rest = data[:_SEED_BYTES], data[_SEED_BYTES:]
+        signature, uses, role = rest[:_SIGNATURE_BYTES], rest[_SIGNATURE_BYTES:-1], rest[-1:]
+        number = int.from_bytes(uses, "big")
+        if len(uses) == 2 and 1 <= number <= MAX_USES and role[0] < len(_ROLES):
+            found = cls(seed, number, _ROLES[role[0]], signature)
+            if str(found) == text:
+                return found
+        raise LinkError("the link's invite can't be read", hint="Copy the whole link again.")
 
 
 def make_invite(
