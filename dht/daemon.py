@@ -197,7 +197,7 @@ class Daemon:
         )
 
     async def _started(self) -> bool:
-        await self._kill()
+        await self.kill()
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *arguments(self._config, self._folder),
@@ -236,11 +236,12 @@ class Daemon:
 
     async def _stop(self) -> None:
         await self._signal(signal.SIGTERM, _STOP_SECONDS)
-        await self._kill()
+        await self.kill()
         self.closed.set()
         await self._tasks.cancel()
 
-    async def _kill(self) -> None:
+    async def kill(self) -> None:
+        """End p2pd at once, even one that is stopped or hangs."""
         await self._signal(signal.SIGKILL, _STOP_SECONDS)
 
     async def _signal(self, number: signal.Signals, seconds: float) -> None:

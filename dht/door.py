@@ -9,6 +9,7 @@ To a stranger a node that is in the run and one that isn't look the same.
 
 import asyncio
 import logging
+from collections import Counter
 from hashlib import sha256
 from typing import Annotated, Protocol
 
@@ -51,9 +52,13 @@ class Room(Protocol):
 
 
 class Door:
-    """Leads streams to the private runs of this node, while its context lasts."""
+    """Leads streams to the private runs of this node, while its context lasts.
 
-    def __init__(self, swarm: Swarm) -> None:
+    `refused` counts, by reason, what came and led nowhere.
+    """
+
+    def __init__(self, swarm: Swarm, refused: Counter[str]) -> None:
+        self.refused = refused
         self._swarm = swarm
         self._rooms: dict[bytes, Room] = {}
 
@@ -82,7 +87,7 @@ class Door:
                 hello = decode(await stream.receive(), Hello, limit=HELLO_BYTES)
             await self._room(hello, stream.peer).enter(hello, stream)
         except StrangerError as error:
-            self._swarm.refused[error.code] += 1
+            self.refused[error.code] += 1
             log.info("a stream of %s leads nowhere: %s", stream.peer, error)
 
     def _room(self, hello: Hello, opener: PeerId) -> Room:

@@ -108,11 +108,7 @@ class MemoryNetwork:
         self._swarms[peer].process.thaw()
 
     def enter(self, swarm: "MemorySwarm") -> None:
-        """Let a peer in.
-
-        Raises:
-            NetworkError: a peer of this identity is alive.
-        """
+        """Let a peer in. Raises NetworkError: one of this identity is alive."""
         if self.find(swarm.peer_id):
             raise NetworkError(f"{swarm.peer_id} is in the network already")
         self._swarms[swarm.peer_id] = swarm
@@ -145,6 +141,7 @@ class MemorySwarm:
         self.process = Process(identity.peer_id, budget or Budget())
         self.shelf = Shelf(network.reader)
         self.skew_seconds = skew_seconds
+        self.trouble = ""
         self._network = network
         self._peer_id = identity.peer_id
         self._mesh: dict[PeerId, MemorySwarm] = {}

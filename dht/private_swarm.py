@@ -72,7 +72,7 @@ class PrivateSwarm(RunSwarm):
     def __init__(self, swarm: Swarm, door: Door, run: bytes, membership: Membership) -> None:
         super().__init__(swarm, membership)
         self.run = run
-        self._door = door
+        self.door = door
         self._membership = membership
         self._services: dict[str, tuple[int, Handler]] = {}
         self._pseudonym = Identity.from_seed(os.urandom(32))
@@ -82,11 +82,11 @@ class PrivateSwarm(RunSwarm):
     async def __aenter__(self) -> Self:
         self._services[MESH_SERVICE] = MESH_FRAME_BYTES, self._mesh.hear
         self._tasks.spawn(self._mesh.run(), f"broadcasts of {self.run.hex()[:8]}")
-        self._door.add(self)
+        self.door.add(self)
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        self._door.remove(self)
+        self.door.remove(self)
         await self._tasks.cancel()
 
     # streams
@@ -193,7 +193,7 @@ class PrivateSwarm(RunSwarm):
             inner = ChaCha20Poly1305(run_key).decrypt(nonce, hidden, place.run)
             return check_record(inner, key, self.time())
         except (InvalidTag, ValueError, ProtocolError):
-            self.refused["bad_record"] += 1
+            self.door.refused["bad_record"] += 1
             return None
 
 

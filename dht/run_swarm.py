@@ -56,6 +56,11 @@ class RunSwarm:
         """How many seconds the other peers' clocks are ahead, by their median."""
         return self._swarm.clock_offset
 
+    @property
+    def trouble(self) -> str:
+        """Why the network is away."""
+        return self._swarm.trouble
+
     def latency(self, peer: PeerId) -> float | None:
         """Return how many seconds `peer` takes to answer, as last measured."""
         return self._swarm.latency(peer)

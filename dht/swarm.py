@@ -116,6 +116,11 @@ class Swarm(Protocol):
         """How many seconds the other peers' clocks are ahead, by their median; None = unknown."""
         ...
 
+    @property
+    def trouble(self) -> str:
+        """What keeps the network from working now, in a plain sentence; "" = nothing."""
+        ...
+
     def latency(self, peer: PeerId) -> float | None:
         """Return how many seconds `peer` takes to answer, as last measured; None = never."""
         ...

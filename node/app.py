@@ -1,15 +1,14 @@
 """The node: wires network, runs and control API together and owns every task.
 
-    run ── HivemindSwarm ── API ── one Session a run ── Worker, TrainerProcess
+    run ── LastingSwarm ── API ── one Session a run ── Worker, TrainerProcess
 
-The end comes in this order: the API stops answering, the sessions say goodbye and end their
-trainers, the network goes last.
+A network process that dies or hangs is replaced under all of them. The end comes in this order: the
+API stops answering, the sessions say goodbye and end their trainers, the network goes last.
 """
 
 import asyncio
 import logging
 import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -18,8 +17,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from dht.clocks import skew_trouble
 from dht.door import Door
 from dht.hivemind_swarm import HivemindSwarm
+from dht.lasting_swarm import LastingSwarm
 from dht.swarm import Swarm
 from node.api.exports import write_model
 from node.api.machine import MachineControls
@@ -39,11 +40,12 @@ from node.members.redeem import OpenedLink, keep, known_manifest, may_take_part,
 from node.run.finish import watch_finish
 from node.run.host import found_run, remove_drafts
 from node.run.node_setting import NodeSetting
-from node.run.preview import peers_of, preview_of
+from node.run.preview import Seen, preview_of, seen_of
 from node.run.recorder import Recorder
+from node.run.room import room_beside
 from node.run.session import Session
 from node.run.workers import WorkerOf, worker_of
-from node.store.run_folder import RunFolder
+from node.store.run_folder import LEFT, RunFolder
 from node.store.storage import StateError, telling
 from protocol.accounts import EvidenceDetail, EvidenceItem, History, PeerDetail
 from protocol.control import (
@@ -51,6 +53,7 @@ from protocol.control import (
     ExportRequest,
     HostSpec,
     MemoryUse,
+    NetworkState,
     Peer,
     Preview,
     RunStatus,
@@ -65,7 +68,6 @@ from protocol.manifest import open_manifest
 log = logging.getLogger(__name__)
 
 SESSION_END_SECONDS = 10.0
-_LEFT = "left"  # a file in the folder of a run that this node has left
 
 
 async def run(
@@ -76,7 +78,7 @@ async def run(
     workers: WorkerOf = worker_of,
     swarm_kind: type[HivemindSwarm] = HivemindSwarm,
 ) -> None:
-    """Run the node until `stop` is set; a network that dies is started again.
+    """Run the node until `stop` is set.
 
     Args:
         config: the configuration.
@@ -89,27 +91,26 @@ async def run(
     Raises:
         TalkootError: the network or the API can't be started.
     """
+    listen = lasting_addresses(config.node.listen, paths.ports)
     async with machine_of(ConfigSource(paths.config_file, config), paths) as machine:
-        while not stop.is_set():
-            async with swarm_kind(
+
+        def network() -> HivemindSwarm:
+            return swarm_kind(
                 identity,
                 paths.identity,
-                listen=lasting_addresses(config.node.listen, paths.ports),
+                listen=listen,
                 announce=config.node.announce,
                 client_mode=config.network.client_mode,
                 budget=machine.budget,
-            ) as swarm:
-                node = Node(machine, paths, identity, swarm, stop, workers)
-                await _run_on(swarm, node, paths, config.node.api, stop)
-            if not stop.is_set():
-                log.error("the network process has died; starting it again")
+            )
+
+        async with LastingSwarm(network) as swarm:
+            node = Node(machine, paths, identity, swarm, stop, workers)
+            node.addresses = tuple(await swarm.addresses())
+            await _run(node, paths, config.node.api, stop)
 
 
-async def _run_on(
-    swarm: HivemindSwarm, node: "Node", paths: Paths, api: str | None, stop: asyncio.Event
-) -> None:
-    """Run the node on one network until that dies or `stop` is set."""
-    node.addresses = tuple(await swarm.addresses())
+async def _run(node: "Node", paths: Paths, api: str | None, stop: asyncio.Event) -> None:
     async with node.receiving(), asyncio.TaskGroup() as tasks:
         node.start_sessions(tasks)
         await node.look_back()
@@ -119,18 +120,10 @@ async def _run_on(
         ]
         async with serve_api(node, paths, api) as url:
             node.api_url = url
-            await _first_of(stop, swarm.closed)
+            await stop.wait()
         await node.end_sessions()
         for work in works:
             work.cancel()
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        waits = [tasks.create_task(event.wait(), name="end") for event in events]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
 
 
 class Node(MachineControls, HostingControls):
@@ -149,7 +142,8 @@ class Node(MachineControls, HostingControls):
         self.api_url = ""
         self.addresses: tuple[str, ...] = ()
         config = machine.source.config
-        self.doors = Doors(Door(swarm))
+        self._refused: Counter[str] = Counter()
+        self.doors = Doors(Door(swarm, self._refused))
         self._identity = identity
         self._swarm = swarm
         self._stop = stop
@@ -166,7 +160,7 @@ class Node(MachineControls, HostingControls):
             reduces=not config.network.client_mode,
             max_state_bytes=config.storage.max_bytes,
             worker_of=workers,
-            refused=Counter(),
+            refused=self._refused,
             on_joined=lambda run, peer: self.note_joined(self.session(run.hex()), peer),
         )
         self._tasks: asyncio.TaskGroup | None = None
@@ -180,7 +174,7 @@ class Node(MachineControls, HostingControls):
     @asynccontextmanager
     async def receiving(self) -> AsyncIterator[None]:
         """Let in, while the context lasts, members of private runs and who shows an invite."""
-        async with self.doors.door, Reception(self._swarm, self.doors.admitters):
+        async with self.doors.door, Reception(self._swarm, self.doors.admitters, self._refused):
             yield
 
     async def finish_rounds(self) -> None:
@@ -198,7 +192,7 @@ class Node(MachineControls, HostingControls):
         self._tasks = tasks
         remove_drafts(self._paths.runs)
         for path in sorted(self._paths.runs.iterdir()):
-            if path.name.startswith(".") or (path / _LEFT).exists():
+            if path.name.startswith(".") or (path / LEFT).exists():
                 continue
             try:
                 with self.activity.telling_of_updates():
@@ -249,7 +243,7 @@ class Node(MachineControls, HostingControls):
     def status(self) -> Status:
         """Return the node as a whole."""
         runs = self.runs()
-        peers = any(run.peers > 1 for run in runs)
+        network, reason = self._network_now(runs)
         return Status(
             version=VERSION,
             peer_id=self._identity.peer_id,
@@ -258,15 +252,23 @@ class Node(MachineControls, HostingControls):
             uptime_seconds=time.monotonic() - self._started_at,
             api=self.api_url,
             addresses=self.addresses,
-            network="online" if peers else "alone",
-            network_reason="" if peers else "no other peer of a run has been heard of",
+            network=network,
+            network_reason=reason,
             runs=tuple(runs),
-            refused=dict(self._setting.refused + self._swarm.refused),
+            refused=dict(self._refused + self._swarm.refused),
             clock_offset_seconds=self._swarm.clock_offset,
             contribution=self.contribution(),
             traffic=self._machine.traffic,
             memory=self._memory(),
         )
+
+    def _network_now(self, runs: Sequence[RunStatus]) -> tuple[NetworkState, str]:
+        if trouble := self._swarm.trouble:
+            return "offline", trouble
+        skew = skew_trouble(self._swarm.clock_offset)
+        if any(run.peers > 1 for run in runs):
+            return "online", skew
+        return "alone", skew or "no other peer of a run has been heard of"
 
     def _memory(self) -> MemoryUse | None:
         uses = [use for session in self._sessions.values() if (use := session.memory)]
@@ -312,11 +314,13 @@ class Node(MachineControls, HostingControls):
         with self.activity.telling_of_updates():
             found = await self._open(link, enter=False)
         _, manifest = open_manifest(found.manifest, found.link.run)
-        peers = found.admission.peers if found.admission else 0
         if manifest.admission == "open":
-            peers = await peers_of(self._swarm, found.link.run)
-        free = shutil.disk_usage(self._paths.runs).free
-        return await preview_of(manifest, peers, self._machine.source.config, free)
+            seen = await seen_of(self._swarm, found.link.run)
+        else:
+            seen = Seen(*found.seen)
+        config, runs = self._machine.source.config, self._paths.runs
+        room = await asyncio.to_thread(room_beside, runs, found.link.run, config.storage)
+        return await preview_of(manifest, seen, config, room)
 
     async def join(self, link: str) -> RunStatus:
         """Start to take part in the run behind a link."""
@@ -327,7 +331,7 @@ class Node(MachineControls, HostingControls):
         await asyncio.to_thread(folder.create)
         await asyncio.to_thread(folder.save_manifest, found.manifest)
         with telling(folder.path, 0):
-            (folder.path / _LEFT).unlink(missing_ok=True)
+            (folder.path / LEFT).unlink(missing_ok=True)
         await self._end_of_leaving(run.hex())
         if session := self._running_session(run.hex()):
             session.note_peers(found.link.peers)
@@ -382,7 +386,7 @@ class Node(MachineControls, HostingControls):
         """Stop taking part; what is on disk stays."""
         folder = self._sessions[run].folder.path
         with telling(folder, 0):
-            (folder / _LEFT).touch()
+            (folder / LEFT).touch()
         del self._sessions[run]
         self._running[run].cancel()
         await self._end_of_leaving(run)

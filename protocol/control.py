@@ -244,6 +244,9 @@ class Preview(Reply, frozen=True, kw_only=True):
     """State and data together: all that joining fetches."""
     data_bytes: int
     peers: int
+    round: int | None = None
+    """Where most of its peers say that they stand; None = nobody says."""
+    rounds_total: int | None = None
     rule: str
     admission: str
     what_others_see: tuple[str, ...]

@@ -27,6 +27,7 @@ from protocol.errors import (
 from protocol.identity import Identity, PeerId, peer_id_of, public_key_of, verify
 from protocol.manifest import MANIFEST_BYTES
 from protocol.membership import CHARTER_BYTES, MAX_ROSTER, Passport, Role
+from protocol.rollcall import RoundField
 from protocol.signing import Bytes32, Envelope, Signed, seal, unseal
 
 INVITE_PROTOCOL = "/talkoot/1/invite"
@@ -71,6 +72,8 @@ class Admission(Message, frozen=True):
     manifest: Annotated[bytes, Meta(max_length=MANIFEST_BYTES)]
     peers: Annotated[int, Meta(ge=0)]
     """Who is there now."""
+    round: RoundField
+    """Of the state that they hold."""
     passport: Passport | None = None
     charter: Annotated[bytes, Meta(max_length=CHARTER_BYTES)] = b""
     key: Bytes32 | None = None

@@ -21,6 +21,7 @@ HOLDING_STATES = frozenset({"training", "committed", "exchanging", "agreeing"})
 LISTENING_STATE = "joining"
 FETCHING_STATE = "catching_up"
 """Such a peer names the head that it is fetching, not one that it holds."""
+LEAVING_STATE = "leaving"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class LivePeers:
         if known and presence.at <= known.presence.at:
             return
         into, other = self._peers, self._gone
-        if presence.state == "leaving":
+        if presence.state == LEAVING_STATE:
             into, other = other, into
         other.pop(peer, None)
         if peer in into or self.electorate.names(peer) or len(into) < MAX_LIVE_PEERS:

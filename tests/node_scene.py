@@ -57,7 +57,7 @@ class FakeTraining(FakeTrainer):
 
     memory: MemoryUse | None = None
 
-    async def obey(self) -> None:
+    async def keep(self) -> None:
         """Nothing is to be ended."""
 
     async def train(

@@ -1,6 +1,7 @@
 """Members of a private run, and strangers, each with the network as the run sees it."""
 
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -40,5 +41,5 @@ class Club:
 @contextlib.asynccontextmanager
 async def member(swarm: Swarm, club: Club, run: bytes = RUN) -> AsyncIterator[PrivateSwarm]:
     """Yield the network as a member sees it."""
-    async with Door(swarm) as door, PrivateSwarm(swarm, door, run, club) as own:
+    async with Door(swarm, Counter()) as door, PrivateSwarm(swarm, door, run, club) as own:
         yield own

@@ -100,6 +100,20 @@ async def test_a_fresh_spec_starts_a_run_as_it_is(node: FakeControls, capsys: Sh
     )
 
 
+async def test_a_spec_founds_a_second_run_of_its_name_only_if_told_to(
+    node: FakeControls, capsys: Shown
+) -> None:
+    node.known = [replace(RUN_STATUS, name="my-run", role="host")]
+    await talkoot("host", "init", "spec.toml")
+    assert await talkoot("host", "start", "spec.toml") == 2
+    assert "talkoot host start --again spec.toml" in capsys.readouterr().err
+    assert node.asked == []
+    assert await talkoot("host", "start", "--again", "spec.toml") == 0
+    node.known = [replace(RUN_STATUS, name="my-run", role="member")]
+    assert await talkoot("host", "start", "spec.toml") == 0
+    assert len(node.asked) == 2
+
+
 async def test_a_run_that_is_founded_while_paused_has_no_link_yet_and_says_why(
     node: FakeControls, capsys: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +216,15 @@ async def test_a_model_is_exported_to_an_absolute_path(
     assert await talkoot("export", "python", "model.safetensors") == 0
     assert node.asked == [("export", RUN, str(tmp_path / "model.safetensors"))]
     assert "round 4, 3.4 MB" in capsys.readouterr().out
+
+
+async def test_the_only_run_needs_no_name_to_be_exported(
+    node: FakeControls, tmp_path: Path
+) -> None:
+    assert await talkoot("export", "model.safetensors") == 1  # there are two
+    node.known = node.known[:1]
+    assert await talkoot("export", "model.safetensors") == 0
+    assert node.asked == [("export", RUN, str(tmp_path / "model.safetensors"))]
 
 
 async def test_an_export_writes_over_a_file_only_if_told_to(

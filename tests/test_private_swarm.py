@@ -1,6 +1,7 @@
 """The network of a private run: streams, broadcasts and records for its members alone."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -186,7 +187,11 @@ def test_open_streams_of_a_member_that_is_put_out_are_closed() -> None:
 
 def test_two_runs_of_a_node_are_apart() -> None:
     async def main() -> None:
-        async with swarms(MemoryNetwork(1), 2) as (one, two), Door(one) as door, Door(two) as far:
+        async with (
+            swarms(MemoryNetwork(1), 2) as (one, two),
+            Door(one, Counter()) as door,
+            Door(two, Counter()) as far,
+        ):
             clubs = [Club({one.peer_id, two.peer_id}) for _ in range(2)]
             runs = [b"1" * 32, b"2" * 32]
             async with AsyncExitStack() as all_:
@@ -344,7 +349,7 @@ def test_of_a_members_records_the_newest_counts_and_altered_ones_do_not() -> Non
         wrong = RecordKey(RUN, "state", 3)
         await one.store(wrong, old)
         assert await two.fetch(wrong) == []
-        assert two.refused["bad_record"] == 1
+        assert two.door.refused["bad_record"] == 1
 
     play(scene)
 
@@ -380,4 +385,4 @@ async def test_it_works_over_p2pd(tmp_path: Path) -> None:
         await knock.send(encode(Hello(mark, "/x", NO_PASSPORT)))
         with pytest.raises(StreamClosedError):
             await knock.receive()
-        assert one.refused["stranger"] == 1
+        assert first.door.refused["stranger"] == 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from dht.hivemind_swarm import ClockSkewError
+from dht.clocks import ClockSkewError
 from dht.memory import MemorySwarm
 from node.api.accounts import Standings
 from node.app import Node

@@ -63,6 +63,7 @@ class Chronicle:
     def note(self, status: Status) -> None:
         """Take in how the node stands now; the first time nothing has happened yet."""
         before, self._before = self._before, status
+        self._note_network(before, status)
         runs = {run.run: run for run in status.runs}
         known = {run.run: run for run in before.runs} if before else {}
         for name, run in runs.items():
@@ -84,6 +85,16 @@ class Chronicle:
             words = "Contributing again" if before else ""
         if words:
             self._add("contribution", words, notify="disk" if now.cause == "disk" else "")
+
+    def _note_network(self, before: Status | None, now: Status) -> None:
+        was_down, is_down = (
+            before is not None and before.network == "offline",
+            now.network == "offline",
+        )
+        if is_down and not was_down:
+            self._add("trouble", f"The network is down: {printable(now.network_reason)}")
+        elif was_down and not is_down:
+            self._add("trouble", "The network is back")
 
     def _note_new(self, run: RunStatus, *, told: bool) -> None:
         if told:
@@ -156,14 +167,17 @@ def _notify_of(failure: str) -> Notify:
 
 
 def _round_words(before: RunStatus, now: RunStatus) -> str:
-    if now.round > before.round + 1:
+    took_part = now.last_round is not None and now.last_round.round == now.round - 1
+    if now.round > before.round + 2 and not took_part:
         return f"{_name(now)}: caught up with round {now.round}"
     words = f"{_name(now)}: round {now.round}"
-    if now.round_peers:
+    if now.round_peers and took_part:
         words += f" averaged with {now.round_peers} {'peer' if now.round_peers == 1 else 'peers'}"
     else:
         words += " is done"
-    return words if now.round_seconds is None else f"{words} in {now.round_seconds:.0f} s"
+    if now.round_seconds is None or not took_part:
+        return words
+    return f"{words} in {now.round_seconds:.0f} s"
 
 
 def _names(peers: Sequence[Peer]) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from dht.swarm import NetworkError, Stream, Swarm
@@ -37,7 +38,7 @@ class Admitter:
         members: who belongs to it.
         identity: this peer.
         manifest: the envelope to show.
-        present: how many peers are there now.
+        seen: returns how many peers are there now, and the round that they are in.
     """
 
     def __init__(
@@ -45,12 +46,12 @@ class Admitter:
         members: RunMembers,
         identity: Identity,
         manifest: bytes,
-        present: Callable[[], int],
+        seen: Callable[[], tuple[int, int]],
     ) -> None:
         self._members = members
         self._identity = identity
         self._manifest = manifest
-        self._present = present
+        self._seen = seen
 
     @property
     def host(self) -> PeerId:
@@ -62,13 +63,15 @@ class Admitter:
         refusal = self._refusal(terms, peer, enter=enter)
         if refusal:
             return NotAdmitted(reason=refusal)
+        peers, round_ = self._seen()
         if not enter:
-            return Admission(manifest=self._manifest, peers=self._present())
+            return Admission(manifest=self._manifest, peers=peers, round=round_)
         self._admit(terms, peer)
         affairs, register = self._members.affairs(), self._members.register
         return Admission(
             manifest=self._manifest,
-            peers=self._present(),
+            peers=peers,
+            round=round_,
             passport=register.passport(peer),
             charter=affairs.charter,
             key=affairs.key,
@@ -118,8 +121,11 @@ class Reception:
     Whoever shows none gets the same answer whether the run is here or not.
     """
 
-    def __init__(self, swarm: Swarm, admitters: Mapping[bytes, Admitter]) -> None:
+    def __init__(
+        self, swarm: Swarm, admitters: Mapping[bytes, Admitter], refused: Counter[str]
+    ) -> None:
         self._swarm = swarm
+        self._refused = refused
         self._admitters = admitters
 
     async def __aenter__(self) -> "Reception":
@@ -146,7 +152,7 @@ class Reception:
         try:  # of a run that isn't here too, so that it takes as long
             check_redeem(request, admitter.host if admitter else me, peer, me)
         except ProtocolError as error:
-            self._swarm.refused["bad_invite"] += 1
+            self._refused["bad_invite"] += 1
             log.info("%s shows no valid invite: %s", peer, error)
             return NotAdmitted(reason="refused")
         if admitter is None:

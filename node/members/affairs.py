@@ -66,9 +66,11 @@ class RunAffairs:
         self.company_gate = Gate()
         self.present: Callable[[], Collection[PeerId]] = frozenset
         """Who else is heard in the run now."""
+        self.round: Callable[[], int] = int
+        """Which round this node stands in."""
         self.forget: Callable[[Collection[PeerId]], None] = _ignore
         """Told with whom this node has no dealings any more."""
-        self._admitter = Admitter(members, identity, manifest, lambda: len(self.present()) + 1)
+        self._admitter = Admitter(members, identity, manifest, self._seen)
         self._on_joined = on_joined
         self._known: set[PeerId] = set()
 
@@ -107,6 +109,9 @@ class RunAffairs:
             finally:
                 for work in works:
                     work.cancel()
+
+    def _seen(self) -> tuple[int, int]:
+        return len(self.present()) + 1, self.round()
 
     async def _heard(self) -> Collection[PeerId]:
         return self.present()

@@ -228,7 +228,7 @@ class RunMembers:
                 invites=tuple(self.invites.values()),
             )
             data = encode(kept)
-            await asyncio.to_thread(self._disk.write, self._path, [data], secret=True)
+            await asyncio.to_thread(self._disk.write_secret, self._path, [data])
 
     def _read(self) -> _Kept:
         with telling(self._path.parent, 0):

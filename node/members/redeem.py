@@ -40,6 +40,11 @@ class OpenedLink:
     manifest: bytes
     admission: Admission | None = None
 
+    @property
+    def seen(self) -> tuple[int, int | None]:
+        """How many peers an invite shows, and the round that they are in."""
+        return (self.admission.peers, self.admission.round) if self.admission else (0, None)
+
 
 async def open_link(
     swarm: Swarm, link: JoinLink, known: bytes | None, *, belongs: bool, enter: bool

@@ -78,6 +78,7 @@ class Session:
             members, node.identity, envelope, partial(node.on_joined, self.run_id)
         )
         self.affairs.present, self.affairs.forget = self._present, self._forget
+        self.affairs.round = lambda: self.state.round if self.state else 0
         self.worker: Worker | None = None
         self.serving = asyncio.Event()
         """Set when others can fetch the manifest here, so that the link works; or can't for now."""
@@ -181,7 +182,7 @@ class Session:
             asyncio.TaskGroup() as tasks,
         ):
             self._trainer = trainer
-            tasks.create_task(trainer.obey(), name="obey")
+            tasks.create_task(trainer.keep(), name="keep the trainer")
             self._addresses = farthest_first(await swarm.addresses())
             self.serving.set()
             await swarm.connect(self.book.addresses())

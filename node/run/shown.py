@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
+from dht.clocks import skew_trouble
 from node.run.line import remark
 from node.run.node_setting import NodeSetting
 from node.run.roster import is_dropped
@@ -67,6 +68,10 @@ def warnings_about(manifest: Manifest, worker: Worker, live: int) -> tuple[str, 
         found.append("the rule is a plain mean: one liar can destroy the model")
     if worker.tally.missing:
         found.append(f"{worker.tally.missing} parts of the last round had no reducer")
+    if worker.tally.doubled:
+        found.append("another node has this node's identity: give one of the two a home of its own")
+    if skew := skew_trouble(worker.clock_offset):
+        found.append(skew)
     if slow := remark(manifest, *worker.limits):
         found.append(f"part of this node's work comes too late to count: {slow}")
     return tuple(found)

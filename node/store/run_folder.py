@@ -100,6 +100,10 @@ class PartialData:
             file.write(data)
 
 
+LEFT = "left"
+"""A file in the folder of a run that this node has left."""
+
+
 class RunFolder:
     """What is kept of one run. All methods block on the disk."""
 
