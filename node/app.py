@@ -396,7 +396,9 @@ class Node(MachineControls, HostingControls):
         session = self._sessions[run]
         state = session.state or await asyncio.to_thread(session.folder.checkpoints.load_newest)
         if state is None:
-            raise StateError("there is no agreed state of this run here yet")
+            raise StateError(
+                "there is no agreed state of this run here yet", hint="Wait until it has trained."
+            )
         return await asyncio.to_thread(
             write_model, state, wanted.path, self._machine.disk, replace=wanted.replace
         )

@@ -164,7 +164,9 @@ def open_manifest(data: bytes, run: bytes | None = None) -> tuple[RunId, Manifes
             hint="Ask the host for a fresh link; an older talkoot can't read newer manifests.",
         ) from error
     if manifest.host != envelope.signer:
-        raise ManifestError("the manifest is not signed by the host it names")
+        raise ManifestError(
+            "the manifest is not signed by the host it names", hint="Ask the host for a fresh link."
+        )
     return found, manifest
 
 

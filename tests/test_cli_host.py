@@ -295,9 +295,9 @@ def test_the_identity_is_shown_and_stays(paths: Paths, capsys: Shown) -> None:
     assert first["file"] == str(paths.identity)
 
 
-def test_a_damaged_identity_is_told(paths: Paths, capsys: Shown) -> None:
+def test_an_identity_of_another_form_is_told(paths: Paths, capsys: Shown) -> None:
     paths.create()
-    paths.identity.write_bytes(b"x")
+    paths.identity.write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----")
     assert main(["id", "show"]) == 1
     assert "backup" in capsys.readouterr().err
 
@@ -329,7 +329,7 @@ def test_the_doctor_finds_a_healthy_home_healthy(capsys: Shown) -> None:
 @pytest.mark.usefixtures("probed")
 def test_the_doctor_tells_all_that_is_wrong(paths: Paths, capsys: Shown) -> None:
     paths.create()
-    paths.identity.write_bytes(b"damaged")
+    paths.identity.write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----")
     paths.config_file.write_text("[nod]\n")
     assert main(["doctor"]) == 1
     shown = capsys.readouterr().out

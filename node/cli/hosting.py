@@ -158,9 +158,11 @@ def _init(context: Context, options: argparse.Namespace) -> int:
         with file.open("x", encoding="utf-8") as handle:
             handle.write(text)
     except FileExistsError as error:
-        raise UsageError(f"{file} exists already; it was left as it is") from error
+        raise UsageError(
+            f"{file} exists already; it was left as it is", hint="Choose another name."
+        ) from error
     except OSError as error:
-        raise UsageError(f"can't write {file}: {error.strerror}") from error
+        raise UsageError(f"can't write {file}: {error.strerror}", hint="Choose another.") from error
     say(context.out, f"Wrote {file}. Edit it, then: talkoot host start {file}")
     return OK
 

@@ -143,7 +143,7 @@ async def _export(context: Context, options: argparse.Namespace) -> int:
     if target.exists() and not options.force:
         raise UsageError(f"{target} exists already", hint="Choose another, or add --force")
     if not target.parent.is_dir():
-        raise UsageError(f"there is no folder {target.parent}")
+        raise UsageError(f"there is no folder {target.parent}", hint="Make it, or name another.")
     async with context.node() as client:
         with context.err.status("exporting"):
             done = await client.export(options.run, str(target), replace=options.force)
