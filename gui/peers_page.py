@@ -12,30 +12,17 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from gui.dashboard import filter_box
 from gui.desk import Desk
-from gui.order import Column
 from gui.peers import PeerTable
 from gui.store import Change, PeerKey
 from gui.view import clean, duration, milliseconds, number, peer_name, percent, state_word
 from gui.why import Why, reasons
-from gui.widgets import card, column, label, row, say
+from gui.widgets import card, column, filter_box, label, row, say
 from protocol.accounts import PeerDetail
 from protocol.control import Peer
 from protocol.errors import TalkootError
 
 PANE_WIDTH = 284
-_COLUMNS: tuple[Column, ...] = (
-    "name",
-    "device",
-    "reputation",
-    "throughput",
-    "ping",
-    "link",
-    "state",
-    "accepted",
-    "standing",
-)
 
 
 class PeersPage(QWidget):
@@ -46,7 +33,7 @@ class PeersPage(QWidget):
         self._desk = desk
         self.filter = filter_box("Filter by name, device, link, state or PeerID")
         self.count = label("", "muted")
-        self.table = PeerTable(desk.store, desk.theme, _COLUMNS)
+        self.table = PeerTable(desk.store, desk.theme)
         self.pane = PeerPane()
         self._why = Why(desk, self.table)
         self._chosen: PeerKey | None = None

@@ -169,12 +169,6 @@ def clock(at: float) -> str:
     return NOTHING if then is None else f"{then:%H:%M:%S}"
 
 
-def moment(at: float) -> str:
-    """Return day and time, here, of a moment: "2026-03-01 14:05"."""
-    then = _local(at)
-    return NOTHING if then is None else f"{then:%Y-%m-%d %H:%M}"
-
-
 def _local(at: float) -> datetime | None:
     try:
         return datetime.fromtimestamp(at).astimezone()

@@ -26,9 +26,7 @@ from node.store.storage import Disk
 from node.training.permit import Gate, Permit
 from node.training.trainer import Resources
 from protocol.control import Contribution, Traffic
-
-MAX_DEVICE_CHARACTERS = 40
-"""Of what others see (protocol.presence)."""
+from protocol.presence import MAX_DEVICE_CHARACTERS
 
 
 class Machine:
@@ -115,10 +113,9 @@ async def machine_of(source: ConfigSource, paths: Paths) -> AsyncIterator[Machin
 
 def _resources(config: Config) -> Resources:
     contribute = config.contribute
-    share = contribute.device_share
     return Resources(
         threads=contribute.cpu_threads,
         device=contribute.device,
-        gpu_memory=float(share.size_bytes) if share.size_bytes else share.fraction or 1.0,
+        gpu_memory=contribute.gpu_memory_share,
         duty=contribute.duty_cycle / 100,
     )

@@ -268,7 +268,7 @@ class Exported(Reply, frozen=True, kw_only=True):
 
 
 class Traffic(Reply, frozen=True, kw_only=True):
-    """What this node sent and received over streams and broadcasts; bytes."""
+    """What this node sent and received over streams, broadcasts and DHT requests; bytes."""
 
     up: int = 0
     """Since the start."""

@@ -18,6 +18,7 @@ from protocol.signing import Bytes32, Digest, Envelope, PeerIdField, RunId, Sign
 
 PROTOCOL_VERSION = 1
 MANIFEST_BYTES = 64 << 10
+MOST_KEPT_ROUNDS = 16
 NO_RUN = bytes(32)
 """The run in a manifest's own envelope: the manifest is what defines the run."""
 
@@ -81,7 +82,7 @@ class TrustSpec(Message, frozen=True):
     """Part of the rounds in which a peer repeats somebody's work instead of doing its own, fewer
     than half of them at once; with method spsa one repeated ticket of somebody else's for so many
     of its own."""
-    kept_rounds: Annotated[int, Meta(ge=1, le=16)] = 3
+    kept_rounds: Annotated[int, Meta(ge=1, le=MOST_KEPT_ROUNDS)] = 3
     """Rounds for which the inputs of an exchange are kept, to be audited."""
     probation_rounds: Annotated[int, Meta(ge=0, le=1 << 20)] = 50
     """Measured rounds before a newcomer's updates count."""

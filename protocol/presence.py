@@ -15,6 +15,7 @@ from protocol.rollcall import RoundField
 from protocol.signing import Bytes32
 
 MAX_LIVE_PEERS = 1024
+MAX_DEVICE_CHARACTERS = 40
 GONE_SECONDS = 120.0
 """The last word of a peer that left is kept so long: an older one, still on its way, is no news."""
 HOLDING_STATES = frozenset({"training", "committed", "exchanging", "agreeing"})
@@ -51,7 +52,7 @@ class Presence(Message, frozen=True):
     """The phase's name, "paused", "finished", or "leaving" as the last word of a peer that goes."""
     nonce: Annotated[int, Meta(ge=0, le=MAX_NONCE)] = 0
     """Its proof of work, where the run asks for one."""
-    device: Annotated[str, Meta(max_length=40)] = ""
+    device: Annotated[str, Meta(max_length=MAX_DEVICE_CHARACTERS)] = ""
     """What it trains on, in its own words."""
 
     @property

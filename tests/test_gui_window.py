@@ -175,7 +175,18 @@ def test_closing_the_window_leaves_the_node_alone(home: Home) -> None:
                 await until(window.header.contribute.main.isEnabled)
                 await home.settled()
                 window.close()
-            assert not home.asked("shutdown")
+                await until(lambda: not window.isVisible())
+            async with opened(home.place) as another:
+                await until(lambda: another.header.headline.text() == "Contributing")
+                await until(
+                    lambda: len(home.asked("series")) == 4 and len(home.asked("config")) == 2
+                )
+            assert {call[0] for call in home.controls.asked} <= {
+                "series",
+                "config",
+                "status",
+                "peers",
+            }
             assert not home.controls.stop.is_set()
 
     play(scenario)
