@@ -7,6 +7,7 @@ from PySide6.QtGui import QKeySequence, QShortcut, QTextCursor
 from PySide6.QtWidgets import QHBoxLayout, QLineEdit, QPlainTextEdit, QSplitter, QWidget
 
 from gui.charts import Bars, Curve
+from gui.conduct import Conduct
 from gui.desk import Desk
 from gui.order import Column
 from gui.peers import PeerTable
@@ -43,6 +44,8 @@ class Dashboard(QWidget):
         self.table = PeerTable(desk.store, desk.theme, _COLUMNS)
         self.filter.textChanged.connect(self.table.peers.search)
         self._why = Why(desk, self.table)
+        self.conduct = Conduct(desk, self)
+        self.conduct.attach(self.table)
         self.loss = Curve("Loss", desk.theme)
         self.hours = Bars("My contribution, samples per hour", desk.theme, HOURS)
         self.activity = Activity(desk)

@@ -18,8 +18,8 @@ from protocol.hosting import state_of as state_of_invite
 
 _HOSTED = "its id, the start of it, or its name; left out: the only one that you host"
 _PEER = "its PeerID, a part of it, or its name"
-_QUIET = 2
-"""Modules of margin; screens have their own."""
+_QUIET = 4
+"""Modules of margin that a reader of QR codes needs."""
 
 
 def add(commands: Commands) -> None:
@@ -176,7 +176,7 @@ async def _members(context: Context, options: argparse.Namespace) -> int:
 
 def _members_table(members: Sequence[Member]) -> Table:
     names = {each.peer: each.name for each in members}
-    columns = ("Peer", "Name", "Is", "State", "Let in", "By", "Until")
+    columns = ("Peer", "Name", "Role", "State", "Let in", "By", "Until")
     return table(columns, (_member_row(each, names) for each in members))
 
 
