@@ -197,7 +197,7 @@ class Daemon:
         )
 
     async def _started(self) -> bool:
-        await self._kill()
+        await self.kill()
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *arguments(self._config, self._folder),
@@ -210,7 +210,9 @@ class Daemon:
                 process_group=0,
             )
         except OSError as error:
-            raise DaemonStartError(f"p2pd can't be run on this machine: {error}") from error
+            raise DaemonStartError(
+                f"p2pd can't be run on this machine: {error}", hint="See: talkoot doctor"
+            ) from error
         ready = asyncio.get_running_loop().create_future()
         self._tasks.spawn(self._read(self._process, ready), "p2pd's output")
         done, _ = await asyncio.wait({ready}, timeout=START_SECONDS)
@@ -236,11 +238,12 @@ class Daemon:
 
     async def _stop(self) -> None:
         await self._signal(signal.SIGTERM, _STOP_SECONDS)
-        await self._kill()
+        await self.kill()
         self.closed.set()
         await self._tasks.cancel()
 
-    async def _kill(self) -> None:
+    async def kill(self) -> None:
+        """End p2pd at once, even one that is stopped or hangs."""
         await self._signal(signal.SIGKILL, _STOP_SECONDS)
 
     async def _signal(self, number: signal.Signals, seconds: float) -> None:

@@ -23,6 +23,7 @@ from typing import Self
 from dht import broadcasts
 from dht.addresses import AddressError, bytes_of_peer_id, parse, peer_id_of_bytes, render
 from dht.budget import Budget
+from dht.clocks import Clocks, ClockSkewError
 from dht.daemon import Daemon, DaemonConfig, DaemonGoneError, DaemonStartError
 from dht.engine import PeerID, get_dht_time, p2pd_pb2
 from dht.fence.control import FencedControl, FencedP2P
@@ -30,12 +31,13 @@ from dht.fence.node import FencedNode
 from dht.fence.protocol import FencedProtocol, Pong
 from dht.fence.refusals import Refusals
 from dht.latencies import Latencies
+from dht.pulse import Pulse
 from dht.record_store import RecordStore
 from dht.records import CLOCK_SLACK_SECONDS, check_record
 from dht.streams import Streams
 from dht.swarm import Broadcast, Handler, NetworkError, Stream, Traffic
 from dht.tasks import OwnedTasks
-from protocol.errors import ProtocolError, RecordError
+from protocol.errors import ProtocolError
 from protocol.identity import Identity, PeerId
 from protocol.records import RecordKey
 
@@ -46,27 +48,12 @@ _DRAIN_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
-class ClockSkewError(NetworkError):
-    """This machine's clock is `offset_seconds` behind the swarm's (negative: ahead of it)."""
-
-    code = "clock_skew"
-
-    def __init__(self, offset_seconds: float) -> None:
-        direction = "behind" if offset_seconds > 0 else "ahead of"
-        super().__init__(
-            f"this machine's clock is {abs(offset_seconds):.1f} s {direction} the swarm's; "
-            f"up to {CLOCK_SLACK_SECONDS:.0f} s are allowed",
-            hint="Turn on automatic time (NTP): sudo timedatectl set-ntp true",
-        )
-        self.offset_seconds = offset_seconds
-
-
 class HivemindSwarm:
     """One peer's access to the network while the context lasts; implements `dht.swarm.Swarm`.
 
-    `closed` is set when the network has ended, be it that p2pd died; from then on every call
-    raises NetworkError. `refusals` counts what was refused from others; `budget` limits and counts
-    what is sent and received, and may be shared with the swarm that comes after this one.
+    `closed` is set when the network has ended, be it that p2pd died or hangs; from then on every
+    call raises NetworkError. `refusals` counts what was refused from others; `budget` limits and
+    counts what is sent and received, and may be shared with the swarm that comes after this one.
     """
 
     def __init__(  # noqa: PLR0913  # of which callers give a few
@@ -96,7 +83,8 @@ class HivemindSwarm:
             self._daemon, self.refusals, self._tasks, self._budget, self._latencies
         )
         self._resources = contextlib.AsyncExitStack()
-        self._clock_offset: float | None = None
+        self._clocks = Clocks()
+        self._pulse = Pulse(self._daemon, self.connected, self._ping)
         p2p = FencedP2P(self._control, PeerID.from_base58(identity.peer_id))
         self._protocol = FencedProtocol(
             p2p, RecordStore(), self.refusals, self._tasks, clock, client_mode
@@ -114,6 +102,7 @@ class HivemindSwarm:
             self._tasks.spawn(self._watch(), "watching the network")
             async with _deadline():
                 await self._protocol.start()
+            self._tasks.spawn(self._end_with_pulse(), "feeling p2pd's pulse")
             self._resources = resources.pop_all()
         return self
 
@@ -150,8 +139,13 @@ class HivemindSwarm:
 
     @property
     def clock_offset(self) -> float | None:
-        """How many seconds the clocks of the peers last connected to are ahead; None = unknown."""
-        return self._clock_offset
+        """How many seconds the clocks of the peers that answered last are ahead; None = unknown."""
+        return self._clocks.offset
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the network from working now; "" = nothing."""
+        return "the network process has ended" if self.closed.is_set() else ""
 
     @property
     def daemon_pid(self) -> int:
@@ -196,8 +190,6 @@ class HivemindSwarm:
         async with asyncio.TaskGroup() as group:
             dialling = {peer: group.create_task(self._dial(peer, places[peer])) for peer in places}
         pongs = {peer: pong for peer, task in dialling.items() if (pong := task.result())}
-        if pongs:
-            self._clock_offset = statistics.median(pong.offset_seconds for pong in pongs.values())
         skewed = {peer for peer, pong in pongs.items() if _is_skewed(pong)}
         for peer in skewed:
             self._protocol.forget(PeerID.from_base58(peer))
@@ -224,7 +216,7 @@ class HivemindSwarm:
         return found
 
     async def store(self, key: RecordKey, envelope: bytes) -> bool:
-        """Store this peer's own record; true if someone took it, be it this peer itself.
+        """Store a signed record; true if someone took it, be it this peer itself.
 
         It lives until its signed `expires`, and takes the place of an earlier one only if it lives
         longer than that.
@@ -232,15 +224,13 @@ class HivemindSwarm:
         self._check_open()
         try:
             record = check_record(envelope, key, self.time())
-            if record.signer != self.peer_id:
-                raise RecordError(f"a record by {record.signer}, who is another peer")
         except ProtocolError as error:
             self.refusals.count(error, self.peer_id)
             return False
         return await self._node.put(record, self.time())
 
     async def fetch(self, key: RecordKey) -> list[bytes]:
-        """Return the envelopes of all valid records found under `key`, at most one a peer."""
+        """Return the envelopes of all valid records found under `key`, at most one a signer."""
         self._check_open()
         return [record.envelope for record in await self._node.find(key, self.time())]
 
@@ -311,6 +301,11 @@ class HivemindSwarm:
             logger.error("the network has ended, p2pd is gone: %s", self._daemon.last_words)
         self.closed.set()
 
+    async def _end_with_pulse(self) -> None:
+        why = await self._pulse.end()
+        logger.error("the libp2p daemon (process %d) is ended: %s", self._daemon.pid, why)
+        await self._daemon.kill()
+
     async def _end_searches(self) -> None:
         self.closed.set()
         self._control.end()
@@ -341,7 +336,16 @@ class HivemindSwarm:
         except (NetworkError, TimeoutError) as error:
             logger.debug("no connection to %s: %s", peer, error)
             return None
-        return await self._protocol.call_ping(PeerID.from_base58(peer))
+        return await self._time_of(peer)
+
+    async def _time_of(self, peer: PeerId) -> Pong | None:
+        pong = await self._protocol.call_ping(PeerID.from_base58(peer))
+        if pong:
+            self._clocks.note(peer, pong.offset_seconds, pong.round_trip_seconds)
+        return pong
+
+    async def _ping(self, peer: PeerId) -> bool:
+        return await self._time_of(peer) is not None
 
 
 def _is_skewed(pong: Pong) -> bool:

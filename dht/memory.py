@@ -108,11 +108,7 @@ class MemoryNetwork:
         self._swarms[peer].process.thaw()
 
     def enter(self, swarm: "MemorySwarm") -> None:
-        """Let a peer in.
-
-        Raises:
-            NetworkError: a peer of this identity is alive.
-        """
+        """Let a peer in. Raises NetworkError: one of this identity is alive."""
         if self.find(swarm.peer_id):
             raise NetworkError(f"{swarm.peer_id} is in the network already")
         self._swarms[swarm.peer_id] = swarm
@@ -145,6 +141,7 @@ class MemorySwarm:
         self.process = Process(identity.peer_id, budget or Budget())
         self.shelf = Shelf(network.reader)
         self.skew_seconds = skew_seconds
+        self.trouble = ""
         self._network = network
         self._peer_id = identity.peer_id
         self._mesh: dict[PeerId, MemorySwarm] = {}
@@ -210,13 +207,14 @@ class MemorySwarm:
         return {far.peer_id for far in self.neighbours()}
 
     async def store(self, key: RecordKey, envelope: bytes) -> bool:
-        """Store this peer's own record at itself and at the peers nearest to `key`."""
+        """Store a signed record at this peer and at the peers nearest to `key`."""
         try:
-            expires = self._network.reader.read(envelope).message.expires
+            record = self._network.reader.read(envelope)
         except ProtocolError as error:
             self._count_refusal(error)
             return False
-        return await self.store_raw(StoreRequest(key, self._peer_id, envelope, expires))
+        expires = record.message.expires
+        return await self.store_raw(StoreRequest(key, record.signer, envelope, expires))
 
     async def store_raw(self, request: StoreRequest) -> bool:
         """Ask as a liar may: for any place, owner and time. True if someone took it."""

@@ -297,7 +297,11 @@ async def open_api(place: Place) -> AsyncIterator[Api]:
 def _refusal(error: aiohttp.WSServerHandshakeError) -> TalkootError:
     if error.status in {401, 403}:
         return RefusedError(
-            Failure(code="unauthorized", message="the node does not take this window's token")
+            Failure(
+                code="unauthorized",
+                message="the node does not take this window's token",
+                hint="Close the window and open it again.",
+            )
         )
     return RefusedError(
         Failure(

@@ -31,7 +31,7 @@ _NAMES = {
     "network.up": "Upload limit",
     "network.down": "Download limit",
     "network.monthly": "Monthly volume",
-    "storage.max": "Disk for a run",
+    "storage.max": "Disk for all runs",
     "storage.min_free": "Keep free",
     "storage.keep_checkpoints": "States kept of a run",
     "ui.theme": "Colours",

@@ -4,7 +4,7 @@ A `QSortFilterProxyModel` in Python took 18 % of a core at 5,000 peers, and dela
 1.5 s. Here one signal a second says that figures differ, and Qt draws the rows that are seen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from PySide6.QtCore import (
@@ -64,9 +64,13 @@ _WIDTHS: dict[Column, int] = {
     "standing": 92,
 }
 _LEAST: dict[Column, int] = {"name": 106, "device": 66}
-"""What these keep in a narrow table; what doesn't fit then is found by scrolling."""
+"""What these keep in a narrow table."""
+_GIVEN_UP: tuple[Column, ...] = ("accepted", "standing", "link")
+"""Left out of a narrow table, in this order; what doesn't fit then is found by scrolling."""
 _RIGHT = {"throughput", "ping", "accepted"}
 _MARGIN = 7
+_WIDE_LETTER = 8
+"""Pixels a letter has on average in a wide font: what is shorter by it isn't measured."""
 
 
 _TEXTS: dict[Column, Callable[[Peer], str]] = {
@@ -211,7 +215,7 @@ class PeerDelegate(QStyledItemDelegate):
         align = Qt.AlignmentFlag.AlignRight if right else Qt.AlignmentFlag.AlignLeft
         painter.setPen(QColor(colour))
         metrics: QFontMetricsF = QFontMetricsF(painter.font())
-        if len(text) * 7 > inner.width():
+        if len(text) * _WIDE_LETTER > inner.width():
             text = metrics.elidedText(text, Qt.TextElideMode.ElideRight, inner.width())
         painter.drawText(inner, align | Qt.AlignmentFlag.AlignVCenter, text)
 
@@ -300,14 +304,25 @@ class PeerTable(QTableView):
         header.setSectionsClickable(True)
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802 - Qt's name
-        """Give names what is left, and take from the devices before a name can't be read."""
+        """Give names what is left; take from the devices and leave columns out before that."""
         super().resizeEvent(event)
         sections = {name: place for place, name in enumerate(self.peers.columns)}
-        others = sum(self.columnWidth(at) for name, at in sections.items() if name not in _LEAST)
-        room = self.viewport().width() - others
+        for name in _GIVEN_UP:
+            if name in sections:
+                self.setColumnHidden(sections[name], False)
+        room = self._room(sections)
+        for name in _GIVEN_UP:
+            if name in sections and room < sum(_LEAST.values()):
+                self.setColumnHidden(sections[name], True)
+                room = self._room(sections)
         device = min(max(room - _LEAST["name"], _LEAST["device"]), _WIDTHS["device"])
         self.setColumnWidth(sections["device"], device)
         self.setColumnWidth(sections["name"], max(room - device, _LEAST["name"]))
+
+    def _room(self, sections: Mapping[Column, int]) -> int:
+        """Return the width that is left for what gives way."""
+        others = sum(self.columnWidth(at) for name, at in sections.items() if name not in _LEAST)
+        return self.viewport().width() - others
 
     def refresh(self, *, live: bool) -> None:
         """Show the store's figures, grey if they are old."""

@@ -36,6 +36,7 @@ _COLUMNS: tuple[Column, ...] = (
     "ping",
     "link",
     "state",
+    "accepted",
     "standing",
 )
 

@@ -42,12 +42,12 @@ class RunDraft:
             SpecError: no name, too long a text, or data that isn't there.
         """
         if not 1 <= len(self.name) <= 80:
-            raise SpecError("the run needs a name of 1 to 80 characters")
+            raise SpecError("the run needs a name of 1 to 80 characters", hint="Give it one.")
         if len(self.about) > 2000 or len(self.licence) > 200:
-            raise SpecError("the description or the licence is too long")
+            raise SpecError("the description or the licence is too long", hint="Shorten it.")
         data = Path(self.data).expanduser().absolute() if self.data else None
         if data is not None and not data.exists():
-            raise SpecError(f"there is no {data}")
+            raise SpecError(f"there is no {data}", hint="Choose a file or folder that is there.")
         spsa = self.kind == "finetune"
         return HostSpec(
             name=self.name,
@@ -76,7 +76,9 @@ def read_spec(path: Path) -> HostSpec:
             text = file.read(MAX_SPEC_BYTES).decode()
         spec = msgspec.convert(tomllib.loads(text), HostSpec)
     except OSError as error:
-        raise SpecError(f"can't read {path}: {error.strerror}") from error
+        raise SpecError(
+            f"can't read {path}: {error.strerror}", hint="Choose a file that you can read."
+        ) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         hint = "Compare it with what talkoot host init writes."
         raise SpecError(f"{path.name} has a mistake: {error}", hint=hint) from error

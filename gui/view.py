@@ -373,7 +373,7 @@ def figures(status: Status | None, run: RunStatus | None, peers: int) -> Sequenc
 
 def _accepted(run: RunStatus) -> str:
     of_all = f"{run.samples_accepted:,} accepted of {run.samples_mine:,} trained"
-    return f"{of_all} since the node started; all of them: Contributions"
+    return f"{of_all} since this machine joined; what came of them: Contributions"
 
 
 def _memory_figure(memory: MemoryUse | None) -> Figure:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from node.cli.outcome import guarded
 from node.home.config import Config, load_config
-from node.home.identity_file import load_identity
+from node.home.identity_file import identity_lock, load_identity
 from node.home.logs import set_up_logging
 from node.home.paths import Paths, home_lock
 from node.home.version import VERSION
@@ -41,7 +41,8 @@ def _run(options: argparse.Namespace) -> int:
         identity = load_identity(paths.identity)
         log.info("talkoot %s starts as %s", VERSION, identity.peer_id)
         try:
-            asyncio.run(serve(config, paths, identity))
+            with identity_lock(identity.peer_id):
+                asyncio.run(serve(config, paths, identity))
         except Exception:
             log.exception("the node ends by an error")
             raise

@@ -1,24 +1,27 @@
 """The node: wires network, runs and control API together and owns every task.
 
-    run ── HivemindSwarm ── API ── one Session a run ── Worker, TrainerProcess
+    run ── LastingSwarm ── API ── one Session a run ── Worker, TrainerProcess
 
-The end comes in this order: the API stops answering, the sessions say goodbye and end their
-trainers, the network goes last.
+A network process that dies or hangs is replaced under all of them. The end comes in this order: the
+API stops answering, the sessions say goodbye and end their trainers, the network goes last.
 """
 
 import asyncio
 import logging
 import os
-import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from dht.clocks import skew_trouble
+from dht.door import Door
 from dht.hivemind_swarm import HivemindSwarm
-from dht.swarm import NetworkError, Swarm
+from dht.lasting_swarm import LastingSwarm
+from dht.swarm import Swarm
 from node.api.exports import write_model
 from node.api.machine import MachineControls
 from node.api.series import series_of
@@ -30,37 +33,41 @@ from node.home.names import friendly_name
 from node.home.paths import Paths
 from node.home.version import VERSION
 from node.machine import Machine, machine_of
+from node.members.admission import Reception
+from node.members.affairs import Doors
+from node.members.controls import HostingControls
+from node.members.redeem import OpenedLink, keep, known_manifest, may_take_part, open_link
+from node.run.finish import watch_finish
 from node.run.host import found_run, remove_drafts
-from node.run.preview import preview_of
+from node.run.node_setting import NodeSetting
+from node.run.preview import Seen, preview_of, seen_of
 from node.run.recorder import Recorder
-from node.run.session import NodeSetting, Session
+from node.run.room import room_beside
+from node.run.session import Session
 from node.run.workers import WorkerOf, worker_of
-from node.store.run_folder import RunFolder
+from node.store.run_folder import LEFT, RunFolder
 from node.store.storage import StateError, telling
-from node.transfer.sources import Sources
-from node.transfer.transfer import fetch_manifest
 from protocol.accounts import EvidenceDetail, EvidenceItem, History, PeerDetail
 from protocol.control import (
     Exported,
     ExportRequest,
     HostSpec,
     MemoryUse,
+    NetworkState,
     Peer,
     Preview,
     RunStatus,
     Status,
 )
-from protocol.errors import ManifestError, TalkootError
+from protocol.errors import TalkootError
 from protocol.identity import Identity
-from protocol.link import JoinLink, parse_link
+from protocol.link import parse_link
 from protocol.machine import Metric, Series
 from protocol.manifest import open_manifest
 
 log = logging.getLogger(__name__)
 
 SESSION_END_SECONDS = 10.0
-_FINISH_POLL_SECONDS = 0.2
-_LEFT = "left"  # a file in the folder of a run that this node has left
 
 
 async def run(
@@ -71,7 +78,7 @@ async def run(
     workers: WorkerOf = worker_of,
     swarm_kind: type[HivemindSwarm] = HivemindSwarm,
 ) -> None:
-    """Run the node until `stop` is set; a network that dies is started again.
+    """Run the node until `stop` is set.
 
     Args:
         config: the configuration.
@@ -84,50 +91,42 @@ async def run(
     Raises:
         TalkootError: the network or the API can't be started.
     """
+    listen = lasting_addresses(config.node.listen, paths.ports)
     async with machine_of(ConfigSource(paths.config_file, config), paths) as machine:
-        while not stop.is_set():
-            async with swarm_kind(
+
+        def network() -> HivemindSwarm:
+            return swarm_kind(
                 identity,
                 paths.identity,
-                listen=lasting_addresses(config.node.listen, paths.ports),
+                listen=listen,
                 announce=config.node.announce,
                 client_mode=config.network.client_mode,
                 budget=machine.budget,
-            ) as swarm:
-                node = Node(machine, paths, identity, swarm, stop, workers)
-                await _run_on(swarm, node, paths, config.node.api, stop)
-            if not stop.is_set():
-                log.error("the network process has died; starting it again")
+            )
+
+        async with LastingSwarm(network) as swarm:
+            node = Node(machine, paths, identity, swarm, stop, workers)
+            node.addresses = tuple(await swarm.addresses())
+            await _run(node, paths, config.node.api, stop)
 
 
-async def _run_on(
-    swarm: HivemindSwarm, node: "Node", paths: Paths, api: str | None, stop: asyncio.Event
-) -> None:
-    """Run the node on one network until that dies or `stop` is set."""
-    node.addresses = tuple(await swarm.addresses())
-    async with asyncio.TaskGroup() as tasks:
+async def _run(node: "Node", paths: Paths, api: str | None, stop: asyncio.Event) -> None:
+    async with node.receiving(), asyncio.TaskGroup() as tasks:
         node.start_sessions(tasks)
+        await node.look_back()
         works = [
-            tasks.create_task(node.record(), name="recorder"),
+            tasks.create_task(node.recorder.run(), name="recorder"),
             tasks.create_task(node.finish_rounds(), name="finish rounds"),
         ]
         async with serve_api(node, paths, api) as url:
             node.api_url = url
-            await _first_of(stop, swarm.closed)
+            await stop.wait()
         await node.end_sessions()
         for work in works:
             work.cancel()
 
 
-async def _first_of(*events: asyncio.Event) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        waits = [tasks.create_task(event.wait(), name="end") for event in events]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-
-
-class Node(MachineControls):
+class Node(MachineControls, HostingControls):
     """The running node, as the control API sees it (node.api.controls.Controls)."""
 
     def __init__(
@@ -143,12 +142,15 @@ class Node(MachineControls):
         self.api_url = ""
         self.addresses: tuple[str, ...] = ()
         config = machine.source.config
+        self._refused: Counter[str] = Counter()
+        self.doors = Doors(Door(swarm, self._refused))
         self._identity = identity
         self._swarm = swarm
         self._stop = stop
         self._started_at = time.monotonic()
         self._setting = NodeSetting(
             swarm=swarm,
+            doors=self.doors,
             identity=identity,
             name=config.node.name or friendly_name(identity.peer_id),
             disk=machine.disk,
@@ -158,30 +160,26 @@ class Node(MachineControls):
             reduces=not config.network.client_mode,
             max_state_bytes=config.storage.max_bytes,
             worker_of=workers,
-            refused=Counter(),
+            refused=self._refused,
+            on_joined=lambda run, peer: self.note_joined(self.session(run.hex()), peer),
         )
         self._tasks: asyncio.TaskGroup | None = None
         self._sessions: dict[str, Session] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._recorder = Recorder(
-            lambda: [(session.status(), session.ledger) for session in self._sessions.values()],
+        self.recorder = Recorder(
+            lambda: [(each.since_start(), each.ledger) for each in self._sessions.values()],
             lambda: swarm.traffic,
         )
 
-    async def record(self) -> None:
-        """Keep figures over time, for ever."""
-        await self._recorder.run()
+    @asynccontextmanager
+    async def receiving(self) -> AsyncIterator[None]:
+        """Let in, while the context lasts, members of private runs and who shows an invite."""
+        async with self.doors.door, Reception(self._swarm, self.doors.admitters, self._refused):
+            yield
 
     async def finish_rounds(self) -> None:
         """Tell the governor when the rounds that are to be finished are over, for ever."""
-        governor = self._machine.governor
-        while True:
-            while governor.contribution.state != "finishing":
-                await governor.changed(governor.contribution)
-            begun = self._rounds_in_progress()
-            while begun & self._rounds_in_progress() and governor.contribution.state == "finishing":  # noqa: ASYNC110
-                await asyncio.sleep(_FINISH_POLL_SECONDS)
-            governor.note_round_over()
+        await watch_finish(self._machine.governor, self._rounds_in_progress)
 
     def _rounds_in_progress(self) -> set[tuple[str, int]]:
         found = ((name, session.training_round) for name, session in self._sessions.items())
@@ -194,12 +192,18 @@ class Node(MachineControls):
         self._tasks = tasks
         remove_drafts(self._paths.runs)
         for path in sorted(self._paths.runs.iterdir()):
-            if path.name.startswith(".") or (path / _LEFT).exists():
+            if path.name.startswith(".") or (path / LEFT).exists():
                 continue
             try:
-                self._start(self._folder(path))
+                with self.activity.telling_of_updates():
+                    self._start(self._folder(path))
             except (TalkootError, OSError, ValueError) as error:
                 log.error("the run in %s is left out: %s", path, error)  # noqa: TRY400
+
+    async def look_back(self) -> None:
+        """Wait until all runs know what this node gave to them before."""
+        for session in self._sessions.values():
+            await session.looked_back.wait()
 
     async def end_sessions(self) -> None:
         """Cancel all sessions and wait for them, for a limited time."""
@@ -219,20 +223,27 @@ class Node(MachineControls):
     def _start(
         self, folder: RunFolder, peers: Sequence[str] = (), *, fresh: bool = False
     ) -> Session:
+        session = Session(self._setting, folder, peers, fresh=fresh)
+        self._begin(session)
+        return session
+
+    def _begin(self, session: Session) -> None:
         if self._tasks is None:
             raise RuntimeError("the node does not run")
-        session = Session(self._setting, folder, peers, fresh=fresh)
         name = session.run_id.hex()
         self._sessions[name] = session
         self._running[name] = self._tasks.create_task(session.run(), name=f"run {name[:8]}")
-        return session
 
     # what the control API asks
+
+    def session(self, run: str) -> Session:
+        """Return the session of a run."""
+        return self._sessions[run]
 
     def status(self) -> Status:
         """Return the node as a whole."""
         runs = self.runs()
-        peers = any(run.peers > 1 for run in runs)
+        network, reason = self._network_now(runs)
         return Status(
             version=VERSION,
             peer_id=self._identity.peer_id,
@@ -241,15 +252,23 @@ class Node(MachineControls):
             uptime_seconds=time.monotonic() - self._started_at,
             api=self.api_url,
             addresses=self.addresses,
-            network="online" if peers else "alone",
-            network_reason="" if peers else "no other peer of a run has been heard of",
+            network=network,
+            network_reason=reason,
             runs=tuple(runs),
-            refused=dict(self._setting.refused + self._swarm.refused),
+            refused=dict(self._refused + self._swarm.refused),
             clock_offset_seconds=self._swarm.clock_offset,
             contribution=self.contribution(),
             traffic=self._machine.traffic,
             memory=self._memory(),
         )
+
+    def _network_now(self, runs: Sequence[RunStatus]) -> tuple[NetworkState, str]:
+        if trouble := self._swarm.trouble:
+            return "offline", trouble
+        skew = skew_trouble(self._swarm.clock_offset)
+        if any(run.peers > 1 for run in runs):
+            return "online", skew
+        return "alone", skew or "no other peer of a run has been heard of"
 
     def _memory(self) -> MemoryUse | None:
         uses = [use for session in self._sessions.values() if (use := session.memory)]
@@ -292,24 +311,37 @@ class Node(MachineControls):
 
     async def preview(self, link: str) -> Preview:
         """Fetch and check the manifest behind a link; nothing starts."""
-        parsed, envelope = await self._manifest_behind(link)
-        _, manifest = open_manifest(envelope, parsed.run)
-        free = shutil.disk_usage(self._paths.runs).free
-        return await preview_of(self._swarm, parsed, manifest, self._machine.source.config, free)
+        with self.activity.telling_of_updates():
+            found = await self._open(link, enter=False)
+        _, manifest = open_manifest(found.manifest, found.link.run)
+        if manifest.admission == "open":
+            seen = await seen_of(self._swarm, found.link.run)
+        else:
+            seen = Seen(*found.seen)
+        config, runs = self._machine.source.config, self._paths.runs
+        room = await asyncio.to_thread(room_beside, runs, found.link.run, config.storage)
+        return await preview_of(manifest, seen, config, room)
 
     async def join(self, link: str) -> RunStatus:
         """Start to take part in the run behind a link."""
-        parsed, envelope = await self._manifest_behind(link)
-        folder = self._folder(self._paths.runs / parsed.run.hex())
+        with self.activity.telling_of_updates():
+            found = await self._open(link, enter=True)
+        run = found.link.run
+        folder = self._folder(self._paths.runs / run.hex())
         await asyncio.to_thread(folder.create)
-        await asyncio.to_thread(folder.save_manifest, envelope)
+        await asyncio.to_thread(folder.save_manifest, found.manifest)
         with telling(folder.path, 0):
-            (folder.path / _LEFT).unlink(missing_ok=True)
-        await self._end_of_leaving(parsed.run.hex())
-        if session := self._running_session(parsed.run.hex()):
-            session.note_peers(parsed.peers)
+            (folder.path / LEFT).unlink(missing_ok=True)
+        await self._end_of_leaving(run.hex())
+        if session := self._running_session(run.hex()):
+            session.note_peers(found.link.peers)
         else:
-            session = self._start(folder, peers=parsed.peers)
+            session = Session(self._setting, folder, found.link.peers)
+        if found.admission:
+            await keep(session.affairs.members, found.admission)
+        if self._sessions.get(run.hex()) is not session:
+            self._begin(session)
+            await session.looked_back.wait()
         return session.status()
 
     def _running_session(self, run: str) -> Session | None:
@@ -321,28 +353,18 @@ class Node(MachineControls):
         if run in self._running and run not in self._sessions:
             await asyncio.wait([self._running[run]], timeout=SESSION_END_SECONDS)
 
-    async def _manifest_behind(self, text: str) -> tuple[JoinLink, bytes]:
+    async def _open(self, text: str, *, enter: bool) -> OpenedLink:
         link = parse_link(text, self._swarm.time())
-        peers = await self._swarm.connect(link.peers)
-        if known := await asyncio.to_thread(self._known_manifest, link.run):
-            return link, known
-        if not peers:
-            raise NetworkError(
-                f"none of the link's {len(link.peers)} peers answers",
-                hint="They may be offline, or behind a firewall. Ask for a fresh link.",
-            )
-        return link, await fetch_manifest(Sources(self._swarm, link.run, peers))
+        folder = self._folder(self._paths.runs / link.run.hex())
+        known = await asyncio.to_thread(known_manifest, folder, link.run)
+        belongs = known is not None and await self._belongs(folder)
+        return await open_link(self._swarm, link, known, belongs=belongs, enter=enter)
 
-    def _known_manifest(self, run: bytes) -> bytes | None:
-        """Return the manifest on disk, of a run that this node founded, joined or left."""
-        try:
-            envelope = self._folder(self._paths.runs / run.hex()).manifest()
-            if envelope is not None:
-                open_manifest(envelope, run)
-        except (StateError, ManifestError) as error:
-            log.info("the manifest of %s is fetched anew: %s", run.hex()[:12], error)
-            return None
-        return envelope
+    async def _belongs(self, folder: RunFolder) -> bool:
+        """Return whether this node needs no invite any more."""
+        running = self._running_session(folder.path.name)
+        members = (running or Session(self._setting, folder)).affairs.members
+        return await may_take_part(members, load=running is None)
 
     async def host(self, spec: HostSpec) -> RunStatus:
         """Sign a manifest and start its run."""
@@ -364,7 +386,7 @@ class Node(MachineControls):
         """Stop taking part; what is on disk stays."""
         folder = self._sessions[run].folder.path
         with telling(folder, 0):
-            (folder / _LEFT).touch()
+            (folder / LEFT).touch()
         del self._sessions[run]
         self._running[run].cancel()
         await self._end_of_leaving(run)
@@ -374,7 +396,9 @@ class Node(MachineControls):
         session = self._sessions[run]
         state = session.state or await asyncio.to_thread(session.folder.checkpoints.load_newest)
         if state is None:
-            raise StateError("there is no agreed state of this run here yet")
+            raise StateError(
+                "there is no agreed state of this run here yet", hint="Wait until it has trained."
+            )
         return await asyncio.to_thread(
             write_model, state, wanted.path, self._machine.disk, replace=wanted.replace
         )

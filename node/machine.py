@@ -92,8 +92,8 @@ class Machine:
     def _obey(self, contribution: Contribution) -> None:
         paused = contribution.state == "paused"
         reason = ", ".join(filter(None, (contribution.reason, contribution.ends)))
-        _set(self.permit, opened=not paused, reason=reason)
-        _set(self.attendance, opened=contribution.seeding, reason=reason)
+        self.permit.set(opened=not paused, reason=reason)
+        self.attendance.set(opened=contribution.seeding, reason=reason)
 
 
 @asynccontextmanager
@@ -111,13 +111,6 @@ async def machine_of(source: ConfigSource, paths: Paths) -> AsyncIterator[Machin
                 yield machine
             finally:
                 running.cancel()
-
-
-def _set(gate: Gate, *, opened: bool, reason: str) -> None:
-    if not opened:
-        gate.close(reason)
-    elif not gate.is_open:
-        gate.open()
 
 
 def _resources(config: Config) -> Resources:

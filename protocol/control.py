@@ -162,7 +162,7 @@ class RunStatus(Reply, frozen=True, kw_only=True):
     """The agreed state's Merkle root in hex."""
     loss: float | None = None
     samples_mine: int = 0
-    """Trained here, since this node joined."""
+    """Trained here, in all the time since this node first joined."""
     samples_accepted: int = 0
     """Of those, the samples whose update went into an agreed state."""
     samples_rejected: int = 0
@@ -187,7 +187,7 @@ class RunStatus(Reply, frozen=True, kw_only=True):
     standing: PeerStanding | None = None
     """This node's own in the agreed ledger; None before a state is held."""
     probes: int = 0
-    """With method spsa: made here, since this node joined."""
+    """With method spsa: made here, since the run was taken up; so are the bytes."""
     bytes_said: int = 0
     """With method spsa: in this node's tickets and blocks."""
     bytes_heard: int = 0
@@ -244,6 +244,9 @@ class Preview(Reply, frozen=True, kw_only=True):
     """State and data together: all that joining fetches."""
     data_bytes: int
     peers: int
+    round: int | None = None
+    """Where most of its peers say that they stand; None = nobody says."""
+    rounds_total: int | None = None
     rule: str
     admission: str
     what_others_see: tuple[str, ...]

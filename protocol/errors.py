@@ -9,8 +9,10 @@
     │   ├── RecordError           a DHT record outside its owner's place, size or lifetime
     │   ├── RoundError            a message for another round, state or roll call
     │   └── AdmissionError        a peer that has not paid, or not been let in, to take part
-    ├── LinkError                 a join link that is truncated, altered or of a later version
+    ├── LinkError                 a join link that is truncated or altered
+    │   └── LaterLinkError        ... of a later version of talkoot
     ├── ManifestError             a manifest that its host did not sign or that makes no sense
+    │   └── LaterManifestError    ... of a later version of the protocol
     ├── NotHostError              only the run's host may do that
     ├── NotPrivateError           the run is open: it has no invites
     ├── NotMemberError            the run is by invite, and this node was not let in
@@ -87,10 +89,22 @@ class LinkError(TalkootError):
     code = "bad_link"
 
 
+class LaterLinkError(LinkError):
+    """A join link of a later version of talkoot."""
+
+    code = "update_required"
+
+
 class ManifestError(TalkootError):
     """A manifest that can't be trusted or understood."""
 
     code = "bad_manifest"
+
+
+class LaterManifestError(ManifestError):
+    """A manifest of a later version of the protocol."""
+
+    code = "update_required"
 
 
 class NotHostError(TalkootError):
@@ -154,3 +168,7 @@ class InviteUsedUpError(InviteError):
 
     def __init__(self) -> None:
         super().__init__("the invite is used up: as many as it is for have joined by it")
+
+
+UPDATE_CODES = frozenset({"update_required", "unknown_task"})
+"""Of errors that end when another version of talkoot, or a package beside it, is installed."""

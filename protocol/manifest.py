@@ -7,10 +7,11 @@ other rules is another run.
 from hashlib import sha256
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from protocol.codec import Message, decode, encode
-from protocol.errors import CodecError, ManifestError, SignatureError
+from protocol.errors import CodecError, LaterManifestError, ManifestError, SignatureError
 from protocol.identity import Identity
 from protocol.layout import MAX_PARAMETERS
 from protocol.signing import Bytes32, Digest, Envelope, PeerIdField, RunId, Signed, seal, unseal
@@ -95,7 +96,7 @@ class TrustSpec(Message, frozen=True):
 class Manifest(Message, frozen=True, kw_only=True):
     """One run."""
 
-    protocol: Annotated[int, Meta(ge=1)] = PROTOCOL_VERSION
+    protocol: Annotated[int, Meta(ge=1, le=PROTOCOL_VERSION)] = PROTOCOL_VERSION
     name: Annotated[str, Meta(min_length=1, max_length=80)]
     description: Text
     licence: Annotated[str, Meta(max_length=200)]
@@ -109,6 +110,12 @@ class Manifest(Message, frozen=True, kw_only=True):
     admission: Admission
     stewards: Annotated[tuple[PeerIdField, ...], Meta(max_length=64)]
     genesis_root: Bytes32
+
+
+class _Spoken(msgspec.Struct):
+    """What every version's manifest has."""
+
+    protocol: int
 
 
 def run_id_of(manifest: Manifest) -> RunId:
@@ -138,7 +145,8 @@ def open_manifest(data: bytes, run: bytes | None = None) -> tuple[RunId, Manifes
         run: the expected id, if one is known.
 
     Raises:
-        ManifestError: malformed, of another run, not signed by its host, or of a later protocol.
+        LaterManifestError: it is the run's, if one is given, and of a later protocol.
+        ManifestError: malformed, of another run, or not signed by its host.
     """
     try:
         envelope = decode(data, Envelope, limit=MANIFEST_BYTES)
@@ -148,6 +156,7 @@ def open_manifest(data: bytes, run: bytes | None = None) -> tuple[RunId, Manifes
                 f"this is the manifest of run {found.hex()[:12]}, not of {run.hex()[:12]}",
                 hint="The peer that sent it is wrong or lying; try the link's other peers.",
             )
+        _refuse_later(envelope.payload)
         manifest = unseal(data, NO_RUN, Manifest).message
     except (CodecError, SignatureError) as error:
         raise ManifestError(
@@ -155,13 +164,23 @@ def open_manifest(data: bytes, run: bytes | None = None) -> tuple[RunId, Manifes
             hint="Ask the host for a fresh link; an older talkoot can't read newer manifests.",
         ) from error
     if manifest.host != envelope.signer:
-        raise ManifestError("the manifest is not signed by the host it names")
-    if manifest.protocol != PROTOCOL_VERSION:
         raise ManifestError(
-            f"the run speaks protocol {manifest.protocol}, this talkoot {PROTOCOL_VERSION}",
-            hint="Install the talkoot version that the host uses.",
+            "the manifest is not signed by the host it names", hint="Ask the host for a fresh link."
         )
     return found, manifest
+
+
+def _refuse_later(payload: bytes) -> None:
+    """Refuse a manifest of a later protocol, whatever else is in it."""
+    try:
+        spoken = msgspec.msgpack.decode(payload, type=_Spoken).protocol
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return  # what is wrong with it shows when all of it is read
+    if spoken > PROTOCOL_VERSION:
+        raise LaterManifestError(
+            f"the run speaks protocol {spoken}, this talkoot {PROTOCOL_VERSION}",
+            hint="Update talkoot, then try again.",
+        )
 
 
 def _digest(payload: bytes) -> RunId:

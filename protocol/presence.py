@@ -21,6 +21,7 @@ HOLDING_STATES = frozenset({"training", "committed", "exchanging", "agreeing"})
 LISTENING_STATE = "joining"
 FETCHING_STATE = "catching_up"
 """Such a peer names the head that it is fetching, not one that it holds."""
+LEAVING_STATE = "leaving"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +101,16 @@ class LivePeers:
         if known and presence.at <= known.presence.at:
             return
         into, other = self._peers, self._gone
-        if presence.state == "leaving":
+        if presence.state == LEAVING_STATE:
             into, other = other, into
         other.pop(peer, None)
         if peer in into or self.electorate.names(peer) or len(into) < MAX_LIVE_PEERS:
             into[peer] = LivePeer(presence, now, presence.head)
+
+    def forget(self, peers: Collection[PeerId]) -> None:
+        """Drop peers that we have no dealings with any more."""
+        for peer in peers:
+            self._peers.pop(peer, None)
 
     def forget_silent(self, now: float) -> None:
         """Drop who has not been heard of for `silence_seconds`."""

@@ -43,7 +43,7 @@ class NoSuchEvidenceError(TalkootError):
 
 
 def find_run(runs: Sequence[RunStatus], reference: str) -> RunStatus:
-    """Return the run that a person means by its id, the start of its id, or its name.
+    """Return the run that a person means by its name, or the start of its id or of its name.
 
     Raises:
         NoSuchRunError: none.
@@ -57,6 +57,8 @@ def find_run(runs: Sequence[RunStatus], reference: str) -> RunStatus:
         for status in runs
         if reference and (status.name == reference or status.run.startswith(reference.lower()))
     ]
+    if not found and reference:
+        found = [status for status in runs if status.name.startswith(reference)]
     if not found:
         raise NoSuchRunError(
             f"no run here is called {printable(reference, 64)!r}",

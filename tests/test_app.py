@@ -1,9 +1,11 @@
 """The node behind its API: hosting, joining, leaving, resuming, exporting."""
 
 import asyncio
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from safetensors.numpy import load_file
 
 from dht.swarm import NetworkError
@@ -14,6 +16,8 @@ from node.training.trainer import TrainerError
 from protocol.control import ExportRequest
 from protocol.errors import LinkError
 from protocol.link import JoinLink, parse_link
+from protocol.manifest import NO_RUN, open_manifest, run_id_of
+from protocol.signing import seal
 from tests.node_scene import (
     FakeTraining,
     Scene,
@@ -89,6 +93,49 @@ def test_a_link_to_nobody_who_answers_is_told(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+def later(link: str) -> str:
+    """Return the link as a later version of talkoot might write it."""
+    body = link.replace("v=1", "v=2").rpartition("&c=")[0]
+    return f"{body}&c={sha256(body.encode()).hexdigest()[:8]}"
+
+
+def test_a_link_of_a_later_version_is_told_once_as_a_reason_to_update(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host, scene.node(1) as guest:
+            link = later(await hosted(host, scene))
+            for ask in (guest.preview, guest.join, guest.join):
+                with pytest.raises(LinkError, match="later version"):
+                    await ask(link)
+            [told] = guest.activity.newest()
+            assert (told.notify, told.kind) == ("update", "trouble")
+            assert told.text == "the link is of a later version. Update talkoot, then try again."
+            with pytest.raises(LinkError):
+                await guest.preview("talkoot:?v=2")
+            assert len(guest.activity.newest()) == 1
+
+    play(tmp_path, scenario)
+
+
+def test_a_run_of_a_later_version_in_the_home_is_left_out_and_told(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host:
+            run = (await host.host(spec_of(scene.folder))).run
+        folder = scene.paths(0).runs / run
+        manifest = replace(
+            open_manifest((folder / "manifest.envelope").read_bytes())[1], protocol=2
+        )
+        envelope = seal(identity(0), NO_RUN, manifest).envelope
+        named = folder.with_name(run_id_of(manifest).hex())
+        folder.rename(named)
+        (named / "manifest.envelope").write_bytes(envelope)
+        async with scene.node(0) as host:
+            assert host.runs() == []
+            [told] = host.activity.newest()
+            assert (told.notify, told.text[:29]) == ("update", "the run speaks protocol 2, th")
+
+    play(tmp_path, scenario)
+
+
 def test_one_living_peer_in_the_link_is_enough(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         async with scene.node(0) as host, scene.node(1) as guest:
@@ -111,6 +158,36 @@ def test_a_node_takes_up_its_runs_where_it_left_them(tmp_path: Path) -> None:
             await until(lambda: only(host).root is not None)
             assert only(host).round >= 3
             await reach(only(host).round + 1, host)
+
+    play(tmp_path, scenario)
+
+
+async def recorded(node: Node) -> None:
+    """Record figures until a run's round is over, and what is left then."""
+    async with asyncio.TaskGroup() as tasks:
+        recorder = tasks.create_task(node.recorder.run())
+        await reach(only(node).round + 2, node)
+        recorder.cancel()
+
+
+def test_what_a_machine_gave_is_told_after_a_restart_and_noted_once(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.node(0) as host:
+            await hosted(host, scene)
+            await recorded(host)
+            before = only(host)
+            assert before.samples_accepted >= 2 * 80
+        async with scene.node(0) as host:
+            await host.look_back()
+            assert only(host).samples_accepted >= before.samples_accepted
+            assert only(host).samples_mine >= before.samples_mine
+            await recorded(host)
+            run, after = only(host).run, only(host)
+            noted = await host.series("contribution", run, 0.0, 10)
+            assert sum(point.value for point in noted.points) <= after.samples_accepted
+            await host.leave(run)
+            link = JoinLink(bytes.fromhex(run), "a run", (f"/memory/x/p2p/{identity(9).peer_id}",))
+            assert (await host.join(str(link))).samples_accepted >= after.samples_accepted
 
     play(tmp_path, scenario)
 

@@ -16,6 +16,7 @@ from node.run.allowances import MAX_AUTHORS, MESSAGES_PER_SECOND
 from node.run.channel import (
     MAX_UNSAID,
     RECORD_SECONDS,
+    TWIN_SECONDS,
     ChannelRules,
     RunChannel,
 )
@@ -415,5 +416,24 @@ def test_allowances_are_kept_for_a_bounded_number_of_authors() -> None:
             allowances.spend(PeerId(f"author {number}"))
         assert len(allowances) == MAX_AUTHORS
         assert PeerId("author 0") not in allowances
+
+    play(story)
+
+
+@pytest.mark.parametrize(("age", "doubled"), [(60.0, False), (0.0, True)])
+def test_another_node_with_our_identity_is_seen_by_its_records(age: float, doubled: bool) -> None:
+    async def story(scene: Scene) -> None:
+        await asyncio.sleep(2 * TWIN_SECONDS)
+        key = RecordKey(RUN, "presence", 0)
+        ours = scene.channel.sign(presence(at=scene.now()))
+        scene.channel.say(ours, "presence")
+        await asyncio.sleep(1)
+        await scene.channel.look_up("presence")
+        assert not scene.channel.doubled
+        said = scene.channel.sign(presence(at=scene.now() - age, name="twin"))
+        record = Record(key.run, key.topic, key.round, scene.now() + 200, said.envelope)
+        await scene.swarms[ME].store(key, seal(identity(ME), RUN, record).envelope)
+        await scene.channel.look_up("presence")
+        assert scene.channel.doubled == doubled
 
     play(story)

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from node.api.activity import MOST_ACTIVITIES, ActivityLog
 from node.api.chronicle import MEMBERS_SECONDS, Chronicle, admitted
-from protocol.control import Peer, RunStatus, Status
+from protocol.control import Peer, RoundReport, RunStatus, Status
 from protocol.machine import Activity
 from tests.fake_node import (
     CONTRIBUTING,
@@ -21,6 +21,8 @@ from tests.fake_node import (
 )
 
 STATUS = FakeControls().status()
+OWN_4 = RoundReport(round=4, peers=())
+"""Of a run that has the state of round 5."""
 HOSTED = replace(RUN_STATUS, role="host", peers=3)
 
 
@@ -69,13 +71,13 @@ def test_runs_come_and_go() -> None:
 def test_a_round_tells_how_many_took_part_and_how_long_it_took() -> None:
     witness = Witness()
     witness.sees(RUN_STATUS)
-    after = replace(RUN_STATUS, round=5, round_peers=3, round_seconds=31.4)
+    after = replace(RUN_STATUS, round=5, last_round=OWN_4, round_peers=3, round_seconds=31.4)
     [told] = witness.sees(after)
     assert told == Activity(
         at=5.0, kind="round", text="python: round 5 averaged with 3 peers in 31 s", run=RUN
     )
     assert witness.sees(after) == []
-    alone = replace(after, round=6, round_peers=1)
+    alone = replace(after, round=6, last_round=RoundReport(round=5, peers=()), round_peers=1)
     assert texts(witness.sees(alone)) == ["python: round 6 averaged with 1 peer in 31 s"]
 
 
@@ -83,10 +85,34 @@ def test_rounds_that_were_fetched_are_no_rounds_averaged() -> None:
     witness = Witness()
     witness.sees(RUN_STATUS)
     assert texts(witness.sees(replace(RUN_STATUS, round=50))) == ["python: caught up with round 50"]
+    assert texts(witness.sees(replace(RUN_STATUS, round=51))) == ["python: round 51 is done"]
+
+
+@pytest.mark.parametrize("start", [1, 2, 3])
+def test_rounds_faster_than_the_looks_are_no_catching_up(start: int) -> None:
+    witness = Witness()
+    witness.sees(replace(RUN_STATUS, round=start))
+    now = replace(RUN_STATUS, round=5, last_round=OWN_4, round_peers=3, round_seconds=0.2)
+    assert texts(witness.sees(now)) == ["python: round 5 averaged with 3 peers in 0 s"]
+
+
+def test_one_round_missed_is_no_catching_up() -> None:
+    witness = Witness()
+    witness.sees(replace(RUN_STATUS, round=5))
+    missed = replace(RUN_STATUS, round=7, round_peers=3, round_seconds=31.4)
+    assert texts(witness.sees(missed)) == ["python: round 7 is done"]
+    assert texts(witness.sees(replace(missed, round=10))) == ["python: caught up with round 10"]
 
 
 @pytest.mark.parametrize(
-    ("failure", "notify"), [("diverged", "stopped"), ("", "stopped"), ("disk_full", "disk")]
+    ("failure", "notify"),
+    [
+        ("diverged", "stopped"),
+        ("", "stopped"),
+        ("disk_full", "disk"),
+        ("unknown_task", "update"),
+        ("update_required", "update"),
+    ],
 )
 def test_a_run_that_stops_is_worth_a_notification(failure: str, notify: str) -> None:
     witness = Witness()
@@ -238,3 +264,14 @@ def test_whatever_a_run_says_a_sentence_comes_of_it(
         )
     )
     assert all(activity.text.strip() for activity in told)
+
+
+def test_a_network_that_goes_and_comes_back_is_told_once_each() -> None:
+    witness = Witness()
+    down = replace(STATUS, network="offline", network_reason="the network process has ended")
+    for status in (STATUS, down, down, STATUS, STATUS):
+        witness.chronicle.note(status)
+    assert [text for text in texts(list(witness.log.newest())) if "network" in text] == [
+        "The network is down: the network process has ended",
+        "The network is back",
+    ]

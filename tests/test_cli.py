@@ -11,12 +11,24 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from node.api.contribution_words import node_words
 from node.api.refusals import NotPermittedError
 from node.api.server import serve_api
 from node.cli import main
 from node.home.paths import HOME_VARIABLE, Paths
+from protocol.control import RunState
 from protocol.errors import LinkError, TalkootError
-from tests.fake_node import HOSTILE, LINK, OTHER_RUN, PREVIEW, RUN, RUN_STATUS, FakeControls
+from tests.fake_node import (
+    CONTRIBUTING,
+    HOSTILE,
+    LINK,
+    OTHER_RUN,
+    PAUSED,
+    PREVIEW,
+    RUN,
+    RUN_STATUS,
+    FakeControls,
+)
 
 Shown = pytest.CaptureFixture[str]
 
@@ -257,6 +269,34 @@ async def test_a_wrong_token_is_not_permitted(node: FakeControls, paths: Paths) 
     assert node.asked == []
 
 
+async def test_a_node_whose_runs_are_over_does_not_say_that_it_contributes(
+    node: FakeControls, capsys: Shown
+) -> None:
+    assert await talkoot("status") == 0
+    assert "Contributing" in capsys.readouterr().out
+    node.known = [msgspec.structs.replace(run, state="finished") for run in node.known]
+    assert await talkoot("status") == 0
+    shown = capsys.readouterr().out
+    assert "Nothing to do: all runs are finished" in shown
+    assert "Contributing" not in shown
+
+
+@pytest.mark.parametrize(
+    ("states", "words"),
+    [
+        ([], "Ready: join a run to contribute"),
+        (["finished"], "Nothing to do: the run is finished"),
+        (["stopped"], "Nothing to do: the run has stopped"),
+        (["finished", "stopped"], "Nothing to do: all runs have ended"),
+        (["finished", "waiting"], "Contributing"),
+    ],
+)
+def test_whether_a_node_contributes_depends_on_its_runs(states: list[RunState], words: str) -> None:
+    runs = [msgspec.structs.replace(RUN_STATUS, state=state) for state in states]
+    assert node_words(CONTRIBUTING, runs) == words
+    assert node_words(PAUSED, runs).startswith("Paused")
+
+
 async def test_watching_needs_a_terminal(node: FakeControls, capsys: Shown) -> None:
     assert await talkoot("status", "--watch") == 2
     assert "--json" in capsys.readouterr().err
@@ -266,8 +306,12 @@ async def test_watching_needs_a_terminal(node: FakeControls, capsys: Shown) -> N
 async def test_leaving_an_unknown_run_is_told(node: FakeControls, capsys: Shown) -> None:
     assert await talkoot("leave", "nobody") == 1
     assert "no run here is called 'nobody'" in capsys.readouterr().err
-    assert await talkoot("leave", "second") == 0
+    assert await talkoot("leave", "sec") == 0
     assert node.asked == [("leave", OTHER_RUN)]
+    assert await talkoot("leave") == 1
+    node.known = node.known[:1]
+    assert await talkoot("leave") == 0
+    assert node.asked[1:] == [("leave", RUN)]
 
 
 # Joining.

@@ -100,6 +100,20 @@ async def test_a_fresh_spec_starts_a_run_as_it_is(node: FakeControls, capsys: Sh
     )
 
 
+async def test_a_spec_founds_a_second_run_of_its_name_only_if_told_to(
+    node: FakeControls, capsys: Shown
+) -> None:
+    node.known = [replace(RUN_STATUS, name="my-run", role="host")]
+    await talkoot("host", "init", "spec.toml")
+    assert await talkoot("host", "start", "spec.toml") == 2
+    assert "talkoot host start --again spec.toml" in capsys.readouterr().err
+    assert node.asked == []
+    assert await talkoot("host", "start", "--again", "spec.toml") == 0
+    node.known = [replace(RUN_STATUS, name="my-run", role="member")]
+    assert await talkoot("host", "start", "spec.toml") == 0
+    assert len(node.asked) == 2
+
+
 async def test_a_run_that_is_founded_while_paused_has_no_link_yet_and_says_why(
     node: FakeControls, capsys: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +218,15 @@ async def test_a_model_is_exported_to_an_absolute_path(
     assert "round 4, 3.4 MB" in capsys.readouterr().out
 
 
+async def test_the_only_run_needs_no_name_to_be_exported(
+    node: FakeControls, tmp_path: Path
+) -> None:
+    assert await talkoot("export", "model.safetensors") == 1  # there are two
+    node.known = node.known[:1]
+    assert await talkoot("export", "model.safetensors") == 0
+    assert node.asked == [("export", RUN, str(tmp_path / "model.safetensors"))]
+
+
 async def test_an_export_writes_over_a_file_only_if_told_to(
     node: FakeControls, tmp_path: Path
 ) -> None:
@@ -272,9 +295,9 @@ def test_the_identity_is_shown_and_stays(paths: Paths, capsys: Shown) -> None:
     assert first["file"] == str(paths.identity)
 
 
-def test_a_damaged_identity_is_told(paths: Paths, capsys: Shown) -> None:
+def test_an_identity_of_another_form_is_told(paths: Paths, capsys: Shown) -> None:
     paths.create()
-    paths.identity.write_bytes(b"x")
+    paths.identity.write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----")
     assert main(["id", "show"]) == 1
     assert "backup" in capsys.readouterr().err
 
@@ -306,7 +329,7 @@ def test_the_doctor_finds_a_healthy_home_healthy(capsys: Shown) -> None:
 @pytest.mark.usefixtures("probed")
 def test_the_doctor_tells_all_that_is_wrong(paths: Paths, capsys: Shown) -> None:
     paths.create()
-    paths.identity.write_bytes(b"damaged")
+    paths.identity.write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----")
     paths.config_file.write_text("[nod]\n")
     assert main(["doctor"]) == 1
     shown = capsys.readouterr().out

@@ -221,6 +221,21 @@ async def test_a_change_is_in_force_at_once_and_keeps_an_edit_not_yet_seen(tmp_p
     assert told == [source.config]
 
 
+async def test_what_counts_at_a_start_stays_as_it_was_while_the_node_runs(tmp_path: Path) -> None:
+    source = ConfigSource(tmp_path / "config.toml")
+    seen: list[Config] = []
+    source.observe(seen.append)
+    await source.change({"storage.keep_checkpoints": 9, "node.name": "new"})
+    assert (source.config.storage.keep_checkpoints, source.config.node.name) == (3, None)
+    assert seen == []
+    items = {item.key: item.value for item in source.view.items}
+    assert (items["storage.keep_checkpoints"], items["node.name"]) == (9, "new")
+    await source.change({"storage.min_free": "2GB"})
+    assert source.config.storage.min_free == "2GB"
+    assert source.config.storage.keep_checkpoints == 3
+    assert ConfigSource(tmp_path / "config.toml", seen[0]).config.storage.min_free == "2GB"
+
+
 async def test_a_change_of_a_file_with_a_mistake_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     source, told = followed(file)

@@ -159,6 +159,46 @@ def test_every_address_is_hidden(address: object, form: str) -> None:
     assert mapped or local or str(address) not in cleaned
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("peer:2001:db8::77 is gone", "peer:[lan-1] is gone"),
+        ("addr:fe80::1: refused", "addr:[lan-1]: refused"),
+        ("2001:db8:0:0:0:0:0:77:4001", "[lan-1]:4001"),
+        ("/ip6/2001:db8::77/tcp/1", "/ip6/[lan-1]/tcp/1"),
+        ("[2001:db8::77]:80, 2001:db8::77%eth0", "[[lan-1]]:80, [lan-1]%eth0"),
+        ("host=2001:db8::77, 2001:db8::78", "host=[lan-1], [lan-2]"),
+    ],
+)
+def test_an_address_is_hidden_whatever_it_is_joined_to(text: str, left: str) -> None:
+    assert Redactor([]).clean(text) == left
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "at 12:30:45 and 2026-01-01T12:30:45.123Z, 12:30:45:99, 1:2:3",
+        "C:\\talkoot\\x, std::vector, std::a::b, module::Class::method, x::1, ::1",
+        "/ip4/127.0.0.1/tcp/7717, sha256:0123:4567, " + ":" * 5000,
+    ],
+)
+def test_times_paths_and_names_are_no_addresses(text: str) -> None:
+    assert Redactor([]).clean(text) == text
+
+
+@pytest.mark.parametrize("name", ["Zoe.example.org", "zoe", "ZOE"])
+def test_the_machines_name_is_hidden_in_every_case_and_without_its_domain(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: name)
+    paths.log.write_text(f"zoe and {name.upper()} and zoetrope")
+    assert written(paths)["node.log"] == "[machine] and [machine] and zoetrope"
+
+
+def test_a_machine_with_a_name_that_tells_nothing_does_not_spoil_the_file() -> None:
+    assert Redactor([], names=["node"]).clean("the node") == "the node"
+
+
 # Where it can't be written.
 
 

@@ -14,6 +14,7 @@ import msgspec
 import pynvml
 import pytest
 
+from node.api.client import NodeClient, NodeTimeoutError
 from node.api.server import serve_api
 from node.cli import main
 from node.doctor.devices import Driver, devices, nvidia_driver
@@ -341,6 +342,23 @@ async def test_a_running_node_is_asked(paths: Paths, capsys: Shown) -> None:
     assert "it stopped" in shown
     assert "\x1b" not in shown
     assert "\u202e" not in shown
+
+
+@pytest.mark.usefixtures("healthy")
+async def test_a_node_that_hangs_is_a_fault_and_not_the_ports_it_holds(
+    paths: Paths, capsys: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_: NodeClient) -> Status:
+        raise NodeTimeoutError("the node did not answer within 10 s", hint="See: talkoot logs")
+
+    monkeypatch.setattr(NodeClient, "status", never)
+    paths.create()
+    async with serve_api(FakeControls(), paths, "127.0.0.1:0"):
+        assert await asyncio.to_thread(main, ["doctor", "--json"]) == 1
+    found = {item["what"]: item for item in json.loads(capsys.readouterr().out)}
+    assert found["node"]["state"] == "fail"
+    assert found["node"]["found"] == "the node did not answer within 10 s"
+    assert "API port" not in found
 
 
 @pytest.mark.usefixtures("healthy")

@@ -17,6 +17,7 @@ from tests.window_scene import (
     Home,
     application,
     attached,
+    cells,
     hover,
     peer,
     play,
@@ -119,13 +120,13 @@ def test_a_hostile_name_is_shown_as_short_plain_text(home: Home, name: str) -> N
         async with attached(home) as window:
             table = window.dashboard.table
             await until(lambda: len(rows(table)) == 2)
-            for each in rows(table):
-                assert len(each) <= 60
-                assert each.isprintable()
-                assert each.strip()
             window.grab()  # everything is really drawn
             page = window.show_page(PeersPage)
             await until(lambda: len(rows(page.table)) == 2)
+            for each in (*cells(table), *cells(page.table)):
+                assert len(each) <= 60
+                assert each.isprintable()
+                assert each.strip()
             page.table.selectRow(1)
             page.table.selectRow(0)
             window.grab()
@@ -188,6 +189,28 @@ def test_painting_does_not_lose_references_to_none(home: Home) -> None:
         shown.setText(str(number))
         shown.setEnabled(bool(number % 2))
     assert sys.getrefcount(None) > before - 500
+
+
+def test_the_peers_page_shows_accepted_samples_and_leaves_them_out_before_it_scrolls(
+    home: Home,
+) -> None:
+    home.controls.others = [peer(1, accepted_samples=4321)]
+
+    async def scenario() -> None:
+        async with attached(home) as window:
+            page = window.show_page(PeersPage)
+            await until(lambda: len(rows(page.table)) == 2)
+            accepted = page.table.peers.columns.index("accepted")
+            window.resize(1000, 700)
+            await until(lambda: page.table.isColumnHidden(accepted))
+            await until(lambda: not page.table.horizontalScrollBar().isVisible())
+            window.resize(1600, 700)
+            await until(lambda: not page.table.isColumnHidden(accepted))
+            await until(lambda: not page.table.horizontalScrollBar().isVisible())
+            shown = {page.table.model().index(row, accepted).data() for row in range(2)}
+            assert "4,321" in shown
+
+    play(scenario)
 
 
 def test_a_narrow_window_leaves_names_room(home: Home) -> None:

@@ -15,9 +15,10 @@ import pytest
 
 from dht import daemon
 from dht.addresses import bytes_of_peer_id
+from dht.clocks import ClockSkewError
 from dht.daemon import DaemonStartError
 from dht.engine import PeerID, dht_pb2, get_dht_time, p2pd_pb2
-from dht.hivemind_swarm import ClockSkewError, HivemindSwarm
+from dht.hivemind_swarm import HivemindSwarm
 from dht.records import key_id
 from dht.swarm import (
     BROADCAST_BYTES,

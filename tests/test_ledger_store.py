@@ -14,9 +14,11 @@ from node.store.ledger import (
     Credit,
     CreditTotals,
     EvidenceNote,
+    Given,
     RoundNote,
     RunLedger,
 )
+from node.store.series import Amounts
 from node.store.storage import Disk, DiskFullError, StateError, WriteError
 from protocol.accounts import CreditReason
 from protocol.evidence import MAX_EVIDENCE_BYTES
@@ -83,6 +85,19 @@ def test_credit_is_summed_by_what_became_of_it(ledger: RunLedger) -> None:
     found = ledger.credit_of(ANNA)
     assert found.rounds == {"accepted": 2, "banned": 1}
     assert found.samples == {"accepted": 40, "banned": 20}
+
+
+def test_what_one_gave_in_all_time_is_the_sum_of_rounds_and_of_work_that_came_to_nothing(
+    ledger: RunLedger,
+) -> None:
+    reasons: tuple[CreditReason, ...] = ("accepted", "on probation", "not in the roll call")
+    for round_, reason in enumerate(reasons):
+        ledger.note_round(note(round_), [credit(ANNA, 80, reason), credit(BERT)])
+    assert ledger.given(ANNA) == Given(trained=160, accepted=80, rejected=80)
+    ledger.note_amounts(1.8e9, Amounts(trained=100))
+    ledger.note_amounts(1.9e9, Amounts(trained=150))
+    assert ledger.given(ANNA) == Given(trained=250, accepted=80, rejected=80)
+    assert ledger.given(peer(9)).accepted == 0
 
 
 @pytest.mark.parametrize("loss", [None, float("nan"), float("inf")])

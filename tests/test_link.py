@@ -112,6 +112,12 @@ def test_a_link_of_a_later_version_is_refused(old: str, new: str) -> None:
         parse_link(altered(old, new), NOW)
 
 
+def test_only_an_update_helps_with_a_link_of_a_later_version() -> None:
+    with pytest.raises(LinkError) as caught:
+        parse_link(altered("v=1", "v=2"), NOW)
+    assert (caught.value.code, caught.value.hint[:6]) == ("update_required", "Update")
+
+
 @pytest.mark.parametrize("run", ["", "zz" * 32, RUN.hex()[:-2], RUN.hex() + "00", "%00" * 64])
 def test_a_run_that_is_no_id_is_refused(run: str) -> None:
     with pytest.raises(LinkError):

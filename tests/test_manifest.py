@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from protocol.codec import decode, encode
-from protocol.errors import ManifestError, TalkootError
+from protocol.errors import LaterManifestError, ManifestError, TalkootError
 from protocol.manifest import (
     MANIFEST_BYTES,
     NO_RUN,
@@ -118,16 +118,25 @@ def test_a_round_ends_by_exactly_one_rule(spec: dict[str, int]) -> None:
         open_manifest(sealed_fields({"round": body}))
 
 
-def test_a_later_protocol_is_named() -> None:
-    with pytest.raises(ManifestError, match="protocol 2, this talkoot 1") as caught:
-        open_manifest(sealed(1, replace(MANIFEST, protocol=2)))
-    assert "version" in caught.value.hint
+@pytest.mark.parametrize(
+    "changes", [{}, {"quorum": 5}, {"task": {"is": "Tasks"}}, {"name": ["a", "b"]}]
+)
+def test_a_later_protocol_is_named_whatever_else_it_changed(changes: dict[str, Any]) -> None:
+    with pytest.raises(LaterManifestError, match="protocol 2, this talkoot 1") as caught:
+        open_manifest(sealed_fields({"protocol": 2, **changes}))
+    assert (caught.value.code, caught.value.hint[:6]) == ("update_required", "Update")
+
+
+def test_a_later_manifest_of_another_run_is_only_that() -> None:
+    with pytest.raises(ManifestError, match="is the manifest of run") as caught:
+        open_manifest(sealed_fields({"protocol": 2}), run_id_of(MANIFEST))
+    assert caught.value.code == "bad_manifest"
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"protocol": 2, "quorum": 5},
+        {"quorum": 5},
         {"admission": "by lot"},
         {"method": {"is": "MethodSpec", "kind": "telepathy", "settings": {}}},
         {"trust": {"is": "TrustSpec", "rule": "oracle"}},

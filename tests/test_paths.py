@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from node.home.identity_file import load_identity
+from node.home.identity_file import IdentityInUseError, identity_lock, load_identity
 from node.home.logs import LineFormatter, LogFollower, last_lines, set_up_logging
 from node.home.names import friendly_name
 from node.home.paths import (
@@ -104,35 +104,71 @@ def test_an_identity_is_made_once_and_private(paths: Paths) -> None:
     assert [item.name for item in paths.data.iterdir() if item.is_file()] == ["identity.key"]
 
 
-@pytest.mark.parametrize("content", [b"", bytes(68)])
-def test_an_identity_that_a_power_cut_emptied_is_replaced_and_kept(
+GOOD = Identity.from_seed(bytes(range(32)))
+
+
+def kept_aside(paths: Paths) -> list[bytes]:
+    return [item.read_bytes() for item in paths.data.iterdir() if "damaged" in item.name]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        bytes(68),
+        b"garbage",
+        bytes(range(1, 69)),
+        bytes(range(1, 256)) * 16,
+        GOOD.to_libp2p()[:35],
+        bytes([*GOOD.to_libp2p()[:20], GOOD.to_libp2p()[20] ^ 1, *GOOD.to_libp2p()[21:]]),
+    ],
+    ids=["empty", "zeros", "garbage", "noise", "much noise", "half a seed", "one bit"],
+)
+def test_an_identity_that_is_lost_is_replaced_and_kept(
     paths: Paths, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     paths.identity.write_bytes(content)
     made = load_identity(paths.identity)
-    assert load_identity(paths.identity).peer_id == made.peer_id
-    kept = [item for item in paths.data.iterdir() if "damaged" in item.name]
-    assert [item.read_bytes() for item in kept] == [content]
-    assert "new identity" in caplog.text
+    assert load_identity(paths.identity).peer_id == made.peer_id != GOOD.peer_id
+    assert kept_aside(paths) == [content]
+    assert "holds no key" in caplog.text
 
 
-@pytest.mark.parametrize("damage", ["cut short", "one bit", "longer", "another format"])
-def test_an_identity_that_may_be_worth_something_is_refused_and_untouched(
-    paths: Paths, damage: str
+@pytest.mark.parametrize("content", [GOOD.to_libp2p()[:36], GOOD.to_libp2p()[:67]])
+@pytest.mark.parametrize("after", [b"", b"\n"])
+def test_an_identity_whose_seed_is_whole_is_mended(
+    paths: Paths, content: bytes, after: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good = Identity.from_seed(bytes(range(32))).to_libp2p()
-    content = {
-        "cut short": good[:40],
-        "one bit": bytes([*good[:20], good[20] ^ 1, *good[21:]]),
-        "longer": good + b"\n",
-        "another format": b"-----BEGIN PRIVATE KEY-----",
-    }[damage]
+    whole = GOOD.to_libp2p() if after else content
+    paths.identity.write_bytes(whole + after)
+    assert load_identity(paths.identity).peer_id == GOOD.peer_id
+    assert paths.identity.read_bytes() == GOOD.to_libp2p()
+    assert mode_of(paths.identity) == 0o600
+    assert kept_aside(paths) == [whole + after]
+    assert "the key is as before" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content", [b"-----BEGIN PRIVATE KEY-----", b"\x08\x00\x12\x80\x12" + bytes(2304)]
+)
+def test_a_key_in_another_form_is_refused_and_untouched(paths: Paths, content: bytes) -> None:
     paths.identity.write_bytes(content)
     with pytest.raises(IdentityFileError) as caught:
         load_identity(paths.identity)
     assert str(paths.identity) in caught.value.message
     assert "backup" in caught.value.hint
     assert paths.identity.read_bytes() == content
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the network tells")
+def test_one_identity_is_held_by_one_process_of_the_machine() -> None:
+    with identity_lock(GOOD.peer_id):
+        with pytest.raises(IdentityInUseError, match=GOOD.peer_id), identity_lock(GOOD.peer_id):
+            pass
+        with identity_lock(Identity.from_seed(bytes(32)).peer_id):
+            pass
+    with identity_lock(GOOD.peer_id):
+        pass
 
 
 def test_an_identity_that_others_can_read_is_closed_to_them(

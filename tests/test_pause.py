@@ -107,14 +107,18 @@ def test_who_may_not_take_part_leaves_and_comes_back_with_its_state(tmp_path: Pa
     async def scenario(scene: Scene) -> None:
         async with scene.node(0) as host, scene.node(1) as guest:
             await meet(scene, host, guest)
+            await until(lambda: only(guest).samples_accepted > 0)
             attendance_of(guest).close("the month's volume is used up")
             await until(lambda: only(guest).state == "paused")
             assert only(guest).reason == "the month's volume is used up"
             assert only(guest).round >= 2
             await until(lambda: len(host.peers(None)) == 1)
             await reach(only(host).round + 2, host)
+            accepted = only(guest).samples_accepted
             attendance_of(guest).open()
-            await until(lambda: only(guest).samples_accepted > 0)
+            await until(lambda: only(guest).state != "paused")
+            assert only(guest).samples_accepted >= accepted
+            await until(lambda: only(guest).samples_accepted > accepted)
             await until(lambda: only(guest).root == only(host).root)
 
     play(tmp_path, scenario)

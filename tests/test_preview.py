@@ -1,5 +1,8 @@
 """What a person sees before anything starts, and whether a run fits this machine."""
 
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
 import msgspec
 import pytest
 
@@ -8,30 +11,87 @@ from dht.virtual_time import run
 from node.api.trust_words import check_trust, trust_in_words
 from node.home.config import Config, StorageSection
 from node.home.settings import SettingsError
-from node.run.preview import preview_of
+from node.run.preview import preview_of, seen_of
+from node.run.room import Room
 from protocol.control import Preview
-from protocol.link import JoinLink
-from protocol.manifest import Manifest, MethodSpec, Scalar, TaskSpec, TrustSpec
+from protocol.manifest import Manifest, MethodSpec, RoundSpec, Scalar, TaskSpec, TrustSpec
+from protocol.presence import Presence
 from protocol.records import Record, RecordKey
 from protocol.signing import seal
 from tests.messages import RUN, identity, manifest, peer
 
-LINK = JoinLink(RUN, "Plays", (f"/memory/x/p2p/{peer(1)}",))
 ROOMY = Config(storage=StorageSection(min_free="0B"))
 TASK = TaskSpec("text", 1, {}, b"d" * 32, 1000, 500)
 
 
-def preview(given: Manifest, config: Config = ROOMY, free_bytes: int = 1 << 40) -> Preview:
+ROOM = Room(free=1 << 40)
+KEY = RecordKey(RUN, "presence")
+
+
+async def leave_word(swarm: MemorySwarm, number: int, body: bytes) -> None:
+    """Store what a peer says of itself."""
+    expires = swarm.time() + 60
+    record = Record(run=RUN, topic=KEY.topic, round=0, expires=expires, body=body)
+    await swarm.store(KEY, seal(identity(number), RUN, record).envelope)
+
+
+def preview(
+    given: Manifest,
+    config: Config = ROOMY,
+    room: Room = ROOM,
+    words: Sequence[bytes] = (b"here",),
+) -> Preview:
+    """Preview a run whose peers 2, 3, ... have left these words."""
+
     async def main() -> Preview:
         network = MemoryNetwork(seed=1)
-        async with MemorySwarm(network, identity(2)) as swarm:
-            key = RecordKey(RUN, "presence")
-            expires = swarm.time() + 60
-            record = Record(run=RUN, topic=key.topic, round=0, expires=expires, body=b"here")
-            await swarm.store(key, seal(identity(2), RUN, record).envelope)
-            return await preview_of(swarm, LINK, given, config, free_bytes)
+        async with AsyncExitStack() as stack:
+            me = await stack.enter_async_context(MemorySwarm(network, identity(90)))
+            for number, word in enumerate(words, start=2):
+                other = await stack.enter_async_context(MemorySwarm(network, identity(number)))
+                await other.connect(await me.addresses())
+                await leave_word(other, number, word)
+            return await preview_of(given, await seen_of(me, RUN), config, room)
 
     return run(main())
+
+
+def said(number: int, round_: int, state: str = "training") -> bytes:
+    """Return what a peer says of where it stands."""
+    presence = Presence(
+        at=0.0,
+        name="",
+        round=round_,
+        root=RUN,
+        prev_root=RUN,
+        samples=0,
+        samples_per_second=0.0,
+        capacity=0,
+        addresses=(),
+        state=state,
+    )
+    return seal(identity(number), RUN, presence).envelope
+
+
+def test_a_run_whose_peers_are_done_is_shown_as_finished() -> None:
+    done = manifest(
+        task=TASK, round=RoundSpec(max_seconds=60.0, min_peers=1, local_steps=5, total=7)
+    )
+    shown = preview(done, words=[said(2, 7, "finished"), said(3, 7, "finished"), said(4, 1)])
+    assert (shown.round, shown.rounds_total, shown.fits) == (7, 7, True)
+    assert shown.reason == "the run is finished, 7 of 7 rounds: only its model is left to fetch"
+
+
+def test_where_a_run_stands_is_what_most_say_and_nobody_elses_words() -> None:
+    going = manifest(
+        task=TASK, round=RoundSpec(max_seconds=60.0, min_peers=1, local_steps=5, total=7)
+    )
+    liar = said(2, 7, "finished")
+    shown = preview(going, words=[liar, said(3, 3), said(4, 3)])
+    assert (shown.round, shown.rounds_total, shown.reason) == (3, 7, "")
+    nowhere_yet = [said(3, 0, "joining"), said(4, 9, "catching_up"), said(5, 9, "leaving")]
+    assert preview(going, words=[b"", *nowhere_yet]).round is None
+    assert preview(going, words=[b"", liar, liar, said(5, 2)]).round == 2
 
 
 def test_a_run_is_described_with_what_it_costs_and_what_others_see() -> None:
@@ -64,6 +124,14 @@ def test_a_run_above_the_configured_storage_does_not_fit() -> None:
     assert "storage.max allows 20GB" in shown.reason
 
 
+def test_a_run_must_fit_beside_the_others() -> None:
+    task = msgspec.structs.replace(TASK, data_bytes=15 * 10**9)
+    assert preview(manifest(task=task), room=Room(1 << 40, 4 * 10**9)).fits
+    shown = preview(manifest(task=task), room=Room(1 << 40, 6 * 10**9))
+    assert not shown.fits
+    assert "beside the 6,000,000,000 of other runs; storage.max allows 20GB" in shown.reason
+
+
 @pytest.mark.parametrize(
     ("min_free", "free_bytes", "fits"),
     [
@@ -77,7 +145,7 @@ def test_a_run_that_the_disk_has_no_room_for_does_not_fit(
     min_free: str, free_bytes: int, fits: bool
 ) -> None:
     config = Config(storage=StorageSection(min_free=min_free))
-    shown = preview(manifest(task=TASK), config, free_bytes)  # data and four states of 4,000 bytes
+    shown = preview(manifest(task=TASK), config, Room(free_bytes))
     assert shown.fits == fits
     assert fits or f"it needs 17,000 bytes on disk; {free_bytes:,} are free" in shown.reason
 

@@ -17,12 +17,14 @@ from node.api.client import ApiError
 from protocol.control import RunStatus
 from protocol.identity import Identity
 from protocol.link import JoinLink, parse_link
-from tests.real_nodes import SPEC, RealNode, agree, answers, wait
+from tests.real_nodes import SPEC, RealNode, agree, wait
 from tests.small_disk import mounted
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(180)]
 
 STEPS = 100
+NOTICED_SECONDS, BACK_SECONDS = 10.0, 30.0
+"""Of a network process or a trainer that died or hangs."""
 NOBODY = Identity.from_seed(b"nobody listens there".ljust(32)).peer_id
 DEAD_ADDRESS = f"/ip4/127.0.0.1/tcp/9/p2p/{NOBODY}"
 WRONG_CLOCK = "import time; real = time.time; time.time = lambda: real() + 60"
@@ -105,13 +107,20 @@ def test_both_contribute_to_one_root_and_the_model_can_be_taken_home(
     assert len([name for name in model if name.startswith("blocks.3.")]) == 12
 
 
-def test_a_killed_trainer_is_told_and_replaced(swarm: Swarm) -> None:
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(signal.SIGKILL, "killed by signal 9"), (signal.SIGSTOP, "no sign of life")],
+)
+def test_a_trainer_that_dies_or_hangs_is_told_and_replaced(
+    swarm: Swarm, number: signal.Signals, told: str
+) -> None:
     swarm.guest.contributes()
     trainer = swarm.guest.child("node.training.trainer_child")
     assert trainer is not None
     swarm.guest.until(lambda run: run.state == "training" and 0.1 < run.progress < 0.6)
-    trainer.kill()  # between rounds it would be replaced without a word
-    swarm.guest.until(lambda run: "killed by signal 9" in run.reason, seconds=20)
+    trainer.send_signal(number)  # between rounds it would be replaced without a word
+    swarm.guest.until(lambda run: told in run.reason, seconds=NOTICED_SECONDS)
+    swarm.guest.until(lambda run: run.state == "training" and run.progress > 0, BACK_SECONDS)
     swarm.guest.contributes()
     assert not swarm.guest.run().reason.startswith("training stopped")
 
@@ -177,13 +186,20 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(swarm: Swarm) -> None:
     agree([swarm.host, swarm.guest], swarm.run)
 
 
-def test_a_network_process_that_dies_is_replaced(swarm: Swarm) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_network_process_that_dies_or_hangs_is_replaced_while_the_run_goes_on(
+    swarm: Swarm, number: signal.Signals
+) -> None:
     swarm.guest.contributes()
+    before, trainer = swarm.guest.status(), swarm.guest.child("node.training.trainer_child")
     daemon = swarm.guest.child("p2pd")
     assert daemon is not None
-    daemon.kill()
-    wait(lambda: swarm.guest.child("p2pd") not in (daemon, None), "another p2pd")
-    answers(swarm.guest)
+    daemon.send_signal(number)
+    wait(lambda: swarm.guest.status().network == "offline", "the trouble is told", NOTICED_SECONDS)
+    wait(lambda: swarm.guest.status().network == "online", "the others are back", BACK_SECONDS)
+    assert swarm.guest.child("p2pd") not in (daemon, None)
+    assert swarm.guest.child("node.training.trainer_child") == trainer
+    assert swarm.guest.status().addresses == before.addresses
     swarm.guest.contributes()
     agree([swarm.host, swarm.guest], swarm.run)
 

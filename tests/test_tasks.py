@@ -8,7 +8,15 @@ import torch
 
 from node.home.settings import SettingsError
 from node.methods.flat import FlatModel, as_array, layout_of
-from node.tasks import Task, TaskDataError, UnknownTaskError, load_task, task_class
+from node.tasks import (
+    LaterTaskError,
+    OlderTaskError,
+    Task,
+    TaskDataError,
+    UnknownTaskError,
+    load_task,
+    task_class,
+)
 from node.tasks.image import ImageTask
 from node.tasks.initial import uniform
 from node.tasks.text import TextTask
@@ -42,8 +50,12 @@ def test_unknown_kind_is_refused_with_the_installed_ones() -> None:
 
 
 def test_another_version_of_a_kind_is_refused() -> None:
-    with pytest.raises(UnknownTaskError, match="version 2"):
+    with pytest.raises(LaterTaskError, match="version 2") as caught:
         task_class("text", 2)
+    assert (caught.value.code, caught.value.hint) == ("update_required", "Update talkoot.")
+    with pytest.raises(OlderTaskError, match="version 0") as caught_too:
+        task_class("text", 0)
+    assert caught_too.value.code == "task_outdated"
 
 
 def test_preparing_data_imports_no_torch(tmp_path: Path) -> None:

@@ -225,6 +225,32 @@ async def test_killed_child_is_an_error_and_the_next_call_starts_another(
     assert not last.is_running()
 
 
+async def test_a_child_that_hangs_is_ended_and_one_that_dies_idle_is_replaced(
+    digits: TrainerTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.training.trainer_link.SILENT_LOOKS", 3)
+    async with TrainerProcess() as trainer:
+        params = (await trainer.load(digits)).params
+        expected = await train(trainer, params)
+        keeping = asyncio.create_task(trainer.keep())
+        work = Work(trainer, params)
+        task = asyncio.create_task(work.run())
+        await work.running.wait()
+        async with asyncio.timeout(10):
+            child_of(trainer).suspend()
+            with pytest.raises(TrainerError, match="no sign of life for 3 s") as caught:
+                await task
+        assert caught.value.code == "trainer_stalled"
+        again = await train(trainer, params)
+        assert again.update.tobytes() == expected.update.tobytes()
+        idle = child_of(trainer)
+        idle.kill()
+        async with asyncio.timeout(10):
+            while trainer.pid in {None, idle.pid}:  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.05)
+        keeping.cancel()
+
+
 async def test_closing_the_permit_ends_the_process_at_once_and_opening_it_trains_the_same(
     digits: TrainerTask,
 ) -> None:
@@ -232,7 +258,7 @@ async def test_closing_the_permit_ends_the_process_at_once_and_opening_it_trains
     async with TrainerProcess(permit) as trainer:
         params = (await trainer.load(digits)).params
         expected = await train(trainer, params)
-        obeying = asyncio.create_task(trainer.obey())
+        obeying = asyncio.create_task(trainer.keep())
         for work in (Work(trainer, params), None):
             task = asyncio.create_task(work.run()) if work else None
             if work:
@@ -259,7 +285,7 @@ async def test_other_resources_take_effect_at_once(digits: TrainerTask) -> None:
     async with TrainerProcess(permit) as trainer:
         params = (await trainer.load(digits)).params
         expected = await train(trainer, params)
-        obeying = asyncio.create_task(trainer.obey())
+        obeying = asyncio.create_task(trainer.keep())
         work = Work(trainer, params)
         task = asyncio.create_task(work.run())
         await work.running.wait()

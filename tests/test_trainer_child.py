@@ -11,7 +11,15 @@ import pytest
 from node.tasks.image import ImageTask
 from node.training.sessions import SharedMemoryError, _reserve
 from node.training.trainer_child import _failed
-from node.training.trainer_messages import HEADER_BYTES, Answer, Command, Evaluate, Failed, frame
+from node.training.trainer_messages import (
+    HEADER_BYTES,
+    Alive,
+    Answer,
+    Command,
+    Evaluate,
+    Failed,
+    frame,
+)
 from protocol.codec import decode
 
 PARENT = """
@@ -75,12 +83,24 @@ def test_child_ends_when_its_socket_closes_or_brings_nonsense(sent: bytes, statu
         assert child.wait(30) == status
 
 
+def received(connection: socket.socket) -> object:
+    """Return what the child says next."""
+    size = int.from_bytes(connection.recv(HEADER_BYTES, socket.MSG_WAITALL), "big")
+    return decode(connection.recv(size, socket.MSG_WAITALL), Answer).body
+
+
+def test_a_child_says_that_it_lives_though_nobody_asks() -> None:
+    with started_child() as (connection, _):
+        assert [received(connection) for _ in range(2)] == [Alive(0), Alive(0)]
+        connection.shutdown(socket.SHUT_WR)
+
+
 def test_command_before_loading_fails_without_ending_the_child() -> None:
     with started_child() as (connection, _):
         for _ in range(2):
             connection.sendall(frame(Command(Evaluate())))
-            size = int.from_bytes(connection.recv(HEADER_BYTES, socket.MSG_WAITALL), "big")
-            answer = decode(connection.recv(size, socket.MSG_WAITALL), Answer).body
+            while isinstance(answer := received(connection), Alive):
+                pass
             assert isinstance(answer, Failed)
             assert answer.code == "training_failed"
         connection.shutdown(socket.SHUT_WR)

@@ -16,7 +16,7 @@ from node.store.storage import Disk, DiskFullError
 from node.transfer.sources import BadTreeError, FetchError
 from node.transfer.transfer import fetch_blob, fetch_manifest, fetch_state
 from protocol.codec import encode
-from protocol.errors import ChunkError, ManifestError
+from protocol.errors import ChunkError, LaterManifestError, ManifestError
 from protocol.layout import Layout, TensorSpec
 from protocol.manifest import (
     NO_RUN,
@@ -456,13 +456,14 @@ class TestManifest:
 
         play(1, story, run_id=RUN_ID)
 
-    def test_the_hint_for_a_manifest_of_a_later_protocol_is_passed_on(self) -> None:
+    def test_a_manifest_of_a_later_protocol_is_no_fault_of_who_gave_it(self) -> None:
         later = msgspec.structs.replace(MANIFEST, protocol=2)
 
         async def story(scene: Scene) -> None:
             await scene.honest(0, manifest=seal(HOST, NO_RUN, later).envelope)
-            with pytest.raises(FetchError) as caught:
+            with pytest.raises(LaterManifestError, match="protocol 2") as caught:
                 await fetch_manifest(scene.sources)
-            assert "talkoot version" in caught.value.hint
+            assert (caught.value.code, caught.value.hint[:6]) == ("update_required", "Update")
+            assert not scene.faults
 
         play(1, story, run_id=run_id_of(later))

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
@@ -218,6 +219,14 @@ def rows(table: QTableView) -> list[str]:
     model = table.model()
     assert model is not None
     return [str(model.index(row, 0).data()) for row in range(model.rowCount())]
+
+
+def cells(table: QTableView) -> list[str]:
+    """Return what all cells say, row by row."""
+    model = table.model()
+    assert model is not None
+    places = product(range(model.rowCount()), range(model.columnCount()))
+    return [str(model.index(row, column).data()) for row, column in places]
 
 
 def hover(widget: QWidget) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from node.api.activity import ActivityLog
 from node.api.contribution_words import contribution_words
 from protocol.control import Contribution, Peer, RunStatus, Status, printable
+from protocol.errors import UPDATE_CODES
 from protocol.machine import Activity, ActivityKind, Notify
 
 MOST_NAMED = 3
@@ -62,6 +63,7 @@ class Chronicle:
     def note(self, status: Status) -> None:
         """Take in how the node stands now; the first time nothing has happened yet."""
         before, self._before = self._before, status
+        self._note_network(before, status)
         runs = {run.run: run for run in status.runs}
         known = {run.run: run for run in before.runs} if before else {}
         for name, run in runs.items():
@@ -83,6 +85,16 @@ class Chronicle:
             words = "Contributing again" if before else ""
         if words:
             self._add("contribution", words, notify="disk" if now.cause == "disk" else "")
+
+    def _note_network(self, before: Status | None, now: Status) -> None:
+        was_down, is_down = (
+            before is not None and before.network == "offline",
+            now.network == "offline",
+        )
+        if is_down and not was_down:
+            self._add("trouble", f"The network is down: {printable(now.network_reason)}")
+        elif was_down and not is_down:
+            self._add("trouble", "The network is back")
 
     def _note_new(self, run: RunStatus, *, told: bool) -> None:
         if told:
@@ -109,9 +121,8 @@ class Chronicle:
     def _note_state(self, run: RunStatus) -> None:
         if run.state == "stopped":
             self.stops[run.failure or "stopped"] += 1
-            notify: Notify = "disk" if run.failure in _DISK_CODES else "stopped"
             text = f"{_name(run)} has stopped: {printable(run.reason)}"
-            self._add("trouble", text, run.run, notify=notify)
+            self._add("trouble", text, run.run, notify=_notify_of(run.failure))
         elif run.state == "finished":
             text = f"{_name(run)} is finished: all its rounds are done"
             self._add("run", text, run.run, notify="finished")
@@ -149,15 +160,24 @@ def admitted(run: RunStatus, peer: str, name: str, at: float) -> Activity:
     return Activity(at=at, kind="peer", text=text, run=run.run, notify="host")
 
 
+def _notify_of(failure: str) -> Notify:
+    if failure in UPDATE_CODES:
+        return "update"
+    return "disk" if failure in _DISK_CODES else "stopped"
+
+
 def _round_words(before: RunStatus, now: RunStatus) -> str:
-    if now.round > before.round + 1:
+    took_part = now.last_round is not None and now.last_round.round == now.round - 1
+    if now.round > before.round + 2 and not took_part:
         return f"{_name(now)}: caught up with round {now.round}"
     words = f"{_name(now)}: round {now.round}"
-    if now.round_peers:
+    if now.round_peers and took_part:
         words += f" averaged with {now.round_peers} {'peer' if now.round_peers == 1 else 'peers'}"
     else:
         words += " is done"
-    return words if now.round_seconds is None else f"{words} in {now.round_seconds:.0f} s"
+    if now.round_seconds is None or not took_part:
+        return words
+    return f"{words} in {now.round_seconds:.0f} s"
 
 
 def _names(peers: Sequence[Peer]) -> str:

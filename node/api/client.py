@@ -211,17 +211,13 @@ class NodeClient(HostingCalls):
             "POST", f"{API_PREFIX}/runs", RunStatus, body=spec, seconds=WORK_SECONDS
         )
 
-    async def leave(self, run: str) -> RunStatus:
+    async def leave(self, run: str | None = None) -> RunStatus:
         """Leave a run (by id, start of id, or name); returns how it stood."""
-        found = find_run(await self.runs(), run)
-        return await self._call(
-            "DELETE", f"{API_PREFIX}/runs/{found.run}", RunStatus, seconds=SEARCH_SECONDS
-        )
+        return await self._call("DELETE", await self._place(run), RunStatus, seconds=SEARCH_SECONDS)
 
-    async def export(self, run: str, path: str, *, replace: bool = False) -> Exported:
+    async def export(self, run: str | None, path: str, *, replace: bool = False) -> Exported:
         """Have the node write a run's model to the absolute `path`."""
-        found = find_run(await self.runs(), run)
-        where = f"{API_PREFIX}/runs/{found.run}/export"
+        where = f"{await self._place(run)}/export"
         body = ExportRequest(path=path, replace=replace)
         return await self._call("POST", where, Exported, body=body, seconds=WORK_SECONDS)
 

@@ -1,6 +1,10 @@
 """Whether a node contributes, in words."""
 
-from protocol.control import Contribution, printable
+from collections.abc import Sequence
+
+from protocol.control import Contribution, RunStatus, printable
+
+_OVER = {"finished", "stopped"}
 
 
 def contribution_words(contribution: Contribution) -> str:
@@ -17,3 +21,16 @@ def contribution_words(contribution: Contribution) -> str:
         case "paused":
             words = (printable(contribution.reason), printable(contribution.ends))
             return ": ".join(filter(None, ("Paused", ", ".join(filter(None, words)))))
+
+
+def node_words(contribution: Contribution, runs: Sequence[RunStatus]) -> str:
+    """Return whether the node contributes; where no run has work for it, that instead."""
+    if contribution.state != "contributing" or any(run.state not in _OVER for run in runs):
+        return contribution_words(contribution)
+    if not runs:
+        return "Ready: join a run to contribute"
+    states = {run.state for run in runs}
+    over = "are finished" if states == {"finished"} else "have ended"
+    if len(runs) == 1:
+        over = "is finished" if states == {"finished"} else "has stopped"
+    return f"Nothing to do: {'the run' if len(runs) == 1 else 'all runs'} {over}"

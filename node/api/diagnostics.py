@@ -124,5 +124,5 @@ def _redactor(paths: Paths) -> Redactor:
     tokens = [_content(file).strip() for file in (paths.token, paths.read_token)]
     key = paths.identity.read_bytes() if paths.identity.exists() else b""
     folders = {Path.home(), *(folder.parent for folder in (paths.config, paths.data, paths.state))}
-    machine = [name for name in (socket.gethostname(),) if name != "localhost"]
+    machine = (socket.gethostname(), socket.gethostname().split(".")[0])
     return Redactor([*tokens, *forms_of_key(key)], folders, machine)

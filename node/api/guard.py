@@ -65,9 +65,11 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse web pages and whoever doesn't know a token that permits the call."""
     host, port = request.get_extra_info("sockname", ("", 0))[:2]
     if request.headers.get("Host") not in {f"{host}:{port}", f"localhost:{port}"}:
-        raise RefusedError(403, "bad_host", "the Host header doesn't name this node")
+        message, hint = "the Host header doesn't name this node", "Use the URL in node.json."
+        raise RefusedError(403, "bad_host", message, hint)
     if "Origin" in request.headers:
-        raise RefusedError(403, "bad_origin", "web pages may not use the control API")
+        hint = "Use the command line or the window."
+        raise RefusedError(403, "bad_origin", "web pages may not use the control API", hint)
     if request.path not in OPEN_PATHS:
         _check_token(request)
     return await handler(request)

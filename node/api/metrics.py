@@ -106,7 +106,7 @@ def _runs(runs: Sequence[RunStatus]) -> Iterator[Metric]:
     yield _gauge("loss", "The loss in the last round.", "run", by_run(run.loss for run in runs))
     yield _counter(
         "samples_contributed",
-        "Samples trained here whose update was accepted.",
+        "Samples trained here whose update was accepted, over all starts of the node.",
         "run",
         by_run(run.samples_accepted for run in runs),
     )

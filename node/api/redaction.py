@@ -16,6 +16,8 @@ _SEED_BYTES = slice(4, 36)
 """Of the private key, in libp2p's form."""
 _LEAST_SECRET = 8
 """What is shorter would be found everywhere."""
+_NOBODYS = {"localhost", "talkoot", "node", "host", "linux", "cpu", "gpu"}
+"""Names of machines that tell nothing, and are words of what is to be read."""
 
 _PATTERNS = (
     (re.compile(r"(?is)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*-----|\Z)"), HIDDEN),
@@ -25,7 +27,9 @@ _PATTERNS = (
     (re.compile(r"(?i)((?:\b[A-Z]:\\+|/)(?:home|users)[\\/]+)[^\\/\s\"']+"), r"\g<1>~"),
 )
 _IP4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)")
-_IP6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
+_IP6_RUN = re.compile(r"[0-9A-Fa-f:]{2,}")
+_IP6_CHARACTERS = 39
+_WORD = re.compile(r"\w")
 _IP6_QUOTED = re.compile(r"(?i)(?<![\w%.])[0-9a-f]{0,4}(?:%3a[0-9a-f]{0,4}){2,7}(?![\w%])")
 
 
@@ -44,8 +48,9 @@ class Redactor:
         self._replaced = [(secret, HIDDEN) for secret in secrets if len(secret) >= _LEAST_SECRET]
         self._replaced += [(str(folder), "~") for folder in folders if len(folder.parts) > 1]
         self._replaced.sort(key=lambda pair: -len(pair[0]))  # the whole before its parts
-        words = "|".join(re.escape(name) for name in names if len(name) > 3)
-        self._names = re.compile(rf"(?<!\w)(?:{words})(?!\w)") if words else None
+        told = sorted({name for name in names if name.lower() not in _NOBODYS}, key=len)
+        words = "|".join(re.escape(name) for name in reversed(told) if len(name) > 1)
+        self._names = re.compile(rf"(?i)(?<!\w)(?:{words})(?!\w)") if words else None
         self._numbers: dict[str, int] = {}
 
     def clean(self, text: str) -> str:
@@ -56,19 +61,46 @@ class Redactor:
             text = pattern.sub(instead, text)
         if self._names:
             text = self._names.sub("[machine]", text)
-        for pattern in (_IP4, _IP6_QUOTED, _IP6):
-            text = pattern.sub(self._masked, text)
-        return text
+        for pattern in (_IP4, _IP6_QUOTED):
+            text = pattern.sub(lambda found: self._mask(found[0]) or found[0], text)
+        return _IP6_RUN.sub(self._masked_within, text)
 
-    def _masked(self, found: re.Match[str]) -> str:
+    def _masked_within(self, run: re.Match[str]) -> str:
+        """Return a run of digits and colons without the addresses in it.
+
+        A word before or a port behind may be joined to an address by one colon.
+        """
+        text, whole = run[0], run.string
+        if text.count(":") < 2:
+            return text
+        single = [at for at in range(len(text)) if _is_single_colon(text, at)]
+        starts = [at + 1 for at in single]
+        if not _WORD.match(whole[max(run.start() - 1, 0) : run.start()]):
+            starts.insert(0, 0)
+        ends = single if _WORD.match(whole[run.end() : run.end() + 1]) else [*single, len(text)]
+        masked, done = "", 0
+        for start in starts:
+            near = [end for end in ends if start < end <= start + _IP6_CHARACTERS]
+            for end in reversed(near if start >= done else []):
+                if mask := self._mask(text[start:end]):
+                    masked, done = masked + text[done:start] + mask, end
+                    break
+        return masked + text[done:]
+
+    def _mask(self, text: str) -> str:
+        """Return what is written for an address; "" where it is none, or names nobody."""
         try:
-            address = ipaddress.ip_address(unquote(found[0]))
+            address = ipaddress.ip_address(unquote(text))
         except ValueError:
-            return found[0]
+            return ""
         if address.is_loopback or address.is_unspecified:
-            return found[0]
+            return ""
         number = self._numbers.setdefault(str(address), len(self._numbers) + 1)
         return f"[{'lan' if address.is_private else 'ip'}-{number}]"
+
+
+def _is_single_colon(text: str, at: int) -> bool:
+    return text[at] == ":" and ":" not in {text[max(at - 1, 0) : at], text[at + 1 : at + 2]}
 
 
 def forms_of_key(key: bytes) -> list[str]:

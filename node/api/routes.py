@@ -248,7 +248,9 @@ def _since_of(request: web.Request) -> float:
     except ValueError:
         since = math.nan
     if not 0 <= since <= LATEST_SECONDS:
-        raise RefusedError(400, "bad_request", "since is a time in seconds since 1970")
+        raise RefusedError(
+            400, "bad_request", "since is a time in seconds since 1970", "0 is the beginning."
+        )
     return since
 
 

@@ -17,7 +17,7 @@ from node.api.client import (
     find_node,
     is_alive,
 )
-from node.api.contribution_words import contribution_words
+from node.api.contribution_words import node_words
 from node.cli.context import Commands, Context
 from node.cli.contribution import what_is_not_known
 from node.cli.listing import runs_table, warnings_of
@@ -152,12 +152,12 @@ def _contribution(found: Status) -> list[Text]:
         return []
     style = "yellow" if found.contribution.state == "paused" else "green"
     unknown = [Text(sentence, "yellow") for sentence in what_is_not_known(found.contribution)]
-    return [Text(contribution_words(found.contribution), style), *unknown]
+    return [Text(node_words(found.contribution, found.runs), style), *unknown]
 
 
 async def _logs(context: Context, options: argparse.Namespace) -> int:
     if options.lines < 0:
-        raise UsageError("the number of lines can't be negative")
+        raise UsageError("the number of lines can't be negative", hint="Such as: --lines 100")
     if not context.paths.log.exists() and not options.follow:
         say(context.err, "There is no log yet.")
     follower = LogFollower(context.paths.log)

@@ -5,10 +5,12 @@ import asyncio
 import os
 import platform
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.text import Text
 
+from node.api.client import NodeNotRunningError
 from node.cli.context import Commands, Context
 from node.cli.outcome import FAILED, OK
 from node.cli.screen import plain, show_json, table
@@ -22,6 +24,7 @@ from node.home.config import Config
 from protocol.control import Status
 from protocol.errors import TalkootError
 
+_HANGS = "See what it does with: talkoot logs. End it with: talkoot down"
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -49,7 +52,7 @@ async def _findings(context: Context) -> list[Finding]:
         driver = tasks.create_task(asyncio.to_thread(devices.nvidia_driver), name="driver")
         found, made = home.home(context.paths)
         config = made or Config()
-        status, reason = await _status(context)
+        status = await _status(context)
         readings = await _readings(context, config)
     return [
         *installation.installation(),
@@ -57,8 +60,8 @@ async def _findings(context: Context) -> list[Finding]:
         *devices.devices(driver.result(), torch.result(), config.contribute.device),
         *found,
         *sensors.sensors(readings, config, SystemClock().now()),
-        network.clock(time.time(), status),
-        *(network.running(status) if status else network.idle(config, reason)),
+        network.clock(time.time(), status if isinstance(status, Status) else None),
+        *_node(status, config),
     ]
 
 
@@ -73,13 +76,23 @@ def _has_display() -> bool:
     return not is_linux or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
-async def _status(context: Context) -> tuple[Status | None, str]:
-    """Return the running node's status, or why there is none."""
+async def _status(context: Context) -> Status | TalkootError:
+    """Return the running node's status, or why it can't be had."""
     try:
         async with context.node() as client:
-            return await client.status(), ""
+            return await client.status()
     except TalkootError as error:
-        return None, error.message
+        return error
+
+
+def _node(status: Status | TalkootError, config: Config) -> Iterable[Finding]:
+    match status:
+        case Status():
+            return network.running(status)
+        case NodeNotRunningError():
+            return network.idle(config, status.message)
+        case TalkootError():  # it is there, and its ports are its own
+            return [Finding("node", "fail", status.message, status.hint or _HANGS)]
 
 
 def _print(context: Context, findings: list[Finding]) -> None:

@@ -1,6 +1,7 @@
 """`talkoot host init | start | pause | resume`: a run of one's own."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +16,7 @@ from node.home.strict_toml import ConfigError, KeyPath, line_of, parse_toml, rea
 from node.methods.local import LocalSettings
 from node.methods.spsa.settings import SpsaSettings
 from node.tasks import task_kinds
-from protocol.control import HostSpec
+from protocol.control import HostSpec, RunStatus, printable
 from protocol.errors import SignatureError
 from protocol.hosting import RunChange
 from protocol.identity import public_key_of
@@ -122,6 +123,7 @@ def add(commands: Commands) -> None:
     init.set_defaults(command=_init)
     start = actions.add_parser("start", help="start the run that a spec states")
     start.add_argument("spec", type=Path, metavar="SPEC.toml")
+    start.add_argument("--again", action="store_true", help="though a run of its name is there")
     start.add_argument("--json", action="store_true")
     start.set_defaults(command=_start)
     for name, paused, words in (
@@ -156,9 +158,11 @@ def _init(context: Context, options: argparse.Namespace) -> int:
         with file.open("x", encoding="utf-8") as handle:
             handle.write(text)
     except FileExistsError as error:
-        raise UsageError(f"{file} exists already; it was left as it is") from error
+        raise UsageError(
+            f"{file} exists already; it was left as it is", hint="Choose another name."
+        ) from error
     except OSError as error:
-        raise UsageError(f"can't write {file}: {error.strerror}") from error
+        raise UsageError(f"can't write {file}: {error.strerror}", hint="Choose another.") from error
     say(context.out, f"Wrote {file}. Edit it, then: talkoot host start {file}")
     return OK
 
@@ -166,6 +170,8 @@ def _init(context: Context, options: argparse.Namespace) -> int:
 async def _start(context: Context, options: argparse.Namespace) -> int:
     spec = read_spec(options.spec)
     async with context.node(start=True) as client:
+        if not options.again:
+            _refuse_again(await client.runs(), spec.name, options.spec)
         with context.err.status("preparing data and model"):
             run = await client.host(spec)
     if options.json:
@@ -193,6 +199,16 @@ async def _change(context: Context, options: argparse.Namespace) -> int:
     words = "is paused for everybody. Let them go on with: talkoot host resume"
     say(context.err, f"{plain(run.name)} {words if options.paused else 'goes on.'}")
     return OK
+
+
+def _refuse_again(runs: Sequence[RunStatus], name: str, spec: Path) -> None:
+    for run in runs:
+        if (run.role, run.name) == ("host", name):
+            raise UsageError(
+                f"you host a run called {printable(name, 80)!r} already: {run.run[:12]}",
+                hint="See it with: talkoot runs. For another one give the spec another name, or: "
+                f"talkoot host start --again {spec}",
+            )
 
 
 def read_spec(path: Path) -> HostSpec:

@@ -28,6 +28,9 @@ _ADMISSIONS = {
 }
 
 
+_WHICH = "the start of its id or of its name; left out: the only one"
+
+
 def add(commands: Commands) -> None:
     """Add the commands."""
     join = commands.add_parser("join", help="look at the run behind a link, and take part")
@@ -36,10 +39,10 @@ def add(commands: Commands) -> None:
     join.add_argument("--json", action="store_true")
     join.set_defaults(command=_join)
     leave = commands.add_parser("leave", help="stop taking part; what is on disk stays")
-    leave.add_argument("run", metavar="RUN", help="its id, the start of it, or its name")
+    leave.add_argument("run", nargs="?", metavar="RUN", help=_WHICH)
     leave.set_defaults(command=_leave)
     export = commands.add_parser("export", help="write a run's model as safetensors")
-    export.add_argument("run", metavar="RUN", help="its id, the start of it, or its name")
+    export.add_argument("run", nargs="?", metavar="RUN", help=_WHICH)
     export.add_argument("file", type=Path, metavar="FILE", help="such as model.safetensors")
     export.add_argument("--force", action="store_true", help="replace the file")
     export.add_argument("--json", action="store_true")
@@ -81,6 +84,7 @@ def _show_preview(context: Context, preview: Preview) -> None:
                 ("Trains", f"{preview.task}, {preview.parameters:,} parameters"),
                 ("Method", _METHODS[preview.method].format(rule=preview.rule)),
                 ("Download", f"{size(preview.download_bytes)}, {size(preview.data_bytes)} is data"),
+                ("Rounds", _rounds(preview)),
                 ("Peers", f"{preview.peers} now"),
                 ("Open to", _ADMISSIONS.get(preview.admission, preview.admission)),
                 *_listed("Trust", preview.trust),
@@ -89,6 +93,14 @@ def _show_preview(context: Context, preview: Preview) -> None:
             ]
         )
     )
+
+
+def _rounds(preview: Preview) -> str:
+    total = "" if preview.rounds_total is None else f" of {preview.rounds_total:,}"
+    if preview.round is None:
+        return f"unknown{total}"
+    finished = preview.rounds_total is not None and preview.round >= preview.rounds_total
+    return f"{'finished: ' if finished else ''}{preview.round:,}{total} done"
 
 
 def _listed(name: str, lines: Sequence[str]) -> list[tuple[str, str]]:
@@ -131,7 +143,7 @@ async def _export(context: Context, options: argparse.Namespace) -> int:
     if target.exists() and not options.force:
         raise UsageError(f"{target} exists already", hint="Choose another, or add --force")
     if not target.parent.is_dir():
-        raise UsageError(f"there is no folder {target.parent}")
+        raise UsageError(f"there is no folder {target.parent}", hint="Make it, or name another.")
     async with context.node() as client:
         with context.err.status("exporting"):
             done = await client.export(options.run, str(target), replace=options.force)

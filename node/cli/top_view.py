@@ -16,7 +16,7 @@ from rich.cells import set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from node.api.contribution_words import contribution_words
+from node.api.contribution_words import node_words
 from node.cli.screen import number, percent, plain, short_peer, size
 from node.cli.top_model import TopModel
 from protocol.control import MemoryUse, Peer, RunStatus, Status, Traffic
@@ -93,7 +93,7 @@ def _headline(model: TopModel) -> Text:
         return Text.assemble((gone, "bold red"), f": {plain(model.trouble)}")
     if model.contribution is None:
         return Text("talkoot", "bold")
-    words = contribution_words(model.contribution)
+    words = node_words(model.contribution, model.status.runs if model.status else ())
     return Text(plain(words, 300), _STATE_STYLES[model.contribution.state])
 
 

@@ -7,7 +7,7 @@ only from the next start: `node.home.config_view` shows both to programs.
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -40,6 +40,9 @@ AnnouncedAddress = Annotated[str, Check(check_announce)]
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of the file's tables."""
+
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 class NodeSection(Section, frozen=True, kw_only=True):
@@ -205,7 +208,7 @@ class StorageSection(Section, frozen=True, kw_only=True):
     max: Annotated[
         str,
         Check(check_storage),
-        Meta(description="The most that one run may need on the disk."),
+        Meta(description="The most that all runs together may need on the disk."),
         AtRestart,
     ] = "20GB"
     min_free: Annotated[
@@ -253,6 +256,18 @@ class Config(Section, frozen=True, kw_only=True):
     network: NetworkSection = NetworkSection()
     storage: StorageSection = StorageSection()
     ui: UiSection = UiSection()
+
+
+def in_force(wanted: SectionT, started: SectionT) -> SectionT:
+    """Return what is in force of `wanted` in a node that started with `started`."""
+    kept: dict[str, object] = {}
+    for field in msgspec.structs.fields(wanted):
+        new, old = getattr(wanted, field.name), getattr(started, field.name)
+        if isinstance(new, Section):
+            kept[field.name] = in_force(new, old)
+        elif AtRestart in get_args(field.type):
+            kept[field.name] = old
+    return msgspec.structs.replace(wanted, **kept)
 
 
 def load_config(path: Path) -> Config:

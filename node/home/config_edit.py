@@ -131,7 +131,9 @@ def _lone_editor(folder: Path) -> Iterator[None]:
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise ConfigError(f"can't open the folder {folder}: {error.strerror}") from error
+        raise ConfigError(
+            f"can't open the folder {folder}: {error.strerror}", hint="See: talkoot doctor"
+        ) from error
     try:
         _hold(handle, folder)
         yield

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from node.home.config import Config, load_config
+from node.home.config import Config, in_force, load_config
 from node.home.config_edit import set_values
 from node.home.config_view import describe
 from node.home.strict_toml import ConfigError
@@ -39,7 +39,7 @@ class ConfigSource:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
-        self._config = Config() if config is None else config
+        self._started = self._config = self._wanted = Config() if config is None else config
         self._trouble = ""
         self._read: Stamp | None = None
         self._clock = clock
@@ -50,7 +50,7 @@ class ConfigSource:
 
     @property
     def config(self) -> Config:
-        """The configuration in force."""
+        """The configuration in force: keys that count at a start keep the values of ours."""
         return self._config
 
     @property
@@ -60,8 +60,8 @@ class ConfigSource:
 
     @property
     def view(self) -> ConfigView:
-        """All keys, for programs."""
-        items = describe(self._config)
+        """All keys as the file has them, for programs."""
+        items = describe(self._wanted)
         return ConfigView(path=str(self._path), items=items, trouble=self._trouble)
 
     def observe(self, observer: Observer) -> Callable[[], None]:
@@ -81,7 +81,7 @@ class ConfigSource:
             self._take(stamp)
 
     async def change(self, changes: Mapping[str, object]) -> Config:
-        """Write all of `changes` or none into the file, and have the outcome in force at once.
+        """Write all of `changes` or none into the file, have them in force, return the outcome.
 
         Edits by hand that were not seen yet come into force with it.
 
@@ -114,12 +114,13 @@ class ConfigSource:
             self._hold(config)
 
     def _hold(self, config: Config) -> None:
-        self._trouble = ""
-        if config == self._config:
+        self._trouble, self._wanted = "", config
+        now = in_force(config, self._started)
+        if now == self._config:
             return
-        self._config = config
+        self._config = now
         for observer in tuple(self._observers):
-            observer(config)
+            observer(now)
 
 
 def _stamp(path: Path) -> Stamp:

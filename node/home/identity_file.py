@@ -1,49 +1,117 @@
-"""The identity's file: made once, never replaced while it holds anything that could be a key.
+"""The identity's file: made once, and of what damages it no more is lost than must be.
 
-An empty file, or one of zeros, is what a power cut leaves of a file that was never finished: it is
-set aside and a new identity takes its place, with a warning. Any other damage is refused, since
-reputation and hosted runs hang on the key, and a person may have a backup of it.
+    cut short after the seed, or with something after its end    mended: the same identity
+    a key in another form: PEM, RSA, secp256k1                   refused: a person put it there
+    empty, zeros, anything else                                  a new identity takes its place
+
+What is replaced is kept beside it, with a warning: reputation and hosted runs hang on the key, and
+a person may have a backup of it. The node holds its identity for this machine (`identity_lock`): a
+copied home would let two nodes speak as one peer, which breaks the ways to both.
 """
 
+import contextlib
 import logging
 import secrets
+import socket
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from node.home.paths import create_file
+from node.home.paths import create_file, write_file
 from node.store.storage import move
-from protocol.identity import Identity, IdentityFileError
+from protocol.errors import TalkootError
+from protocol.identity import Identity, IdentityFileError, PeerId
 
 _KEY_BYTES = 68
+_SEED_END = 36
+"""Header and seed, from which the rest follows."""
+_OTHER_KEYS = (b"-----BEGIN", b"\x08\x00\x12", b"\x08\x02\x12", b"\x08\x03\x12")
 log = logging.getLogger(__name__)
 
 
+class IdentityInUseError(TalkootError):
+    """A node of this machine has this identity already, in another home."""
+
+    code = "identity_in_use"
+
+
 def load_identity(path: Path) -> Identity:
-    """Return the identity in the file `path`, made now if there is none.
+    """Return the identity in the file `path`, made now if there is none or it is lost.
 
     Raises:
-        IdentityFileError: damaged, of another key type, or unreadable.
+        IdentityFileError: a key of another form, or unreadable.
         StateError: a new one can't be written.
     """
     data = _read(path)
-    if data is not None and not data.strip(b"\0"):
-        _set_aside(path)
-        data = None
-    if data is None:
-        fresh = Identity.from_seed(secrets.token_bytes(32))
-        if create_file(path, fresh.to_libp2p()):
-            log.info("made the identity %s", fresh.peer_id)
-            return fresh
-        data = _read(path) or b""  # another process made it meanwhile
+    if data is not None and (identity := _whole(path, data)):
+        _close_to_others(path)
+        return identity
+    if data is not None:
+        _set_aside(path, "holds no key; reputation and hosted runs need a backup of the old one")
+    fresh = Identity.from_seed(secrets.token_bytes(32))
+    if create_file(path, fresh.to_libp2p()):
+        log.info("made the identity %s", fresh.peer_id)
+        return fresh
+    return _identity_in(path, _read(path) or b"")  # another process made it meanwhile
+
+
+@contextlib.contextmanager
+def identity_lock(peer_id: PeerId) -> Iterator[None]:
+    """Hold an identity for this process among all of this machine (Linux only).
+
+    Elsewhere the network tells in the end (`node.run.channel`).
+
+    Raises:
+        IdentityInUseError: another process holds it.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as held:
+        try:
+            held.bind(f"\0talkoot-{peer_id}")  # a name without a file, which ends with the process
+        except OSError as error:
+            raise IdentityInUseError(
+                f"another node on this machine has this identity: {peer_id}",
+                hint="Its home was copied, key and all. End that node; or for a second node take "
+                "an empty home.",
+            ) from error
+        yield
+
+
+def _whole(path: Path, data: bytes) -> Identity | None:
+    """Return the identity in `data`, mended where its seed is there; None = there is none."""
     try:
-        identity = Identity.from_libp2p(data)
+        return Identity.from_libp2p(data)
+    except IdentityFileError:
+        if data.startswith(_OTHER_KEYS):
+            return _identity_in(path, data)
+    if (identity := _mended(data)) is None:
+        return None
+    _set_aside(path, "was cut short or had something after its end; the key is as before")
+    write_file(path, identity.to_libp2p())
+    return identity
+
+
+def _mended(data: bytes) -> Identity | None:
+    header = Identity.from_seed(bytes(32)).to_libp2p()[: _SEED_END - 32]
+    seed = data[len(header) : _SEED_END]
+    if not data.startswith(header) or len(seed) < 32:
+        return None
+    identity = Identity.from_seed(seed)
+    known = data[:_KEY_BYTES]
+    return identity if identity.to_libp2p().startswith(known) else None
+
+
+def _identity_in(path: Path, data: bytes) -> Identity:
+    try:
+        return Identity.from_libp2p(data)
     except IdentityFileError as error:
         raise IdentityFileError(
             f"{error.message}: {path}",
             hint="Put your backup in its place; or, for a new identity without your reputation "
             f"and your hosted runs, move it away: mv '{path}' '{path}.damaged'",
         ) from error
-    _close_to_others(path)
-    return identity
 
 
 def _read(path: Path) -> bytes | None:
@@ -53,16 +121,15 @@ def _read(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise IdentityFileError(f"can't read the identity {path}: {error.strerror}") from error
+        raise IdentityFileError(
+            f"can't read the identity {path}: {error.strerror}", hint="See: talkoot doctor"
+        ) from error
 
 
-def _set_aside(path: Path) -> None:
+def _set_aside(path: Path, what: str) -> None:
     damaged = path.with_name(f"{path.name}.damaged-{secrets.token_hex(3)}")
     move(path, damaged)
-    log.warning(
-        "the identity file was empty; it is now %s and this node starts with a new identity",
-        damaged,
-    )
+    log.warning("the identity file %s; it is kept as %s", what, damaged)
 
 
 def _close_to_others(path: Path) -> None:

@@ -67,14 +67,20 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_TOML_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"can't read {path}: {error.strerror}", hint="Check its name and its rights."
+        ) from error
     if len(data) > MAX_TOML_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_TOML_BYTES >> 10} KiB: not such a file")
+        raise ConfigError(
+            f"{path} is larger than {MAX_TOML_BYTES >> 10} KiB", hint="It can't be such a file."
+        )
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}, line {line}: not UTF-8 text") from error
+        raise ConfigError(
+            f"{path}, line {line}: not UTF-8 text", hint="Save it as UTF-8."
+        ) from error
 
 
 def parse_toml(text: str, kind: type[StructT], source: str) -> StructT:
@@ -89,7 +95,8 @@ def parse_toml(text: str, kind: type[StructT], source: str) -> StructT:
         raise _syntax_error(str(error), text, source) from error
     for path, value in _floats(tables, ()):
         if not math.isfinite(value):
-            raise ConfigError(_at(source, text, path) + f"{_dotted(path)}: {value} is not a number")
+            message = f"{_dotted(path)}: {value} is not a number"
+            raise ConfigError(_at(source, text, path) + message, hint="Give a finite one.")
     try:
         return convert(tables, kind)
     except msgspec.ValidationError as error:
@@ -168,7 +175,7 @@ def _checks(kind: object) -> Iterator[Check]:
 def _syntax_error(message: str, text: str, source: str) -> ConfigError:
     found = re.search(r"^(.*) \(at (?:line (\d+), column \d+|end of document)\)$", message)
     if not found:
-        return ConfigError(f"{source}: {message}")
+        return ConfigError(f"{source}: {message}", hint="It is not TOML: see toml.io")
     line = found[2] or str(text.rstrip().count("\n") + 1)
     return ConfigError(
         f"{source}, line {line}: {found[1]}",
@@ -198,7 +205,8 @@ def _explain(
         )
     if missing := re.match(r"Object missing required field `(.*)`", what):
         where = _at(source, text, path)
-        return ConfigError(f"{where}the key {_dotted((*path, missing[1]))} is missing")
+        key = _dotted((*path, missing[1]))
+        return ConfigError(f"{where}the key {key} is missing", hint="Add it.")
     hint = suggestion("", choices_of(kind)) if what.startswith("Invalid enum") else ""
     name = f"{_dotted(path)}: " if path else ""
     return ConfigError(_at(source, text, path) + name + _in_words(what), hint=hint)

@@ -45,6 +45,10 @@ DHT_SECONDS = 15.0
 """For a record to be stored or looked up; a DHT in trouble takes longer, and is tried again."""
 MAX_UNSAID = 64
 """While p2pd takes nothing, older words give way to newer ones."""
+MAX_STORED = 64
+"""Of our own records, to tell them from those of a node with our identity."""
+TWIN_SECONDS = 5.0
+"""What we said before a start is no twin's word, by a clock that was set back a little."""
 AT_ONCE = 32
 """Messages heard or looked up until others have their turn."""
 
@@ -93,6 +97,10 @@ class RunChannel:
         self._outbox: dict[Topic, tuple[RecordKey, bytes]] = {}
         self._outbox_filled = asyncio.Event()
         self._allowances = Allowances()
+        self._began_at = swarm.time()
+        self._stored: deque[bytes] = deque(maxlen=MAX_STORED)
+        self.doubled = False
+        """Whether another node has our identity."""
 
     def sign(self, message: MessageT) -> Signed[MessageT]:
         """Sign a message for this run."""
@@ -162,6 +170,7 @@ class RunChannel:
             body=envelope,
         )
         sealed = seal(self._identity, self._run, record)
+        self._stored.append(envelope)
         try:
             async with asyncio.timeout(DHT_SECONDS):
                 await self._swarm.store(key, sealed.envelope)
@@ -181,10 +190,21 @@ class RunChannel:
                 await asyncio.sleep(0)
             try:
                 record = unseal(data, self._run, Record)
+                self._look_for_twin(record)
             except ProtocolError as error:
                 self._refuse(None, error)
             else:
                 self._hear(record.signer, record.message.body)
+
+    def _look_for_twin(self, record: Signed[Record]) -> None:
+        """Note whether another node signs with our key, which is seen in no broadcast."""
+        if record.signer != self._identity.peer_id or record.message.body in self._stored:
+            return
+        said = unseal(record.message.body, self._run, Announcement).message
+        if isinstance(said, Presence) and said.at > self._began_at + TWIN_SECONDS:
+            if not self.doubled:
+                log.error("another node has this node's identity, and takes part as %s", said.name)
+            self.doubled = True
 
     def _hear(self, author: PeerId, data: bytes) -> None:
         if author == self._identity.peer_id:

@@ -2,12 +2,15 @@
 
 import asyncio
 import logging
+from collections.abc import Collection
+from itertools import count
 
 from dht.swarm import NetworkError
 from node.home.address_book import MAX_ADDRESS_CHARACTERS
 from node.run.channel import RunChannel
 from node.run.setting import RunSetting, Tally
-from protocol.presence import Presence
+from protocol.identity import PeerId
+from protocol.presence import LEAVING_STATE, Presence
 from protocol.rollcall import Commitment
 from protocol.rounds import Phase, RoundMachine
 from protocol.signing import Signed
@@ -17,8 +20,13 @@ log = logging.getLogger(__name__)
 PRESENCE_SECONDS = 3.0
 PRESENCE_RECORD_SECONDS = 30.0
 LOOK_UP_SECONDS = 2.0
-DIAL_SECONDS = 30.0
-SAVE_SECONDS = 15.0
+PRESENCE_TURNS = 11
+"""Of `LOOK_UP_SECONDS`: at other moments each time than those at which our own is stored, or a
+second node with our identity might never be seen."""
+DIAL_TURNS, SAVE_TURNS = 10, 5
+"""Of `PRESENCE_SECONDS`."""
+_SOON_TURNS = frozenset({1, 2, 4})
+"""Without a connection; who has been alone for longer may be for days."""
 LEAVE_SECONDS = 0.5
 MAX_ADDRESSES = 16
 CLOCK_STEP_SECONDS = 1e-3
@@ -71,7 +79,7 @@ class Heartbeat:
         """Say once that we leave, within `LEAVE_SECONDS`; if that fails, silence will tell."""
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
-                if presence := self._presence("leaving"):
+                if presence := self._presence(LEAVING_STATE):
                     await self._channel.say_at_once(presence)
         except TimeoutError:
             log.debug("no goodbye")
@@ -115,10 +123,11 @@ class Heartbeat:
     async def look_up(self) -> None:
         """Read from the DHT what we wait for and did not hear."""
         before = None
-        while True:
+        for turn in count():
             head = self._machine.head
             now = self._machine.phase, head
-            if self._machine.phase is Phase.JOINING:
+            self._tally.doubled = self._channel.doubled
+            if self._machine.phase is Phase.JOINING or turn % PRESENCE_TURNS == 0:
                 await self._channel.look_up("presence")
             elif now == before and head is not None:
                 await self._look_up_round(head.round)
@@ -136,23 +145,35 @@ class Heartbeat:
                 pass
 
     async def keep_connected(self) -> None:
-        """Dial whom we know and lost; so two halves of a split swarm find each other again."""
-        while True:
-            await self._dial_lost()
-            for _ in range(int(DIAL_SECONDS / SAVE_SECONDS)):
+        """Dial whom we know and lost; so two halves of a split swarm find each other again.
+
+        Who has nobody left, as after a network process that died, dials sooner.
+        """
+        alone = 0
+        for turn in count():
+            connected = await self._connected()
+            alone = 0 if connected else alone + 1
+            if turn % DIAL_TURNS == 0 or alone in _SOON_TURNS:
+                await self._dial_lost(connected)
+            if turn % SAVE_TURNS == 0:
                 await self._set.book.save()
-                for _ in range(int(SAVE_SECONDS / PRESENCE_SECONDS)):
-                    self._note_live()
-                    await asyncio.sleep(PRESENCE_SECONDS)
+            self._note_live()
+            await asyncio.sleep(PRESENCE_SECONDS)
+
+    async def _connected(self) -> set[PeerId]:
+        try:
+            return await self._set.swarm.connected()
+        except NetworkError as error:
+            log.info("who is connected is not known: %s", error)
+            return set()
 
     def _note_live(self) -> None:
         live = self._machine.live.peers()
         self._set.book.note_live({peer: live[peer].presence.addresses for peer in live})
 
-    async def _dial_lost(self) -> None:
-        swarm = self._set.swarm
+    async def _dial_lost(self, connected: Collection[PeerId]) -> None:
         try:
-            if lost := self._set.book.addresses(without=await swarm.connected()):
-                await swarm.connect(lost)
+            if lost := self._set.book.addresses(without=connected):
+                await self._set.swarm.connect(lost)
         except NetworkError as error:  # one liar's wrong clock is among these
             log.warning("peers we lost can't be reached: %s", error)

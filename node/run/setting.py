@@ -90,6 +90,8 @@ class Tally:
 
     reason: str = ""
     """What keeps this peer from its work; empty = nothing."""
+    doubled: bool = False
+    """Whether another node has our identity."""
     paused: bool = False
     """Whether the others need not wait for this peer: its trainer fails, or may not run."""
     samples_in_round: int = 0

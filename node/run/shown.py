@@ -1,12 +1,17 @@
-"""What people see of a run at work: its state in words, and its last round."""
+"""What people see of a run at work: its state in words, its last round, this node itself."""
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
+from dht.clocks import skew_trouble
 from node.run.line import remark
+from node.run.node_setting import NodeSetting
 from node.run.roster import is_dropped
 from node.run.setting import Tally
 from node.run.worker import Worker
-from protocol.control import MOST_SHARES, PeerShare, RoundReport, RunState
+from node.store.ledger import Given
+from protocol.control import MOST_SHARES, Peer, PeerShare, RoundReport, RunState, RunStatus
 from protocol.identity import PeerId
 from protocol.manifest import Manifest
 from protocol.rounds import Phase
@@ -39,6 +44,21 @@ def described(worker: Worker) -> tuple[RunState, str]:
     return _PHASES[phase]
 
 
+def given_by(status: RunStatus) -> Given:
+    """Return the samples that a status tells of."""
+    return Given(status.samples_mine, status.samples_accepted, status.samples_rejected)
+
+
+def with_earlier(status: RunStatus, earlier: Given) -> RunStatus:
+    """Return the status with what was given before it began to count."""
+    return replace(
+        status,
+        samples_mine=earlier.trained + status.samples_mine,
+        samples_accepted=earlier.accepted + status.samples_accepted,
+        samples_rejected=earlier.rejected + status.samples_rejected,
+    )
+
+
 def warnings_about(manifest: Manifest, worker: Worker, live: int) -> tuple[str, ...]:
     """Return what weakens the run's promises now, in plain sentences."""
     found = []
@@ -48,6 +68,10 @@ def warnings_about(manifest: Manifest, worker: Worker, live: int) -> tuple[str, 
         found.append("the rule is a plain mean: one liar can destroy the model")
     if worker.tally.missing:
         found.append(f"{worker.tally.missing} parts of the last round had no reducer")
+    if worker.tally.doubled:
+        found.append("another node has this node's identity: give one of the two a home of its own")
+    if skew := skew_trouble(worker.clock_offset):
+        found.append(skew)
     if slow := remark(manifest, *worker.limits):
         found.append(f"part of this node's work comes too late to count: {slow}")
     return tuple(found)
@@ -77,3 +101,22 @@ def last_round(tally: Tally, names: Mapping[PeerId, str]) -> RoundReport | None:
 def counted_in(tally: Tally) -> int:
     """Return how many peers' updates counted in the last finished round."""
     return sum(report.share > 0 for report in tally.reports.values())
+
+
+def own_peer(worker: Worker, run: bytes, node: NodeSetting) -> Peer:
+    """Return what this node shows of itself among the peers of a run."""
+    me, head = node.identity.peer_id, worker.machine.head
+    own = worker.tally.reports.get(me)
+    return Peer(
+        id=me,
+        name=node.name,
+        run=run.hex(),
+        me=True,
+        address="local",
+        device=node.device,
+        round=head.round if head else None,
+        root=head.root.hex() if head else None,
+        state=worker.word,
+        samples_per_second=worker.tally.samples_per_second,
+        share=own.share if own else None,
+    )

@@ -158,6 +158,11 @@ class Worker(ABC):
         traffic = self._set.swarm.traffic
         return traffic.up_limit, traffic.down_limit
 
+    @property
+    def clock_offset(self) -> float | None:
+        """How many seconds the others' clocks are ahead; None = unknown."""
+        return self._set.swarm.clock_offset
+
     # the loop
 
     async def run(self) -> None:

@@ -73,6 +73,17 @@ class CreditTotals:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """Samples of this node in all its time with a run."""
+
+    trained: int = 0
+    accepted: int = 0
+    """Of those, the ones whose update went into an agreed state."""
+    rejected: int = 0
+    """Of those, the ones whose update was in the roll call and did not."""
+
+
+@dataclass(frozen=True, slots=True)
 class EvidenceNote:
     """Sealed evidence and what this node found when it verified it."""
 
@@ -185,6 +196,16 @@ class RunLedger:
             )
 
         return self._file.read(read)
+
+    def given(self, me: str) -> Given:
+        """Return what this node, the peer `me`, has given in all its time with the run."""
+        credit = self.credit_of(me).samples
+        accepted = credit.get("accepted", 0)
+        rejected = sum(credit.values()) - accepted - credit.get("not in the roll call", 0)
+        query = "SELECT coalesce(sum(trained), 0) FROM series"
+        noted = self._file.read(lambda db: db.execute(query).fetchone()[0])
+        # who was killed has not noted its last minute
+        return Given(max(noted, accepted + rejected), accepted, rejected)
 
     def peers(self) -> frozenset[str]:
         """Return every peer that a round or evidence names."""

@@ -217,7 +217,7 @@ class CheckpointStore:
         try:
             state = self._read(path)
         except OSError as error:
-            raise StateError(f"{path} can't be read: {error}") from error
+            raise StateError(f"{path} can't be read: {error}", hint="Check the disk.") from error
         if state.round != round_:
             raise DamagedFileError(f"it holds round {state.round}")
         return state

@@ -39,6 +39,18 @@ class UnknownTaskError(TalkootError):
     code = "unknown_task"
 
 
+class LaterTaskError(UnknownTaskError):
+    """The run trains a later version of something that is installed."""
+
+    code = "update_required"
+
+
+class OlderTaskError(UnknownTaskError):
+    """The run trains an earlier version of something that is installed."""
+
+    code = "task_outdated"
+
+
 class TaskDataError(TalkootError):
     """Data that is missing, too small, too large or not what the task expects."""
 
@@ -131,18 +143,23 @@ def task_class(kind: str, version: int | None = None) -> type[Task]:
     """
     installed = task_kinds()
     if kind not in installed:
+        known = ", ".join(sorted(installed))
         raise UnknownTaskError(
             f"the task kind {kind!r} is not installed here",
-            hint=f"Installed: {', '.join(sorted(installed)) or 'none'}.",
+            hint=f"Update talkoot, or install what brings it. There is: {known or 'none'}.",
         )
     try:
         found = cast("type[Task]", installed[kind].load())
     except (ImportError, AttributeError) as error:
-        raise UnknownTaskError(f"the task kind {kind!r} can't be loaded: {error}") from error
-    if version not in (None, found.version):
         raise UnknownTaskError(
+            f"the task kind {kind!r} can't be loaded: {error}",
+            hint="See what is missing with: talkoot doctor",
+        ) from error
+    if version is not None and version != found.version:
+        later = version > found.version
+        raise (LaterTaskError if later else OlderTaskError)(
             f"the run needs version {version} of task {kind!r}; installed is {found.version}",
-            hint="Install the talkoot version that the host uses.",
+            hint="Update talkoot." if later else "Install the talkoot version that the host uses.",
         )
     return found
 
@@ -164,4 +181,6 @@ def _map_file(path: Path) -> memoryview:
         with path.open("rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:  # ValueError: an empty file
-        raise TaskDataError(f"the data file {path} can't be read: {error}") from error
+        raise TaskDataError(
+            f"the data file {path} can't be read: {error}", hint="Check the disk."
+        ) from error

@@ -148,7 +148,9 @@ def tokenize(folder: Path, texts: Sequence[str], max_length: int) -> list[list[i
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises bare Exception
-        raise TaskDataError(f"the tokenizer {path} can't be read: {error}") from error
+        raise TaskDataError(
+            f"the tokenizer {path} can't be read: {error}", hint="Download the model again."
+        ) from error
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     return [tokenizer.encode(text).ids for text in texts]

@@ -12,6 +12,8 @@ class Duty:
     """
 
     def __init__(self, share: float) -> None:
+        self.steps = 0
+        """How many pieces of work were done."""
         self._share = share
         self._since = time.monotonic()
 
@@ -21,6 +23,7 @@ class Duty:
 
     def rest(self, stop: Event) -> None:
         """Rest after the piece of work that ends now, until `stop` is set; the next one begins."""
+        self.steps += 1
         if self._share < 1:
             stop.wait((time.monotonic() - self._since) * (1 / self._share - 1))
         self.begin()

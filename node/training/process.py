@@ -1,9 +1,10 @@
 """The trainer in a child process, which the daemon starts and ends."""
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Never, Self, TypeVar
 
@@ -14,7 +15,7 @@ from node.methods.local import TrainPlan
 from node.methods.spsa.moves import Move
 from node.training.permit import Permit
 from node.training.trainer import Evaluation, LoadedTask, TrainerTask, TrainResult, Vectors
-from node.training.trainer_link import FinalAnswer, TrainerError, TrainerLink
+from node.training.trainer_link import LOOK_SECONDS, FinalAnswer, TrainerError, TrainerLink
 from node.training.trainer_messages import (
     Apply,
     Begin,
@@ -45,6 +46,7 @@ ANSWER_SECONDS = 300.0
 CANCEL_SECONDS = 3.0
 """For the step in progress to end when `train` is cancelled."""
 
+log = logging.getLogger(__name__)
 FinalAnswerT = TypeVar("FinalAnswerT", bound=FinalAnswer)
 
 
@@ -82,11 +84,36 @@ class TrainerProcess:
         self._open = False
         await self._drop()
 
-    async def obey(self) -> Never:
-        """End the process whenever the permit is closed, whatever it is doing, until cancelled.
+    async def keep(self) -> None:
+        """Look after the process until cancelled.
 
-        A process takes up to a second to end; then the device and its memory are free.
+        One that hangs is ended, and what waits for its answer fails; one that has ended while it
+        had nothing to do is replaced. While the permit is closed it is ended, whatever it is doing:
+        that takes up to a second, then the device and its memory are free.
         """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._obey(), name="obey the permit")
+            tasks.create_task(self._watch(), name="watch the trainer")
+
+    async def _watch(self) -> Never:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._link is None:
+                continue
+            if self._link.alive:
+                self._link.look()
+            elif not self._lock.locked():
+                async with self._lock:
+                    await self._replace_dead()
+
+    async def _replace_dead(self) -> None:
+        if self._link is not None and not self._link.alive:
+            log.error("%s", await self._link.died())
+            await self._drop()
+            with suppress(TrainerError):  # whoever needs it is told
+                await self._start()
+
+    async def _obey(self) -> Never:
         while True:
             await self._permit.wait_closed()
             if self._link is not None:

@@ -2,7 +2,7 @@
 
 import math
 import os
-import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -15,10 +15,8 @@ from node.methods.flat import FlatModel, as_array
 from node.methods.inner import Step, inner_round
 from node.methods.spsa.settings import SpsaSettings
 from node.tasks import Task, load_task
-from node.training.device import memory_of
 from node.training.duty import Duty
 from node.training.trainer_messages import (
-    Answer,
     Apply,
     Begin,
     Done,
@@ -35,7 +33,6 @@ from node.training.trainer_messages import (
     SharedVectors,
     Train,
     Trained,
-    frame,
 )
 from protocol.errors import TalkootError
 from protocol.identity import PeerId
@@ -48,6 +45,7 @@ PROGRESS_SECONDS = 0.25
 
 Order = Train | Evaluate | Sample | Begin | Apply | Probe | Freeze
 Reply = Trained | Evaluated | Sampled | Probed | Done
+Tell = Callable[[Progress], None]
 
 
 class SharedMemoryError(TalkootError):
@@ -59,8 +57,8 @@ class SharedMemoryError(TalkootError):
 class Session(Protocol):
     """A loaded run of one method."""
 
-    def perform(self, order: Order, stop: Event, connection: socket.socket) -> Reply:
-        """Do what the daemon asks; `stop` ends it early, progress goes to the connection.
+    def perform(self, order: Order, stop: Event, tell: Tell) -> Reply:
+        """Do what the daemon asks; `stop` ends it early, `tell` sends progress.
 
         Raises:
             TalkootError: it can't be done.
@@ -129,11 +127,11 @@ class LocalSession:
         self._flat = flat
         self._shared = shared
 
-    def perform(self, order: Order, stop: Event, connection: socket.socket) -> Reply:
+    def perform(self, order: Order, stop: Event, tell: Tell) -> Reply:
         """Train, evaluate or generate (see Session)."""
         match order:
             case Train():
-                return self._train(order, stop, connection)
+                return self._train(order, stop, tell)
             case Evaluate():
                 return self._evaluate()
             case Sample():
@@ -141,7 +139,7 @@ class LocalSession:
             case _:
                 raise RuntimeError(f"method local has no {type(order).__name__}")
 
-    def _train(self, command: Train, stop: Event, connection: socket.socket) -> Trained:
+    def _train(self, command: Train, stop: Event, tell: Tell) -> Trained:
         started = told = monotonic()
         self._place.duty.begin()
 
@@ -152,7 +150,7 @@ class LocalSession:
                 told = monotonic()
                 rate = now.samples / (told - started)
                 report = Progress(now.steps, now.samples, now.loss, rate)
-                connection.sendall(frame(Answer(report, memory_of(self._place.device))))
+                tell(report)
             return not stop.is_set()
 
         result = inner_round(self._task, self._flat, self._shared.params, command.plan, on_step)
@@ -188,7 +186,7 @@ class SpsaSession:
         self._task = task
         self._engine = engine
 
-    def perform(self, order: Order, stop: Event, connection: socket.socket) -> Reply:  # noqa: ARG002 - Session's signature
+    def perform(self, order: Order, stop: Event, tell: Tell) -> Reply:  # noqa: ARG002 - Session's signature
         """Begin, apply, probe, freeze or evaluate (see Session)."""
         match order:
             case Begin(run, root):

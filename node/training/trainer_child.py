@@ -2,7 +2,8 @@
 
 CONTROL and MEMORY are inherited file descriptors: the socket to the daemon, and the file for the
 shared vectors (node.training.trainer_messages). One thread reads commands, the main thread performs
-them. The process ends when the socket does, or with its parent, whatever it is doing.
+them, and a third says every second that the process lives. It ends when the socket does, or with
+its parent, whatever it is doing.
 """
 
 import logging
@@ -12,7 +13,8 @@ import socket
 import sys
 from contextlib import suppress
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
+from time import sleep
 
 import torch
 
@@ -23,10 +25,12 @@ from node.training.sessions import Place, Reply, Session, open_session
 from node.training.trainer_messages import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
+    Alive,
     Answer,
     Command,
     Failed,
     Load,
+    Progress,
     Ready,
     Stop,
     frame,
@@ -34,7 +38,7 @@ from node.training.trainer_messages import (
 from protocol.codec import decode
 from protocol.errors import CodecError, TalkootError
 
-PROGRESS_SECONDS = 0.25
+ALIVE_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -52,14 +56,26 @@ class Child:
         self._device = torch.device("cpu")
         self._session: Session | None = None
         self._commands: SimpleQueue[tuple[Command, Event]] = SimpleQueue()
+        self._sending = Lock()
 
     def serve(self) -> None:
         """Perform commands until the process ends."""
         Thread(target=self._read_commands, name="commands", daemon=True).start()
+        Thread(target=self._say_alive, name="alive", daemon=True).start()
         while True:
             command, stop = self._commands.get()
-            body = self._answer(command, stop)
-            self._connection.sendall(frame(Answer(body, memory_of(self._device))))
+            self._tell(self._answer(command, stop))
+
+    def _tell(self, body: Ready | Reply | Progress | Alive | Failed) -> None:
+        data = frame(Answer(body, memory_of(self._device)))
+        with self._sending:
+            self._connection.sendall(data)
+
+    def _say_alive(self) -> None:
+        with suppress(OSError):  # the daemon is gone, of which the reading thread is told
+            while True:
+                self._tell(Alive(self._duty.steps))
+                sleep(ALIVE_SECONDS)
 
     def _read_commands(self) -> None:
         stop = Event()
@@ -111,7 +127,7 @@ class Child:
             raise RuntimeError("nothing is loaded")
         if isinstance(command.body, Stop):
             raise TypeError("Stop is not queued")
-        return self._session.perform(command.body, stop, self._connection)
+        return self._session.perform(command.body, stop, self._tell)
 
 
 def _failed(error: Exception) -> Failed:

@@ -16,17 +16,20 @@ from typing import IO
 from node.training.trainer_messages import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
+    Alive,
     Answer,
     Command,
     Done,
     Evaluated,
     Failed,
+    Probe,
     Probed,
     Progress,
     Ready,
     Sampled,
     SharedVectors,
     Stop,
+    Train,
     Trained,
     frame,
 )
@@ -36,6 +39,15 @@ from protocol.errors import CodecError, TalkootError
 STOP_SECONDS = 30.0
 """Longest wait for a training step to end after Stop; then the process counts as stalled."""
 EXIT_SECONDS = 5.0
+LOOK_SECONDS = 1.0
+SILENT_LOOKS = 8
+"""The process says every second that it lives: one that is stopped, or hangs in a call that lets
+nothing else run, counts as stalled after so many looks at it. Not after so many seconds: while this
+machine sleeps nobody looks."""
+FIRST_LOOKS = 120
+"""Until it says its first word, having imported torch; and for its first step."""
+STILL_FACTOR, STILL_LOOKS = 10, 8
+"""A step that takes so many times as long as the slowest before, and so many looks, never ends."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +87,10 @@ class _Answers(asyncio.Protocol):
     """Cuts what arrives into answers; None stands for the end."""
 
     def __init__(self) -> None:
+        self.silent_looks = 0
+        """Since anything arrived."""
+        self.steps: int | None = None
+        """As the process last said; None = it has said nothing."""
         self.queue: asyncio.Queue[Answer | None] = asyncio.Queue()
         self._buffer = bytearray()
         self._transport: asyncio.BaseTransport | None = None
@@ -84,9 +100,13 @@ class _Answers(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
+        self.silent_looks = 0
         try:
             while (answer := self._cut()) is not None:
-                self.queue.put_nowait(answer)
+                if isinstance(answer.body, Alive):
+                    self.steps = answer.body.steps
+                else:
+                    self.queue.put_nowait(answer)
         except CodecError:
             self._buffer.clear()
             if self._transport is not None:
@@ -116,13 +136,17 @@ class TrainerLink:
         self,
         process: Process,
         transport: asyncio.WriteTransport,
-        answers: "asyncio.Queue[Answer | None]",
+        answers: _Answers,
         memory: IO[bytes],
     ) -> None:
         self._process = process
         self._transport = transport
-        self._answers = answers
+        self._signs = answers
+        self._answers = answers.queue
         self._memory = memory
+        self._steps = 0
+        self._stepping = False
+        self._still_looks = self._slowest_looks = 0
         self._busy = False
         self._stalled = ""
         self.memory = 0
@@ -143,7 +167,7 @@ class TrainerLink:
             undo.callback(transport.close)
             process = await _spawn((theirs.fileno(), memory.fileno()), resources)
             undo.pop_all()
-        return cls(process, transport, answers.queue, memory)
+        return cls(process, transport, answers, memory)
 
     @property
     def pid(self) -> int:
@@ -179,6 +203,7 @@ class TrainerLink:
     ) -> FinalAnswer | None:
         """Return the answer to `command`; None = the process is gone, or silent for `seconds`."""
         self._busy = True
+        self._stepping, self._still_looks = isinstance(command.body, Train | Probe), 0
         self._send(command)
         try:
             async with asyncio.timeout(seconds):
@@ -186,6 +211,28 @@ class TrainerLink:
         except TimeoutError:
             self._give_up(f"gave no answer for {seconds:.0f} s")
             return None
+
+    def look(self) -> None:
+        """Look at the process, every `LOOK_SECONDS`, and kill it if it does not get on."""
+        signs = self._signs
+        signs.silent_looks += 1
+        if signs.silent_looks > (FIRST_LOOKS if signs.steps is None else SILENT_LOOKS):
+            self._give_up(f"has given no sign of life for {signs.silent_looks - 1} s")
+        elif self._stepping:
+            self._look_at_steps(signs.steps or 0)
+
+    def _look_at_steps(self, steps: int) -> None:
+        if steps > self._steps:
+            self._slowest_looks = max(self._slowest_looks, self._still_looks)
+            self._steps, self._still_looks = steps, 0
+            return
+        self._still_looks += 1
+        most = max(STILL_LOOKS, STILL_FACTOR * self._slowest_looks)
+        if self._still_looks > (most if self._steps else FIRST_LOOKS):
+            self._give_up(
+                f"has made no step for {self._still_looks - 1} s, where the slowest before took "
+                f"{self._slowest_looks} s"
+            )
 
     async def stop_when(self, stop: asyncio.Event) -> None:
         """Tell the process to stop training when `stop` is set; kill it if it doesn't."""
@@ -247,11 +294,15 @@ class TrainerLink:
     ) -> FinalAnswer | None:
         while (answer := await self._answers.get()) is not None:
             self.memory = answer.memory
-            if not isinstance(answer.body, Progress):
-                self._busy = False
-                return answer.body
-            if on_progress is not None:
-                on_progress(answer.body)
+            match answer.body:
+                case Alive():
+                    pass
+                case Progress():
+                    if on_progress is not None:
+                        on_progress(answer.body)
+                case body:
+                    self._busy = self._stepping = False
+                    return body
         self._busy = False
         return None
 

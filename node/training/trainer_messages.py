@@ -144,6 +144,13 @@ class Sampled(Message, frozen=True):
     text: str | None
 
 
+class Alive(Message, frozen=True):
+    """The process runs; said every second, whatever it does."""
+
+    steps: Count
+    """Of training, or probes, since its start."""
+
+
 class Failed(Message, frozen=True):
     """The command failed; the trainer lives on."""
 
@@ -161,7 +168,7 @@ class Command(Message, frozen=True):
 class Answer(Message, frozen=True):
     """Frame from the trainer."""
 
-    body: Ready | Progress | Trained | Evaluated | Sampled | Probed | Done | Failed
+    body: Ready | Progress | Trained | Evaluated | Sampled | Probed | Done | Alive | Failed
     memory: Count = 0
     """What the process takes of the device's memory now, in bytes."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from node.store.state import State
 from node.transfer.line import check_line, state_seconds
 from node.transfer.sources import BadTreeError, Sources, ask_any, receive, send
 from node.transfer.tree_client import OnProgress, fetch_chunks, fetch_leaves, ignore_progress
-from protocol.errors import CodecError
+from protocol.errors import CodecError, LaterManifestError
 from protocol.layout import Layout
 from protocol.ledger import Ledger
 from protocol.manifest import open_manifest
@@ -39,15 +40,19 @@ async def fetch_manifest(sources: Sources) -> bytes:
 
     Raises:
         FetchError: no source gave it.
+        LaterManifestError: it is of a later version.
     """
 
     async def ask(stream: Stream) -> bytes:
         await send(stream, ManifestRequest())
         envelope = (await receive(stream, ManifestReply)).envelope
-        open_manifest(envelope, sources.run)
+        with suppress(LaterManifestError):  # of this run all the same: others have no other
+            open_manifest(envelope, sources.run)
         return envelope
 
-    return await ask_any(sources, ask, "the manifest")
+    envelope = await ask_any(sources, ask, "the manifest")
+    open_manifest(envelope, sources.run)
+    return envelope
 
 
 async def fetch_state(
