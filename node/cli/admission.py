@@ -77,7 +77,9 @@ def _add_invite(commands: Commands) -> None:
 
 async def _create(context: Context, options: argparse.Namespace) -> int:
     if not 1 <= options.uses <= MOST_USES:
-        raise UsageError(f"--uses takes a number from 1 to {MOST_USES:,}")
+        raise UsageError(
+            f"an invite can't be for {options.uses}", hint=f"Give --uses 1 to {MOST_USES:,}."
+        )
     seconds = INVITE_SECONDS if options.expires is None else parse_duration(options.expires)
     wanted = InviteRequest(uses=options.uses, for_s=seconds, role=options.role)
     async with context.node() as client:
