@@ -66,7 +66,7 @@ class MemberList(QWidget):
         act = UNBAN if chosen is not None and chosen.banned else BAN
         self.ban.setText(act.text)
         self.ban.setAccessibleName(act.text)
-        can = chosen is not None and not chosen.me and chosen.station != "host"
+        can = chosen is not None and chosen.station != "host"
         self.ban.setEnabled(self._desk.store.live and can)
 
     def _ban_chosen(self) -> None:
