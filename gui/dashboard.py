@@ -8,6 +8,7 @@ from PySide6.QtGui import QKeySequence, QShortcut
 from PySide6.QtWidgets import QHBoxLayout, QSplitter, QWidget
 
 from gui.charts import Bars, Curve
+from gui.conduct import Conduct
 from gui.desk import Desk
 from gui.order import Column
 from gui.peers import PeerTable
@@ -45,6 +46,8 @@ class Dashboard(QWidget):
         self.table = PeerTable(desk.store, desk.theme, _COLUMNS)
         self.filter.textChanged.connect(self.table.peers.search)
         self._why = Why(desk, self.table)
+        self.conduct = Conduct(desk, self)
+        self.conduct.attach(self.table)
         self.loss = Curve("Loss", desk.theme)
         self.hours = Bars("My contribution, samples per hour", desk.theme, HOURS)
         self.activity = Transcript("Activity")

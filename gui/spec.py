@@ -8,7 +8,7 @@ import msgspec
 
 from protocol.control import HostSpec, TaskSource
 from protocol.errors import TalkootError
-from protocol.manifest import MethodSpec, RoundSpec, TrustSpec
+from protocol.manifest import Admission, MethodSpec, RoundSpec, TrustSpec
 
 MAX_SPEC_BYTES = 256 << 10
 KINDS = {
@@ -33,6 +33,7 @@ class RunDraft:
     licence: str
     kind: str
     data: str
+    admission: Admission = "invite"
 
     def spec(self) -> HostSpec:
         """Return the run with the rules for a small run among friends (talkoot host init).
@@ -60,6 +61,7 @@ class RunDraft:
             trust=TrustSpec(
                 rule="clip", probation_rounds=3, probation_passes=0, newcomer_share=1, work_bits=0
             ),
+            admission=self.admission,
         )
 
 

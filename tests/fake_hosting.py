@@ -36,6 +36,8 @@ class FakeHosting:
     def __init__(self) -> None:
         self.invited: list[Invite] = []
         self.admitted: list[Member] = [HOST, MEMBER]
+        self.no_invites: Exception | None = None
+        """Why none can be made."""
 
     async def change_run(self, run: str, change: RunChange) -> RunStatus:
         self._ask("change_run", run, change)
@@ -48,6 +50,8 @@ class FakeHosting:
 
     async def create_invite(self, run: str, wanted: InviteRequest) -> Invite:
         self._ask("create_invite", run, wanted)
+        if self.no_invites is not None:
+            raise self.no_invites
         self._check_host(run, "make invites")
         if self._run(run).admission != "invite":
             raise NotPrivateError

@@ -203,7 +203,7 @@ def test_all_pages_open_and_show_what_the_node_says(home: Home) -> None:
             logs = window.show_page(Logs)
             await until(lambda: logs.text.toPlainText() == "one\ntwo")
             host = window.show_page(Host)
-            assert (host.link.text(), host.code.text) == ("talkoot:?v=1", "talkoot:?v=1")
+            assert (host.line.link.text(), host.code.text) == ("talkoot:?v=1", "talkoot:?v=1")
             mine = window.show_page(Contributions)
             await until(mine.csv.isEnabled)
             peers = window.show_page(PeersPage)

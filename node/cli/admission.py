@@ -18,8 +18,8 @@ from protocol.hosting import state_of as state_of_invite
 
 _HOSTED = "its id, the start of it, or its name; left out: the only one that you host"
 _PEER = "its PeerID, a part of it, or its name"
-_QUIET = 2
-"""Modules of margin; screens have their own."""
+_QUIET = 4
+"""Modules of margin that a reader of QR codes needs."""
 
 
 def add(commands: Commands) -> None:
@@ -77,8 +77,9 @@ def _add_invite(commands: Commands) -> None:
 
 async def _create(context: Context, options: argparse.Namespace) -> int:
     if not 1 <= options.uses <= MOST_USES:
-        hint = "For more people make several invites."
-        raise UsageError(f"--uses takes a number from 1 to {MOST_USES:,}", hint=hint)
+        raise UsageError(
+            f"an invite can't be for {options.uses}", hint=f"Give --uses 1 to {MOST_USES:,}."
+        )
     seconds = INVITE_SECONDS if options.expires is None else parse_duration(options.expires)
     wanted = InviteRequest(uses=options.uses, for_s=seconds, role=options.role)
     async with context.node() as client:
@@ -177,7 +178,7 @@ async def _members(context: Context, options: argparse.Namespace) -> int:
 
 def _members_table(members: Sequence[Member]) -> Table:
     names = {each.peer: each.name for each in members}
-    columns = ("Peer", "Name", "Is", "State", "Let in", "By", "Until")
+    columns = ("Peer", "Name", "Role", "State", "Let in", "By", "Until")
     return table(columns, (_member_row(each, names) for each in members))
 
 
