@@ -183,6 +183,7 @@ def _layered() -> list[Decoder]:
             broken=partial(broken_message, run=NO_RUN),
             scene=alone(open_manifest),
             errors=(ManifestError,),
+            covers=("protocol.manifest._refuse_later",),
         ),
         Decoder(
             name="rollcall.open_roll",
