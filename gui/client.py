@@ -18,6 +18,7 @@ import msgspec
 from yarl import URL
 
 from protocol.accounts import History, PeerDetail
+from protocol.codec import UNREADABLE
 from protocol.control import (
     API_PREFIX,
     Contribution,
@@ -105,7 +106,7 @@ class Place:
             return msgspec.json.decode(self.node_file.read_bytes(), type=NodeFile)
         except OSError as error:
             raise NoNodeError("no node runs here") from error
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise NoNodeError(f"{self.node_file} is damaged") from error
 
 
@@ -122,7 +123,7 @@ def _token(file: Path | None) -> str:
         raise NoNodeError("it isn't said where the node's token is", hint="Give --token-file.")
     try:
         token = file.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a path that none can have, or no text
         raise NoNodeError(f"the token file {file} can't be read") from error
     if not token.isprintable():
         raise NoNodeError(f"the token file {file} is damaged")
@@ -317,7 +318,7 @@ def _reply(status: int, data: bytes, kind: type[ReplyT]) -> ReplyT:
         if status != 200:
             raise RefusedError(msgspec.json.decode(data, type=Failure))
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise RefusedError(
             Failure(
                 code="bad_answer",

@@ -75,15 +75,16 @@ def read_spec(path: Path) -> HostSpec:
         with path.open("rb") as file:
             text = file.read(MAX_SPEC_BYTES).decode()
         spec = msgspec.convert(tomllib.loads(text), HostSpec)
+        if spec.task.data is None:
+            return spec
+        data = (path.absolute().parent / Path(spec.task.data).expanduser()).resolve()
     except OSError as error:
         raise SpecError(
             f"can't read {path}: {error.strerror}", hint="Choose a file that you can read."
         ) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (msgspec.ValidationError, ValueError, RuntimeError) as error:
+        # beside mistakes: too large a number, too deep a table, a path that can't be
         hint = "Compare it with what talkoot host init writes."
         raise SpecError(f"{path.name} has a mistake: {error}", hint=hint) from error
-    if spec.task.data is None:
-        return spec
-    data = (path.absolute().parent / Path(spec.task.data).expanduser()).resolve()
     task = msgspec.structs.replace(spec.task, data=str(data))
     return msgspec.structs.replace(spec, task=task)

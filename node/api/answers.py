@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from node.api.refusals import BadPathError, NoSuchCheckpointError, NotPermittedError, RefusedError
+from protocol.codec import UNREADABLE
 from protocol.control import Failure, Request
 from protocol.errors import (
     InviteError,
@@ -126,7 +127,7 @@ async def body_of(request: web.Request, kind: type[RequestT]) -> RequestT:
         raise RefusedError(
             408, "bad_request", "the request's body did not come", "Send it, then try again."
         ) from error
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise RefusedError(
             400, "bad_request", f"the request can't be read: {error}", _OLDER
         ) from error

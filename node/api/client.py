@@ -15,6 +15,7 @@ from yarl import URL
 from node.api.hosting_calls import ANSWER_SECONDS, HostingCalls, segment
 from node.home.paths import Paths
 from protocol.accounts import MOST_ROUNDS, EvidenceDetail, EvidenceItem, History, PeerDetail
+from protocol.codec import UNREADABLE
 from protocol.control import (
     API_PREFIX,
     Contribution,
@@ -315,7 +316,7 @@ def find_node(paths: Paths) -> NodeFile:
     try:
         found = msgspec.json.decode(data, type=NodeFile)
         local = IPv4Address(URL(found.url).host or "").is_loopback
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise _damaged(paths) from error
     if not local:
         raise _damaged(paths)
@@ -344,7 +345,7 @@ def _reply(status: int, data: bytes, kind: type[ReplyT]) -> ReplyT:
         if status != 200:
             raise ApiError(msgspec.json.decode(data, type=Failure))
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise _bad_answer(status) from error
 
 
@@ -353,7 +354,7 @@ def _event(message: aiohttp.WSMessage) -> StreamEvent:
         raise NodeNotRunningError("the node is gone: the connection broke", hint=_START_IT)
     try:
         return msgspec.json.decode(message.data, type=StreamEvent)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise _bad_answer(101) from error
 
 

@@ -250,8 +250,13 @@ def read_spec(path: Path) -> HostSpec:
 def _with_data(path: Path, text: str, spec: HostSpec) -> HostSpec:
     if spec.task.data is None:
         return spec
-    data = (path.absolute().parent / Path(spec.task.data).expanduser()).resolve()
-    if not data.exists():
+    try:
+        data = (path.absolute().parent / Path(spec.task.data).expanduser()).resolve()
+        is_there = data.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # a path that none can have
+        message = f"{printable(spec.task.data, 60)!r} is no path: {error}"
+        raise _mistake(path, text, ("task", "data"), message, "") from error
+    if not is_there:
         hint = "A relative path counts from the spec's own folder."
         raise _mistake(path, text, ("task", "data"), f"there is no {data}", hint)
     return msgspec.structs.replace(spec, task=msgspec.structs.replace(spec.task, data=str(data)))
