@@ -100,7 +100,7 @@ def render(transport: bytes, peer: PeerId) -> str:
     """Return the multiaddr of `peer` at `transport`, which p2pd gave.
 
     Raises:
-        AddressError: not over TCP.
+        AddressError: not over TCP, or nothing that `parse` reads as the same.
     """
     text, rest = "", transport
     try:
@@ -109,7 +109,10 @@ def render(transport: bytes, peer: PeerId) -> str:
             text += part
     except (IndexError, ValueError, SignatureError) as error:
         raise AddressError(f"an address in an unknown form: {transport[:60].hex()}") from error
-    return f"{text}/p2p/{peer}"
+    address = f"{text}/p2p/{peer}"
+    if parse(address) != Address(peer, transport):
+        raise AddressError(f"{address} is not the form of an address")
+    return address
 
 
 def _endpoint(version: str, host: str, port: str) -> bytes:

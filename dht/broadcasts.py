@@ -9,46 +9,26 @@ of others and hears some twice: that can be neither limited nor counted here.
 """
 
 import asyncio
-from collections import deque
 
 from dht.addresses import peer_id_of_bytes
 from dht.budget import Budget
 from dht.daemon import Channel, Daemon, ask
 from dht.engine import p2pd_pb2, read_pbmsg_safe
 from dht.fence.refusals import Refusals, RefusedRequestError
-from dht.swarm import BROADCAST_BYTES, Broadcast
+from dht.mailbox import Mailbox
+from dht.swarm import BROADCAST_BYTES
 from protocol.errors import FrameError, ProtocolError
 from protocol.identity import PeerId
 
-QUEUED_BROADCASTS = 1024
-QUEUED_BYTES = 16 << 20
 
-
-class Subscription:
-    """The broadcasts of one topic, an async iterator that ends with p2pd. `lost` counts drops."""
+class Subscription(Mailbox):
+    """The broadcasts of one topic, an async iterator that ends with p2pd."""
 
     def __init__(self, own_id: PeerId, refusals: Refusals, budget: Budget | None = None) -> None:
+        super().__init__()
         self._own_id = own_id
         self._refusals = refusals
         self._down = (budget or Budget()).down
-        self._queue: deque[Broadcast] = deque()
-        self._queued_bytes = 0
-        self._changed = asyncio.Event()
-        self._ended = False
-        self.lost = 0
-
-    def __aiter__(self) -> "Subscription":
-        return self
-
-    async def __anext__(self) -> Broadcast:
-        while not self._queue:
-            if self._ended:
-                raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
-        author, data = self._queue.popleft()
-        self._queued_bytes -= len(data)
-        return author, data
 
     async def pump(self, reader: asyncio.StreamReader) -> None:
         """Take messages from p2pd until it ends."""
@@ -60,8 +40,7 @@ class Subscription:
         except (EOFError, OSError):
             pass
         finally:
-            self._ended = True
-            self._changed.set()
+            self.close()
 
     def take(self, message: p2pd_pb2.PSMessage) -> None:
         """Queue one `p2pd_pb2.PSMessage`, unless it is our own, or its author isn't listened to."""
@@ -77,12 +56,7 @@ class Subscription:
         if author == self._own_id:
             return
         self._down.spend(len(message.data))
-        self._queue.append((author, message.data))
-        self._queued_bytes += len(message.data)
-        while len(self._queue) > QUEUED_BROADCASTS or self._queued_bytes > QUEUED_BYTES:
-            self._queued_bytes -= len(self._queue.popleft()[1])
-            self.lost += 1
-        self._changed.set()
+        self.put(author, message.data)
 
 
 def check_size(data: bytes) -> None:

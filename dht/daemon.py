@@ -210,7 +210,9 @@ class Daemon:
                 process_group=0,
             )
         except OSError as error:
-            raise DaemonStartError(f"p2pd can't be run on this machine: {error}") from error
+            raise DaemonStartError(
+                f"p2pd can't be run on this machine: {error}", hint="See: talkoot doctor"
+            ) from error
         ready = asyncio.get_running_loop().create_future()
         self._tasks.spawn(self._read(self._process, ready), "p2pd's output")
         done, _ = await asyncio.wait({ready}, timeout=START_SECONDS)

@@ -70,6 +70,10 @@ class FramedStream:
         """Who is at the other end, proven by the transport's handshake."""
         return self._peer
 
+    def allow(self, frame_bytes: int) -> None:
+        """Set the limit of later frames, in both directions."""
+        self._frame_bytes = min(frame_bytes, _END - 1)
+
     async def send(self, frame: bytes) -> None:
         """Send one frame, and wait while the other end lags behind.
 

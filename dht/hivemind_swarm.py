@@ -37,7 +37,7 @@ from dht.records import CLOCK_SLACK_SECONDS, check_record
 from dht.streams import Streams
 from dht.swarm import Broadcast, Handler, NetworkError, Stream, Traffic
 from dht.tasks import OwnedTasks
-from protocol.errors import ProtocolError, RecordError
+from protocol.errors import ProtocolError
 from protocol.identity import Identity, PeerId
 from protocol.records import RecordKey
 
@@ -74,7 +74,13 @@ class HivemindSwarm:
         self._identity = identity
         self._clock = clock
         self._daemon = Daemon(
-            DaemonConfig(identity_path, tuple(listen), tuple(announce), client_mode)
+            DaemonConfig(
+                identity_path,
+                tuple(listen),
+                tuple(announce),
+                client_mode,
+                serve_relay=serve_relay,
+            )
         )
         self._tasks = OwnedTasks()
         self._pumps = OwnedTasks()
@@ -227,7 +233,7 @@ class HivemindSwarm:
         return found
 
     async def store(self, key: RecordKey, envelope: bytes) -> bool:
-        """Store this peer's own record; true if someone took it, be it this peer itself.
+        """Store a signed record; true if someone took it, be it this peer itself.
 
         It lives until its signed `expires`, and takes the place of an earlier one only if it lives
         longer than that.
@@ -235,15 +241,13 @@ class HivemindSwarm:
         self._check_open()
         try:
             record = check_record(envelope, key, self.time())
-            if record.signer != self.peer_id:
-                raise RecordError(f"a record by {record.signer}, who is another peer")
         except ProtocolError as error:
             self.refusals.count(error, None)
             return False
         return await self._node.put(record, self.time())
 
     async def fetch(self, key: RecordKey) -> list[bytes]:
-        """Return the envelopes of all valid records found under `key`, at most one a peer."""
+        """Return the envelopes of all valid records found under `key`, at most one a signer."""
         self._check_open()
         return [record.envelope for record in await self._node.find(key, self.time())]
 

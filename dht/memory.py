@@ -217,13 +217,14 @@ class MemorySwarm:
         return {far.peer_id for far in self.neighbours()}
 
     async def store(self, key: RecordKey, envelope: bytes) -> bool:
-        """Store this peer's own record at itself and at the peers nearest to `key`."""
+        """Store a signed record at this peer and at the peers nearest to `key`."""
         try:
-            expires = self._network.reader.read(envelope).message.expires
+            record = self._network.reader.read(envelope)
         except ProtocolError as error:
             self.report(None, error)
             return False
-        return await self.store_raw(StoreRequest(key, self._peer_id, envelope, expires))
+        expires = record.message.expires
+        return await self.store_raw(StoreRequest(key, record.signer, envelope, expires))
 
     async def store_raw(self, request: StoreRequest) -> bool:
         """Ask as a liar may: for any place, owner and time. True if someone took it."""

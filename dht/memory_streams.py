@@ -61,6 +61,10 @@ class MemoryStream:
         """Whether this end was neither closed nor broken."""
         return self._open
 
+    def allow(self, frame_bytes: int) -> None:
+        """Set the limit of later frames, in both directions."""
+        self._frame_bytes = frame_bytes
+
     async def send(self, frame: bytes) -> None:
         """Send one frame, once the window has room for it.
 

@@ -9,7 +9,7 @@ key's, and all together.
 from collections import Counter
 from dataclasses import dataclass
 
-from dht.records import RefusedRecordError, key_id
+from dht.records import RECORD_OVERHEAD_BYTES, RefusedRecordError, key_id
 from protocol.identity import PeerId
 from protocol.records import Record
 from protocol.signing import Signed
@@ -17,8 +17,6 @@ from protocol.signing import Signed
 MAX_OWNERS = 1024
 """Under one key."""
 _SWEEP_SECONDS = 30.0
-_OVERHEAD_BYTES = 1024
-"""What a record costs beside its bytes: measured 1.0 KiB for one of 550."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,4 +117,4 @@ class RecordStore:
 
 
 def _cost(record: Signed[Record]) -> int:
-    return len(record.envelope) + _OVERHEAD_BYTES
+    return len(record.envelope) + RECORD_OVERHEAD_BYTES

@@ -65,6 +65,10 @@ class Stream(Protocol):
         """Who is at the other end, proven by the transport's handshake."""
         ...
 
+    def allow(self, frame_bytes: int) -> None:
+        """Set the limit of later frames, in both directions."""
+        ...
+
     async def send(self, frame: bytes) -> None:
         """Send one frame. Raises StreamClosedError; FrameError above the stream's limit."""
         ...
@@ -154,15 +158,15 @@ class Swarm(Protocol):
         ...
 
     async def store(self, key: RecordKey, envelope: bytes) -> bool:
-        """Store this peer's own signed record under `key`; true if someone took it.
+        """Store a signed record under `key`; true if someone took it.
 
         `envelope` is a sealed `protocol.records.Record`, which says itself how long it lives. A
-        peer has one record a key: a later one replaces it if it lives longer.
+        signer has one record a key: a later one replaces it if it lives longer.
         """
         ...
 
     async def fetch(self, key: RecordKey) -> list[bytes]:
-        """Return the envelopes of all valid records found under `key`, at most one a peer."""
+        """Return the envelopes of all valid records found under `key`, at most one a signer."""
         ...
 
     async def publish(self, topic: str, data: bytes) -> None:

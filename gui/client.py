@@ -18,6 +18,7 @@ import msgspec
 from yarl import URL
 
 from protocol.accounts import History, PeerDetail
+from protocol.codec import UNREADABLE
 from protocol.control import (
     API_PREFIX,
     Contribution,
@@ -28,10 +29,12 @@ from protocol.control import (
     HostSpec,
     LinkRequest,
     NodeFile,
+    Peer,
     Preview,
     RunStatus,
 )
 from protocol.errors import TalkootError
+from protocol.hosting import Invite, InviteRequest, Member, RunChange
 from protocol.machine import (
     ConfigPatch,
     ConfigView,
@@ -103,7 +106,7 @@ class Place:
             return msgspec.json.decode(self.node_file.read_bytes(), type=NodeFile)
         except OSError as error:
             raise NoNodeError("no node runs here") from error
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise NoNodeError(f"{self.node_file} is damaged") from error
 
 
@@ -120,7 +123,7 @@ def _token(file: Path | None) -> str:
         raise NoNodeError("it isn't said where the node's token is", hint="Give --token-file.")
     try:
         token = file.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a path that none can have, or no text
         raise NoNodeError(f"the token file {file} can't be read") from error
     if not token.isprintable():
         raise NoNodeError(f"the token file {file} is damaged")
@@ -155,6 +158,37 @@ class Api:
     async def leave(self, run: str) -> None:
         """Stop taking part in a run."""
         await self._call("DELETE", f"/runs/{_segment(run)}", RunStatus, seconds=SEARCH_SECONDS)
+
+    async def change_run(self, run: str, change: RunChange) -> RunStatus:
+        """Change what the host may change of a run for everybody."""
+        return await self._call("PATCH", f"/runs/{_segment(run)}", RunStatus, body=change)
+
+    async def create_invite(self, run: str, wanted: InviteRequest) -> Invite:
+        """Make an invite to a private run."""
+        return await self._call("POST", f"/runs/{_segment(run)}/invites", Invite, body=wanted)
+
+    async def invites(self, run: str) -> list[Invite]:
+        """Return the invites to a run, newest first."""
+        return await self._call("GET", f"/runs/{_segment(run)}/invites", list[Invite])
+
+    async def revoke_invite(self, run: str, invite: str) -> Invite:
+        """Let nobody join by an invite any more."""
+        where = f"/runs/{_segment(run)}/invites/{_segment(invite)}"
+        return await self._call("DELETE", where, Invite)
+
+    async def members(self, run: str) -> list[Member]:
+        """Return who was let into a run."""
+        return await self._call("GET", f"/runs/{_segment(run)}/members", list[Member])
+
+    async def set_ban(self, run: str, peer: str, *, banned: bool) -> Member:
+        """Shut a peer out of a run for everybody, or let it in again."""
+        where = f"/runs/{_segment(run)}/bans/{_segment(peer)}"
+        return await self._call("PUT" if banned else "DELETE", where, Member)
+
+    async def set_block(self, run: str, peer: str, *, blocked: bool) -> Peer:
+        """Have this node deal with a peer no more, or again."""
+        where = f"/runs/{_segment(run)}/blocks/{_segment(peer)}"
+        return await self._call("PUT" if blocked else "DELETE", where, Peer)
 
     async def export(self, run: str, path: str) -> Exported:
         """Have the node write a run's model to the absolute `path`, over what is there.
@@ -264,7 +298,11 @@ async def open_api(place: Place) -> AsyncIterator[Api]:
 def _refusal(error: aiohttp.WSServerHandshakeError) -> TalkootError:
     if error.status in {401, 403}:
         return RefusedError(
-            Failure(code="unauthorized", message="the node does not take this window's token")
+            Failure(
+                code="unauthorized",
+                message="the node does not take this window's token",
+                hint="Close the window and open it again.",
+            )
         )
     return RefusedError(
         Failure(
@@ -280,7 +318,7 @@ def _reply(status: int, data: bytes, kind: type[ReplyT]) -> ReplyT:
         if status != 200:
             raise RefusedError(msgspec.json.decode(data, type=Failure))
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise RefusedError(
             Failure(
                 code="bad_answer",

@@ -158,7 +158,8 @@ class Contributions(QWidget):
         try:
             path.write_bytes(data)
         except OSError as error:
-            self._desk.tell(FileError(f"can't write {path}: {error.strerror}"))
+            hint = "Choose another place."
+            self._desk.tell(FileError(f"can't write {path}: {error.strerror}", hint=hint))
             return
         say(self._note, f"Written: {path}")
 

@@ -1,12 +1,14 @@
 """The dashboard: figures, peers, the model's loss, what this machine gave, and what happened."""
 
 import time
+from collections.abc import Iterable
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QKeySequence, QShortcut, QTextCursor
-from PySide6.QtWidgets import QHBoxLayout, QLineEdit, QPlainTextEdit, QSplitter, QWidget
+from PySide6.QtGui import QKeySequence, QShortcut
+from PySide6.QtWidgets import QHBoxLayout, QSplitter, QWidget
 
 from gui.charts import Bars, Curve
+from gui.conduct import Conduct
 from gui.desk import Desk
 from gui.order import Column
 from gui.peers import PeerTable
@@ -14,7 +16,8 @@ from gui.series import Recent, curve, hourly
 from gui.store import Change
 from gui.view import axis_number, clean, clock, duration, figures, number
 from gui.why import Why
-from gui.widgets import Tile, card, column, label, restyle
+from gui.widgets import Tile, Transcript, card, column, filter_box, label, restyle
+from protocol.machine import Activity as Happened
 from protocol.machine import Series
 
 HOURS = 24
@@ -43,9 +46,13 @@ class Dashboard(QWidget):
         self.table = PeerTable(desk.store, desk.theme, _COLUMNS)
         self.filter.textChanged.connect(self.table.peers.search)
         self._why = Why(desk, self.table)
+        self.conduct = Conduct(desk, self)
+        self.conduct.attach(self.table)
         self.loss = Curve("Loss", desk.theme)
         self.hours = Bars("My contribution, samples per hour", desk.theme, HOURS)
-        self.activity = Activity(desk)
+        self.activity = Transcript("Activity")
+        self.activity.document().setDocumentMargin(2)
+        self.activity.setMinimumHeight(80)
         self._recent = Recent()
         self._losses: Series | None = None
         self._mine: Series | None = None
@@ -95,7 +102,7 @@ class Dashboard(QWidget):
                 part.setEnabled(store.live)
             restyle(self.activity, "old", not store.live)
         if change & Change.ACTIVITY:
-            self.activity.refresh()
+            self.activity.show_text(activity_words(list(store.activity)[-SHOWN_ACTIVITY:]))
         if store.live:
             self._load_if_old()
         if change & Change.STATUS and store.run and self._recent.note(store.run, time.time()):
@@ -130,44 +137,6 @@ class Dashboard(QWidget):
         self.hours.show_points(bars, (f"{HOURS} h ago", "now"), newest)
 
 
-class Activity(QPlainTextEdit):
-    """What happened, oldest first, as plain text; it stays where it was scrolled to."""
-
-    def __init__(self, desk: Desk) -> None:
-        super().__init__()
-        self._desk = desk
-        self.setReadOnly(True)
-        self.setProperty("role", "card")
-        self.setTabChangesFocus(True)
-        self.setAccessibleName("Activity")
-        self.setTextInteractionFlags(
-            Qt.TextInteractionFlag.TextSelectableByMouse
-            | Qt.TextInteractionFlag.TextSelectableByKeyboard
-        )
-        self.document().setDocumentMargin(2)
-        self.setMinimumHeight(80)
-
-    def refresh(self) -> None:
-        """Show the newest."""
-        shown = list(self._desk.store.activity)[-SHOWN_ACTIVITY:]
-        text = "\n".join(f"{clock(each.at)}  {clean(each.text, 300)}" for each in shown)
-        if text == self.toPlainText():
-            return
-        bar = self.verticalScrollBar()
-        at_end, place = bar.value() >= bar.maximum() - 2, bar.value()
-        self.setPlainText(text)
-        if at_end:
-            self.moveCursor(QTextCursor.MoveOperation.End)
-            self.moveCursor(QTextCursor.MoveOperation.StartOfLine)
-        else:
-            bar.setValue(place)
-
-
-def filter_box(words: str) -> QLineEdit:
-    """Return a field to filter by."""
-    made = QLineEdit()
-    made.setPlaceholderText(words)
-    made.setAccessibleName(words)
-    made.setClearButtonEnabled(True)
-    made.setMaxLength(200)
-    return made
+def activity_words(shown: Iterable[Happened]) -> str:
+    """Return what happened, a line each."""
+    return "\n".join(f"{clock(each.at)}  {clean(each.text, 300)}" for each in shown)

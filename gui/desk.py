@@ -11,7 +11,7 @@ from gui.client import Api
 from gui.session import Session
 from gui.store import Change, Store
 from gui.theme import Theme
-from protocol.control import Contribution, ContributionRequest
+from protocol.control import Contribution, ContributionRequest, Peer
 from protocol.errors import TalkootError
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,10 @@ class Desk(QObject):
     def take(self, contribution: Contribution) -> None:
         """Note what the node answered, before its events say it."""
         self.changed.emit(self.store.take_contribution(contribution))
+
+    def take_peer(self, peer: Peer, **changes: bool) -> None:
+        """Note what the node answered about a peer that is still there."""
+        self.changed.emit(self.store.change_peer((peer.run, peer.id), **changes))
 
     async def _contribute(self, request: ContributionRequest) -> None:
         self.take(await self.api.contribute(request))

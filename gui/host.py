@@ -1,98 +1,45 @@
-"""Sharing a run: its link and the link as a picture; taking its model home; leaving it."""
+"""Hosting a run: its link or its invites, its members, a pause for all; its model; leaving it."""
 
+import time
 from pathlib import Path
 
-from PySide6.QtCore import QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QGuiApplication, QPainter, QPaintEvent
-from PySide6.QtWidgets import (
-    QFileDialog,
-    QHBoxLayout,
-    QLineEdit,
-    QMessageBox,
-    QWidget,
-)
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QFileDialog, QMessageBox, QWidget
 
 from gui.desk import Desk
+from gui.invites import InviteList
+from gui.members import MemberList
+from gui.share import LinkLine, QrCode
 from gui.store import Change
 from gui.view import clean, size
 from gui.widgets import button, card, column, label, row, say
 from protocol.control import RunStatus
+from protocol.errors import TalkootError
+from protocol.hosting import RunChange
 
-_QUIET = 4
-"""Modules of margin that a reader of QR codes needs."""
-
-_MOST_PIXELS = 360
-"""A side; large enough for a phone to read it from a screen."""
-
-
-class QrCode(QWidget):
-    """A text as a QR code, black on white in either theme: readers expect that."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._text = ""
-        self._modules: tuple[bytearray, ...] = ()
-        self.setAccessibleName("The join link as a QR code")
-
-    @property
-    def text(self) -> str:
-        """What it says."""
-        return self._text
-
-    def show_text(self, text: str) -> None:
-        """Draw `text`; nothing if it is empty or too long for a QR code."""
-        if text == self._text:
-            return
-        self._text, self._modules = text, _modules(text)
-        self.setVisible(bool(self._modules))
-        count = len(self._modules) + 2 * _QUIET
-        side = max(2, _MOST_PIXELS // count)
-        self.setFixedSize(QSize(count * side, count * side))
-        self.update()
-
-    def paintEvent(self, _: QPaintEvent) -> None:  # noqa: N802 - Qt's name
-        """Draw it."""
-        if not self._modules:
-            return
-        painter = QPainter(self)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(QColor("white"))
-        painter.drawRoundedRect(QRectF(self.rect()), 6, 6)
-        side = self.width() // (len(self._modules) + 2 * _QUIET)
-        start = side * _QUIET
-        for y, line in enumerate(self._modules):
-            for x, dark in enumerate(line):
-                if dark:
-                    painter.fillRect(
-                        start + x * side, start + y * side, side, side, QColor("black")
-                    )
-
-
-def _modules(text: str) -> tuple[bytearray, ...]:
-    if not text:
-        return ()
-    import segno  # noqa: PLC0415 - only this page needs it
-
-    try:
-        return tuple(segno.make_qr(text, error="l").matrix)
-    except segno.DataOverflowError:
-        return ()
+LOAD_SECONDS = 5.0
+_OVER = {"finished", "stopped"}
 
 
 class Host(QWidget):
-    """Bringing others in."""
+    """Bringing others in, and keeping them out."""
 
     def __init__(self, desk: Desk) -> None:
         super().__init__()
         self._desk = desk
+        self._loaded: tuple[str, str] | None = None
+        """Run and role whose lists are shown, or asked for."""
+        self._loaded_at = 0.0
         self.title = label("", "title")
         self.about = label("", "muted", wrap=True)
-        self.link = QLineEdit()
-        self.link.setReadOnly(True)
-        self.link.setAccessibleName("Join link")
-        self.copy = button("Copy", "main", "Copy the join link")
-        self.copy.clicked.connect(self._copy)
+        self.pause = button("Pause for everybody")
+        self.pause.clicked.connect(self._pause)
+        self.line = LinkLine("Join link")
         self.code = QrCode()
+        self.invites = InviteList(desk)
+        self.members = MemberList(desk)
+        self.invites.changed.connect(self.reload)
+        self.members.changed.connect(self.reload)
         self.export_button = button(
             "Export the model…", about="Write the agreed model as a safetensors file"
         )
@@ -102,52 +49,111 @@ class Host(QWidget):
         self.begin = button("Host a run…", about="Start a run of your own")
         self.begin.clicked.connect(lambda: desk.join_asked.emit("host"))
         self._note = label("", "muted", wrap=True)
-        self._lay_out()
-
-    def _lay_out(self) -> None:
-        self._link_row = QWidget()
-        line = row(self.link, self.copy)
-        line.setStretch(0, 1)
-        self._link_row.setLayout(line)
-        how = label(
+        self._note.hide()
+        self._how = label(
             "Whoever has the link can look at the run before anything starts, and join it.",
             "muted",
             wrap=True,
         )
-        words = column(self.title, self.about, self._link_row, how, gap=12)
-        words.addStretch(1)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        title = row(column(self.title, self.about, gap=6), self.pause, gap=16)
+        title.setStretch(0, 1)
+        title.setAlignment(self.pause, Qt.AlignmentFlag.AlignTop)
+        words = column(title, self.line, self._how, self.invites, self.members, gap=14)
+        words.setStretch(4, 1)
+        words.addStretch(0)
         words.addWidget(self._note)
         words.addLayout(row(self.export_button, self.leave, None, self.begin))
-        self._how = how
-        inside = QHBoxLayout()
-        inside.setContentsMargins(20, 20, 20, 20)
-        inside.setSpacing(24)
-        inside.addLayout(words, 1)
-        inside.addWidget(self.code, 0, Qt.AlignmentFlag.AlignTop)
+        inside = row(words, self.code, margin=20, gap=24)
+        inside.setStretch(0, 1)
+        inside.setAlignment(self.code, Qt.AlignmentFlag.AlignTop)
         self.setLayout(column(card(inside)))
 
     def refresh(self, change: Change) -> None:
         """Show what changed."""
-        if not change & (Change.STATUS | Change.LINK):
+        if not change & (Change.STATUS | Change.LINK | Change.PEERS):
             return
         store = self._desk.store
         run = store.run
         link = (run.link or "") if run else ""
         say(self.title, clean(run.name) if run else "No run yet")
         say(self.about, _about(run))
-        if self.link.text() != link:
-            self.link.setText(link)
-            self.link.setCursorPosition(0)
+        self.line.show_link(link)
         self.code.show_text(link)
-        for part in (self._link_row, self.code, self._how):
+        for part in (self.line, self.code, self._how):
             part.setVisible(bool(link))
+        self._show_pause(run)
         for each in (self.export_button, self.leave):
             each.setEnabled(store.live and run is not None)
         self.begin.setEnabled(store.live)
+        self._show_lists(run)
 
-    def _copy(self) -> None:
-        QGuiApplication.clipboard().setText(self.link.text())
-        say(self._note, "The link is copied.")
+    def _tell(self, text: str) -> None:
+        say(self._note, text)
+        self._note.setVisible(bool(text))
+
+    def _show_pause(self, run: RunStatus | None) -> None:
+        hosting = run is not None and run.role == "host" and run.state not in _OVER
+        self.pause.setVisible(hosting)
+        self.pause.setEnabled(self._desk.store.live)
+        if run is not None:
+            words = "Let everybody go on" if run.host_paused else "Pause for everybody"
+            self.pause.setText(words)
+            self.pause.setAccessibleName(words)
+
+    def _show_lists(self, run: RunStatus | None) -> None:
+        """Ask for invites and members of a run that has them to show, now and then."""
+        hosting = run is not None and run.role == "host"
+        private = run is not None and run.admission == "invite"
+        self.invites.setVisible(hosting and private)
+        self.members.setVisible(hosting or private)
+        if run is not None:
+            self.invites.follow(run)
+            self.members.follow(run)
+        now = time.monotonic()
+        wanted = (run.run, run.role) if run is not None and (hosting or private) else None
+        if wanted != self._loaded:
+            self._loaded_at = -LOAD_SECONDS
+        self._loaded = wanted
+        if wanted and self._desk.store.live and now - self._loaded_at > LOAD_SECONDS:
+            self._loaded_at = now
+            self._desk.start(self._load(), failed=self._say_why_not)
+
+    def reload(self) -> None:
+        """Ask for invites and members now."""
+        self._loaded_at = -LOAD_SECONDS
+        self._show_lists(self._desk.store.run)
+
+    async def _load(self) -> None:
+        run, api = self._desk.store.run, self._desk.api
+        if run is None:
+            return
+        members = await api.members(run.run)
+        if self._is_shown(run):
+            self.members.show_members(run, members)
+        if run.role == "host" and run.admission == "invite":
+            invites = await api.invites(run.run)
+            if self._is_shown(run):
+                self.invites.show_invites(invites, time.time())
+
+    def _is_shown(self, run: RunStatus) -> bool:
+        return self._loaded is not None and self._loaded[0] == run.run
+
+    def _say_why_not(self, error: TalkootError) -> None:
+        self._tell(clean(error.message, 200))
+
+    def _pause(self) -> None:
+        if (run := self._desk.store.run) is not None:
+            self._desk.start(self._set_pause(run.run, paused=not run.host_paused))
+
+    async def _set_pause(self, run: str, *, paused: bool) -> None:
+        self.pause.setEnabled(False)
+        try:
+            await self._desk.api.change_run(run, RunChange(paused=paused))
+        finally:
+            self.pause.setEnabled(True)
 
     def _ask_where(self) -> None:
         name, _ = QFileDialog.getSaveFileName(
@@ -162,14 +168,14 @@ class Host(QWidget):
             self._desk.start(self._export(run.run, path))
 
     async def _export(self, run: str, path: Path) -> None:
-        say(self._note, "Writing the model…")
+        self._tell("Writing the model…")
         self.export_button.setEnabled(False)
         try:
             done = await self._desk.api.export(run, str(path.absolute()))
         finally:
-            say(self._note, "")
+            self._tell("")
             self.export_button.setEnabled(True)
-        say(self._note, f"Written: {done.path}, round {done.round:,}, {size(done.size_bytes)}")
+        self._tell(f"Written: {done.path}, round {done.round:,}, {size(done.size_bytes)}")
 
     def _ask_to_leave(self) -> None:
         run = self._desk.store.run
@@ -188,14 +194,18 @@ class Host(QWidget):
 
     async def _leave(self, run: RunStatus) -> None:
         await self._desk.api.leave(run.run)
-        say(self._note, f"You no longer take part in {clean(run.name)}.")
+        self._tell(f"You no longer take part in {clean(run.name)}.")
 
 
 def _about(run: RunStatus | None) -> str:
     if run is None:
         return "Join a run by its link, or host one."
-    role = "You host this run." if run.role == "host" else "You take part in this run."
-    if run.link is None:
+    kind = "private run, by invite only" if run.admission == "invite" else "run"
+    role = f"You {'host' if run.role == 'host' else 'take part in'} this {kind}."
+    if run.host_paused and run.state not in _OVER:
+        who = "you let" if run.role == "host" else "its host lets"
+        return f"{role} It is paused for everybody, until {who} it go on."
+    if run.link is None and run.admission == "open":
         return f"{role} Its link is not known yet."
     here = "1 peer is here" if run.peers == 1 else f"{run.peers:,} peers are here"
     return f"{role} {here}, round {run.round:,}."

@@ -50,7 +50,9 @@ async def start_node(command: Sequence[str]) -> None:
         if code:
             said.seek(0)
             words = printable(said.read(_READ_BYTES).decode(errors="replace"), _SHOWN_CHARACTERS)
-            raise StartError(words or f"the node could not be started ({code})")
+            raise StartError(
+                words or f"the node could not be started ({code})", hint="See: talkoot doctor"
+            )
 
 
 async def _run(command: Sequence[str], said: IO[bytes]) -> int:
@@ -61,7 +63,9 @@ async def _run(command: Sequence[str], said: IO[bytes]) -> int:
             *command, stdin=nothing, stdout=nothing, stderr=said
         )
     except OSError as error:
-        raise StartError(f"the node can't be started: {error.strerror}") from error
+        raise StartError(
+            f"the node can't be started: {error.strerror}", hint="Install talkoot again."
+        ) from error
     try:
         async with asyncio.timeout(START_SECONDS):
             return await process.wait()

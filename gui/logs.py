@@ -4,13 +4,13 @@ import unicodedata
 from pathlib import Path
 
 from PySide6.QtCore import QTimer
-from PySide6.QtGui import QFontDatabase, QShowEvent, QTextCursor
+from PySide6.QtGui import QFontDatabase, QShowEvent
 from PySide6.QtWidgets import QFileDialog, QPlainTextEdit, QWidget
 
 from gui.desk import Desk
 from gui.store import Change
 from gui.view import size
-from gui.widgets import button, card, column, label, row, say
+from gui.widgets import Transcript, button, card, column, label, row, say
 from protocol.errors import TalkootError
 
 LINES = 1000
@@ -25,11 +25,7 @@ class Logs(QWidget):
         super().__init__()
         self._desk = desk
         self._busy = False
-        self.text = QPlainTextEdit()
-        self.text.setReadOnly(True)
-        self.text.setProperty("role", "card")
-        self.text.setTabChangesFocus(True)
-        self.text.setAccessibleName("The node's log")
+        self.text = Transcript("The node's log")
         self.text.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
         self.text.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
         self.save = button(
@@ -70,17 +66,7 @@ class Logs(QWidget):
             lines = await self._desk.api.logs(LINES)
         finally:
             self._busy = False
-        text = "\n".join(harmless(line) for line in lines)
-        if text == self.text.toPlainText():
-            return
-        bar = self.text.verticalScrollBar()
-        at_end, place = bar.value() >= bar.maximum() - 2, bar.value()
-        self.text.setPlainText(text)
-        if at_end:
-            self.text.moveCursor(QTextCursor.MoveOperation.End)
-            self.text.moveCursor(QTextCursor.MoveOperation.StartOfLine)
-        else:
-            bar.setValue(place)
+        self.text.show_text("\n".join(harmless(line) for line in lines))
 
     def _ask_where(self) -> None:
         name, _ = QFileDialog.getSaveFileName(self, "Save diagnostics", "talkoot-diagnostics.zip")

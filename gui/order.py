@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from gui.store import PeerKey, Store
-from gui.view import LINK_WORDS, clean, peer_name, state_word
+from gui.view import LINK_WORDS, clean, peer_name, peer_state
 from protocol.control import Peer
 
 Column = Literal[
@@ -43,7 +43,7 @@ _KEYS: dict[Column, Callable[[Peer], str | float]] = {
     "throughput": lambda peer: peer.samples_per_second,
     "ping": lambda peer: _none_last(peer.latency_seconds),
     "link": lambda peer: LINK_WORDS[peer.address],
-    "state": lambda peer: state_word(peer.state),
+    "state": peer_state,
     "accepted": lambda peer: peer.accepted_samples,
     "standing": lambda peer: peer.standing,
 }
@@ -109,7 +109,7 @@ def _haystack(peer: Peer) -> str:
         peer_name(peer),
         clean(peer.device),
         LINK_WORDS[peer.address],
-        state_word(peer.state),
+        peer_state(peer),
         peer.standing,
         peer.id,
     )

@@ -33,7 +33,7 @@ from PySide6.QtWidgets import (
 from gui.order import ASCENDING_FIRST, COLUMNS, Column, PeerOrder
 from gui.store import PeerKey, Store
 from gui.theme import Theme
-from gui.view import LINK_WORDS, clean, milliseconds, number, peer_name, rate, state_word
+from gui.view import LINK_WORDS, clean, milliseconds, number, peer_name, peer_state, rate
 from protocol.control import Peer
 
 Index: TypeAlias = QModelIndex | QPersistentModelIndex
@@ -65,7 +65,7 @@ _WIDTHS: dict[Column, int] = {
 }
 _LEAST: dict[Column, int] = {"name": 106, "device": 66}
 """What these keep in a narrow table."""
-_GIVEN_UP: tuple[Column, ...] = ("accepted", "standing", "link")
+_GIVEN_UP: tuple[Column, ...] = ("standing", "accepted", "link")
 """Left out of a narrow table, in this order; what doesn't fit then is found by scrolling."""
 _RIGHT = {"throughput", "ping", "accepted"}
 _MARGIN = 7
@@ -80,7 +80,7 @@ _TEXTS: dict[Column, Callable[[Peer], str]] = {
     "throughput": lambda peer: rate(peer.samples_per_second),
     "ping": lambda peer: milliseconds(peer.latency_seconds),
     "link": lambda peer: LINK_WORDS[peer.address],
-    "state": lambda peer: "banned" if peer.standing == "banned" else state_word(peer.state) or "-",
+    "state": lambda peer: peer_state(peer) or "-",
     "accepted": lambda peer: f"{peer.accepted_samples:,}",
     "standing": lambda peer: peer.standing,
 }
@@ -248,6 +248,7 @@ _WORD_COLOURS = {
     "averaging": "info",
     "established": "good",
     "banned": "bad",
+    "blocked": "warning",
     "suspended": "warning",
 }
 
@@ -258,6 +259,8 @@ class PeerTable(QTableView):
     why_asked = Signal(str, str)
     """(run, PeerID): somebody wants to know why this peer stands as it does."""
     peer_chosen = Signal(str, str)
+    menu_asked = Signal(str, str, QPoint)
+    """(run, PeerID, where on the screen): the right button, or the menu key."""
 
     def __init__(self, store: Store, theme: Theme, columns: tuple[Column, ...] = COLUMNS) -> None:
         super().__init__()
@@ -271,6 +274,8 @@ class PeerTable(QTableView):
         self._resort.timeout.connect(self.resort)
         self._resort.start()
         theme.changed.connect(self.viewport().update)
+        self.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
+        self.customContextMenuRequested.connect(self._ask_for_menu)
 
     def _set_up(self) -> None:
         self.setAccessibleName("Peers")
@@ -356,6 +361,13 @@ class PeerTable(QTableView):
             self.why_asked.emit(*key)
             return True
         return super().viewportEvent(event)
+
+    def _ask_for_menu(self, where: QPoint) -> None:
+        index = self.indexAt(where)
+        if index.isValid():
+            self.selectRow(index.row())
+            key = self.peers.order.rows[index.row()]
+            self.menu_asked.emit(*key, self.viewport().mapToGlobal(where))
 
     def explain(self, key: PeerKey, rich_text: str) -> None:
         """Show the reasons, if the mouse still asks for them."""

@@ -1,6 +1,8 @@
 """All peers with all that is known of them, and why the chosen one stands as it does."""
 
-from PySide6.QtCore import Qt
+from functools import partial
+
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QKeySequence, QShortcut
 from PySide6.QtWidgets import (
     QFrame,
@@ -12,30 +14,18 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from gui.dashboard import filter_box
+from gui.conduct import Act, Conduct
 from gui.desk import Desk
-from gui.order import Column
 from gui.peers import PeerTable
 from gui.store import Change, PeerKey
-from gui.view import clean, duration, milliseconds, number, peer_name, percent, state_word
+from gui.view import clean, duration, milliseconds, number, peer_name, peer_state, percent
 from gui.why import Why, reasons
-from gui.widgets import card, column, label, row, say
+from gui.widgets import button, card, column, filter_box, label, row, say
 from protocol.accounts import PeerDetail
 from protocol.control import Peer
 from protocol.errors import TalkootError
 
 PANE_WIDTH = 284
-_COLUMNS: tuple[Column, ...] = (
-    "name",
-    "device",
-    "reputation",
-    "throughput",
-    "ping",
-    "link",
-    "state",
-    "accepted",
-    "standing",
-)
 
 
 class PeersPage(QWidget):
@@ -46,9 +36,12 @@ class PeersPage(QWidget):
         self._desk = desk
         self.filter = filter_box("Filter by name, device, link, state or PeerID")
         self.count = label("", "muted")
-        self.table = PeerTable(desk.store, desk.theme, _COLUMNS)
+        self.table = PeerTable(desk.store, desk.theme)
         self.pane = PeerPane()
         self._why = Why(desk, self.table)
+        self.conduct = Conduct(desk, self)
+        self.conduct.attach(self.table)
+        self.pane.acted.connect(self._act)
         self._chosen: PeerKey | None = None
         self.filter.textChanged.connect(self._search)
         self.table.peer_chosen.connect(self._choose)
@@ -65,7 +58,7 @@ class PeersPage(QWidget):
             self.table.refresh(live=self._desk.store.live)
             self._say_count()
             if self._chosen is not None:
-                self.pane.show_peer(self._desk.store.peers.get(self._chosen))
+                self._show_peer()
 
     def _search(self, text: str) -> None:
         self.table.peers.search(text)
@@ -77,9 +70,21 @@ class PeersPage(QWidget):
 
     def _choose(self, run: str, peer: str) -> None:
         self._chosen = run, peer
-        self.pane.show_peer(self._desk.store.peers.get((run, peer)))
+        self._show_peer()
         self.pane.show_reasons([])
         self._why.ask((run, peer), found=self._show_why, failed=self._say_why_not)
+
+    def _show_peer(self) -> None:
+        peer = self._peer()
+        self.pane.show_peer(peer)
+        self.pane.show_acts(self.conduct.offers(peer) if peer else ())
+
+    def _peer(self) -> Peer | None:
+        return self._desk.store.peers.get(self._chosen) if self._chosen else None
+
+    def _act(self, act: Act) -> None:
+        if (peer := self._peer()) is not None:
+            self.conduct.do(act, peer)
 
     def _show_why(self, detail: PeerDetail) -> None:
         if (detail.run, detail.peer.id) == self._chosen:
@@ -90,7 +95,9 @@ class PeersPage(QWidget):
 
 
 class PeerPane(QFrame):
-    """One peer in words."""
+    """One peer in words, and what can be done about it."""
+
+    acted = Signal(Act)
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,8 +122,16 @@ class PeerPane(QFrame):
         self._heading = label("Why it stands so", "heading")
         self._heading.hide()
         self._reasons = QWidget()
+        self.buttons = [button(""), button("")]
+        self._acts: tuple[Act, ...] = ()
+        for place, each in enumerate(self.buttons):
+            each.clicked.connect(partial(self._press, place))
+            each.hide()
         body = QWidget()
-        inside = column(self.name, self.id, self._facts, self._heading, self._reasons, gap=10)
+        deeds = row(*self.buttons)
+        inside = column(
+            self.name, self.id, self._facts, deeds, self._heading, self._reasons, gap=10
+        )
         self._inside = inside
         inside.addStretch(1)
         body.setLayout(inside)
@@ -142,6 +157,23 @@ class PeerPane(QFrame):
             say(self._values[name], words)
             self._values[name].show()
             self._titles[name].show()
+
+    def show_acts(self, offered: tuple[Act, ...]) -> None:
+        """Offer what can be done about the peer."""
+        if offered == self._acts:
+            return
+        self._acts = offered
+        for place, each in enumerate(self.buttons):
+            each.setVisible(place < len(offered))
+            if place < len(offered):
+                act = offered[place]
+                each.setText(act.text)
+                each.setAccessibleName(act.text)
+                each.setToolTip(act.about)
+                each.setAccessibleDescription(act.about)
+
+    def _press(self, place: int, *_: object) -> None:
+        self.acted.emit(self._acts[place])
 
     def show_reasons(self, lines: list[tuple[str, str, str]], evidence: int = 0) -> None:
         """Show what its standing rests on."""
@@ -182,9 +214,15 @@ _FACTS = (
 )
 
 
+def _state(peer: Peer) -> str:
+    if peer.host_banned:
+        return "banned by the host"
+    return "blocked by you" if peer.blocked else peer_state(peer) or "-"
+
+
 def _facts(peer: Peer) -> tuple[str, ...]:
     return (
-        state_word(peer.state) or "-",
+        _state(peer),
         clean(peer.device) or "-",
         f"{peer.address}, {milliseconds(peer.latency_seconds)}",
         "dropped" if peer.dropped else percent(peer.share),

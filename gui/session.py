@@ -5,10 +5,9 @@ import logging
 from collections.abc import Callable
 from contextlib import aclosing
 
-import msgspec
-
 from gui.client import Api, GoneError, Place, RefusedError, open_api
 from gui.store import Change, LostEventsError, Store
+from protocol.codec import UNREADABLE
 
 RETRY_SECONDS = 0.25
 LONGEST_RETRY_SECONDS = 2.0
@@ -49,7 +48,7 @@ class Session:
                 log.info("events were lost; beginning anew")
             except (GoneError, RefusedError) as error:
                 self._lose(error.message)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except UNREADABLE as error:
                 log.warning("an event can't be read: %s", error)
                 self._lose("the node speaks another version of talkoot")
             pause = RETRY_SECONDS if self._was_live else min(2 * pause, LONGEST_RETRY_SECONDS)

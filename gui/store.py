@@ -10,6 +10,7 @@ from enum import Flag, auto
 from typing import TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from protocol.control import Contribution, Peer, RunStatus, Status
 from protocol.machine import Activity, PeersChanged, Snapshot, StreamEvent
@@ -124,6 +125,13 @@ class Store:
             return Change.NONE
         self.contribution = contribution
         return Change.CONTRIBUTION
+
+    def change_peer(self, key: PeerKey, **changes: bool) -> Change:
+        """Take in what is newly known of a peer, if it is there."""
+        if (peer := self.peers.get(key)) is None:
+            return Change.NONE
+        self.peers[key] = replace(peer, **changes)
+        return Change.PEERS
 
     def _begin_anew(self, snapshot: Snapshot) -> Change:
         self.live, self.trouble = True, ""

@@ -232,6 +232,7 @@ QTableView, QTreeView {
     background: @card; border: none; outline: 0; gridline-color: transparent;
     selection-background-color: @selected; selection-color: @text;
 }
+QTableView[role="listing"]::item { padding-left: 4px; }
 QHeaderView { background: @card; border: none; }
 QHeaderView::section {
     background: @card; color: @text; border: none; border-bottom: 1px solid @line;

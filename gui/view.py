@@ -39,6 +39,10 @@ _STATE_WORDS = {
     "exchanging": "averaging",
     "grouped": "averaging",
 }
+_OPEN_TO = {
+    "open": "whoever has the link",
+    "invite": "nobody but those whom its host invited: the run is private",
+}
 LINK_WORDS = {"direct": "direct", "relayed": "relay", "local": "local", "unknown": NOTHING}
 
 
@@ -66,6 +70,18 @@ def peer_name(peer: Peer) -> str:
 def state_word(state: str) -> str:
     """Return what a peer or a run does, in a word or two."""
     return _STATE_WORDS.get(state) or clean(state, 20).replace("_", " ")
+
+
+def peer_state(peer: Peer) -> str:
+    """Return whether a peer is shut out, or what it does, in a word or two."""
+    if peer.host_banned or peer.standing == "banned":
+        return "banned"
+    return "blocked" if peer.blocked else state_word(peer.state)
+
+
+def open_to(admission: str) -> str:
+    """Return who can join a run."""
+    return _OPEN_TO.get(admission) or clean(admission, 40)
 
 
 # Numbers.
@@ -215,6 +231,8 @@ def pause_words(contribution: Contribution) -> str:
 
 def _run_words(run: RunStatus) -> str:
     reason = clean(run.reason, 160)
+    if run.host_paused and run.state not in {"finished", "stopped"}:
+        return f"Paused for everybody, by {'you' if run.role == 'host' else 'the host of the run'}"
     match run.state:
         case "training" | "exchanging":
             return "Contributing"

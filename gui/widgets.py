@@ -1,7 +1,7 @@
 """Small parts that all pages use. Every label shows plain text: names are strangers' choice."""
 
 from PySide6.QtCore import QPointF, Qt, Signal
-from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPalette, QPen
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPalette, QPen, QTextCursor
 from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -9,7 +9,9 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLayout,
+    QLineEdit,
     QMenu,
+    QPlainTextEdit,
     QPushButton,
     QSizePolicy,
     QStyle,
@@ -117,6 +119,44 @@ def restyle(widget: QWidget, name: str, value: object) -> None:
         widget.setProperty(name, value)
         widget.style().unpolish(widget)
         widget.style().polish(widget)
+
+
+def filter_box(words: str) -> QLineEdit:
+    """Return a field to filter by."""
+    made = QLineEdit()
+    made.setPlaceholderText(words)
+    made.setAccessibleName(words)
+    made.setClearButtonEnabled(True)
+    made.setMaxLength(200)
+    return made
+
+
+class Transcript(QPlainTextEdit):
+    """Lines that grow, as plain text to read and copy; it stays where it was scrolled to."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.setReadOnly(True)
+        self.setProperty("role", "card")
+        self.setTabChangesFocus(True)
+        self.setAccessibleName(name)
+        self.setTextInteractionFlags(
+            Qt.TextInteractionFlag.TextSelectableByMouse
+            | Qt.TextInteractionFlag.TextSelectableByKeyboard
+        )
+
+    def show_text(self, text: str) -> None:
+        """Show `text`, at its end unless somebody has scrolled up."""
+        if text == self.toPlainText():
+            return
+        bar = self.verticalScrollBar()
+        at_end, place = bar.value() >= bar.maximum() - 2, bar.value()
+        self.setPlainText(text)
+        if at_end:
+            self.moveCursor(QTextCursor.MoveOperation.End)
+            self.moveCursor(QTextCursor.MoveOperation.StartOfLine)
+        else:
+            bar.setValue(place)
 
 
 class Tile(QFrame):

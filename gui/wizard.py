@@ -1,7 +1,8 @@
 """Taking part, in three pages: a link or a run of one's own, what it is, and how much to give.
 
-CHOOSE ──look──> PREVIEW ──next──> LIMITS ──join──> closed
-  └──────── <────back───┴─── <───back──┘
+CHOOSE ──look──> PREVIEW ──next──> LIMITS ──join, or start an open run──> closed
+  └──────── <────back───┴─── <───back──┤                                     │
+                                       └──start a private run──> INVITE ──done
 """
 
 import asyncio
@@ -14,17 +15,19 @@ from PySide6.QtWidgets import QDialog, QProgressBar, QStackedWidget, QWidget
 
 from gui.desk import Desk, sentence
 from gui.form import Form, culprit
+from gui.invites import InvitePage
 from gui.view import clean
 from gui.widgets import button, column, label, row, say
 from gui.wizard_pages import ChoosePage, LimitsPage, PreviewPage
-from protocol.control import ContributionRequest, HostSpec
+from protocol.control import ContributionRequest, HostSpec, RunStatus
 from protocol.errors import TalkootError
+from protocol.hosting import InviteRequest
 from protocol.link import parse_link
 from protocol.machine import ConfigPatch
 
-CHOOSE, PREVIEW, LIMITS = range(3)
-_TITLES = ("Take part", "What you would join", "How much to give")
-_HOST_TITLES = ("Take part", "What you would start", "How much to give")
+CHOOSE, PREVIEW, LIMITS, INVITE = range(4)
+_TITLES = ("Take part", "What you would join", "How much to give", "")
+_HOST_TITLES = ("Take part", "What you would start", "How much to give", "Bring others in")
 
 
 class Wizard(QDialog):
@@ -36,9 +39,12 @@ class Wizard(QDialog):
         self._work: asyncio.Task[None] | None = None
         self._link = ""
         self._spec: HostSpec | None = None
+        self._hosted: RunStatus | None = None
+        """The private run that has been started."""
         self.choose, self.preview, self.limits = ChoosePage(), PreviewPage(), LimitsPage()
+        self.invite = InvitePage()
         self.pages = QStackedWidget()
-        for page in (self.choose, self.preview, self.limits):
+        for page in (self.choose, self.preview, self.limits, self.invite):
             self.pages.addWidget(page)
         self.title = label(_TITLES[0], "title")
         self.step = label("1 of 3", "muted")
@@ -67,6 +73,7 @@ class Wizard(QDialog):
         self.next.clicked.connect(self._go_on)
         self.choose.ready.connect(self._go_on)
         self.choose.changed.connect(self._forget_error)
+        self.choose.changed.connect(self._show_step)
         self.next.setDefault(True)
 
     def begin(self, what: str) -> None:
@@ -88,15 +95,21 @@ class Wizard(QDialog):
         hosting = self.choose.is_hosting
         self.pages.setCurrentIndex(page)
         say(self.title, (_HOST_TITLES if hosting else _TITLES)[page])
-        say(self.step, f"{page + 1} of 3")
-        self.back.setVisible(page != CHOOSE)
-        words = ("Look at it", "Next", "Start it" if hosting else "Contribute")[page]
+        self._show_step()
+        self.back.setVisible(page not in {CHOOSE, INVITE})
+        self.cancel.setVisible(page != INVITE)
+        words = ("Look at it", "Next", "Start it" if hosting else "Contribute", "Try again")[page]
         self.next.setText(words)
         self.next.setAccessibleName(words)
         self._forget_error()
         self._set_busy(on=False)
         if page != CHOOSE:
             self.next.setFocus()
+
+    def _show_step(self) -> None:
+        spec = self._spec if self.page != CHOOSE else None
+        private = spec.admission == "invite" if spec else self.choose.is_private
+        say(self.step, f"{self.page + 1} of {(INVITE if private else LIMITS) + 1}")
 
     def _forget_error(self) -> None:
         say(self.error, "")
@@ -120,8 +133,12 @@ class Wizard(QDialog):
                 self._leave_first_page()
             case 1:
                 self._do(self._load_limits(), self._fail)
-            case _:
+            case 2:
                 self._do(self._take_part(), self._fail_in_form)
+            case _ if self.invite.is_made:
+                self.accept()
+            case _:
+                self._do(self._make_invite(), self._fail)
 
     def _leave_first_page(self) -> None:
         try:
@@ -162,7 +179,21 @@ class Wizard(QDialog):
         if contribution is not None and contribution.cause in {"asked", "finished"}:
             self._desk.take(await api.contribute(ContributionRequest(mode="auto")))
         self._desk.store.chosen_run = run.run
-        self.accept()
+        if self._spec is None or run.admission == "open":
+            self.accept()
+            return
+        self._hosted = run
+        self._show_page(INVITE)
+        self._set_busy(on=True)
+        await self._make_invite()
+
+    async def _make_invite(self) -> None:
+        if self._hosted is None:
+            raise RuntimeError("an invite is made to the run that was started")
+        wanted = InviteRequest(uses=self.choose.draft.uses.value)
+        self.invite.show_invite(await self._desk.api.create_invite(self._hosted.run, wanted))
+        self.next.setText("Done")
+        self.next.setAccessibleName("Done")
 
     def _do(self, work: Coroutine[Any, Any, None], failed: Callable[[TalkootError], None]) -> None:
         self._forget_error()
@@ -183,7 +214,7 @@ class Wizard(QDialog):
             self.choose.focus()
 
     def _fail_in_form(self, error: TalkootError) -> None:
-        form: Form | None = self.limits.form
+        form: Form | None = self.limits.form if self.page == LIMITS else None
         key = culprit(error.message, list(form.fields)) if form else None
         if form is None or key is None:
             self._fail(error)

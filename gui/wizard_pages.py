@@ -19,12 +19,14 @@ from PySide6.QtWidgets import (
 )
 
 from gui.form import Form
+from gui.invites import FRIENDS, Count
 from gui.spec import KINDS, RunDraft, read_spec
-from gui.view import clean, size
+from gui.view import clean, open_to, size
 from gui.widgets import Choice, button, card, column, label, row, say
 from protocol.control import HostSpec, Preview
 from protocol.link import LINK_CHARACTERS
 from protocol.machine import ConfigView, Device
+from protocol.manifest import Admission
 
 LIMITS = (
     "contribute.only.on_battery",
@@ -39,6 +41,10 @@ LIMITS = (
 _METHODS = {
     "local": "local: whole updates, aggregated by {rule}",
     "spsa": "spsa: one byte per gradient",
+}
+_MINE_OPEN_TO: dict[Admission, str] = {
+    "open": "whoever has the link",
+    "invite": "nobody but those whom you invite: the run is private",
 }
 _SHOWN_LINES = 20
 
@@ -96,6 +102,7 @@ class ChoosePage(QWidget):
             wrap=True,
         )
         self.draft = DraftForm()
+        self.draft.admission.currentIndexChanged.connect(self.changed)
         whole = column(
             self.paste,
             self.public,
@@ -115,6 +122,11 @@ class ChoosePage(QWidget):
     def is_hosting(self) -> bool:
         """Whether a run is to be started rather than joined."""
         return self.host.isChecked()
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it is one by invite, as far as that can be told by now."""
+        return self.is_hosting and self.draft.is_private
 
     def prefer_hosting(self, *, hosting: bool) -> None:
         """Choose what to begin with."""
@@ -155,6 +167,13 @@ class DraftForm(QWidget):
         browse.clicked.connect(self._browse)
         self.open_spec = button("Open a spec file…", about="As written by talkoot host init")
         self.open_spec.clicked.connect(self._open_spec)
+        self.admission = Choice()
+        self.admission.setAccessibleName("Open to")
+        self.admission.addItem("only those whom I invite: the run is private", "invite")
+        self.admission.addItem("whoever has the link", "open")
+        self.admission.currentIndexChanged.connect(self._show_uses)
+        self.uses = Count(FRIENDS)
+        self._uses_title = label("I invite")
         self._file: Path | None = None
         self._file_words = label("", "muted", wrap=True)
         grid = QGridLayout()
@@ -173,15 +192,18 @@ class DraftForm(QWidget):
             grid.addWidget(label(title), place, 0)
             grid.addWidget(field, place, 1)
         grid.addWidget(browse, 4, 2)
+        grid.addWidget(label("Open to"), 5, 0)
+        grid.addWidget(self.admission, 5, 1)
+        grid.addWidget(self._uses_title, 6, 0)
+        grid.addWidget(self.uses, 6, 1)
         rules = label(
-            "Whoever has the link of your run can join it. The rules are those for a small run "
-            "among friends; a spec file sets all of them.",
+            "The rules are those for a small run among friends; a spec file sets all of them.",
             "muted",
             wrap=True,
         )
         last = row(self._file_words, self.open_spec)
         last.setStretch(0, 1)
-        self.setLayout(column(rules, grid, last, gap=12))
+        self.setLayout(column(grid, rules, last, gap=12))
 
     def spec(self) -> HostSpec:
         """Return the run to start. Raises SpecError."""
@@ -193,13 +215,25 @@ class DraftForm(QWidget):
             licence=self.licence.text().strip(),
             kind=str(self.kind.currentData()),
             data=self.data.text().strip(),
+            admission="invite" if self.is_private else "open",
         ).spec()
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only those who are invited may join."""
+        return bool(self.admission.currentData() == "invite")
+
+    def _show_uses(self) -> None:
+        self._uses_title.setVisible(self.is_private)
+        self.uses.setVisible(self.is_private)
 
     def use_file(self, file: Path | None) -> None:
         """Take everything from a spec file."""
         self._file = file
         say(self._file_words, f"All of it is in {file}" if file else "")
-        for field in (self.name, self.about, self.licence, self.kind, self.data):
+        for field in (
+            *(self.name, self.about, self.licence, self.kind, self.data, self.admission),
+        ):
             field.setEnabled(file is None)
 
     def _open_spec(self) -> None:
@@ -242,7 +276,8 @@ class PreviewPage(QScrollArea):
             ("Trains", [f"{clean(found.task)}, {found.parameters:,} parameters"]),
             ("Method", [_METHODS.get(found.method, "{rule}").format(rule=clean(found.rule))]),
             ("Download", [f"{size(found.download_bytes)}, {size(found.data_bytes)} of it data"]),
-            ("Peers", [f"{found.peers:,} now, admission {clean(found.admission)}"]),
+            ("Peers", [f"{found.peers:,} now"]),
+            ("Open to", [open_to(found.admission)]),
             ("Trust", [clean(line, 300) for line in found.trust[:_SHOWN_LINES]]),
             ("Others see", [clean(line, 300) for line in found.what_others_see[:_SHOWN_LINES]]),
         ]
@@ -264,6 +299,7 @@ class PreviewPage(QScrollArea):
             ("Data", [clean(spec.task.data or "what comes with it", 300)]),
             ("Method", [_METHODS.get(spec.method.kind, "").format(rule=spec.trust.rule)]),
             ("Rounds", [f"of {ends}{total}"]),
+            ("Open to", [_MINE_OPEN_TO[spec.admission]]),
             ("Others see", ["your network address, your node's name, and this run's rules"]),
         ]
         words = "The rules can't change once it has started: another run has other rules."

@@ -10,16 +10,18 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from dht.clocks import skew_trouble
+from dht.door import Door
 from dht.fence.refusals import Refusals
 from dht.hivemind_swarm import HivemindSwarm
 from dht.lasting_swarm import LastingSwarm
-from dht.swarm import NetworkError, Swarm
+from dht.swarm import Swarm
 from node.api.exports import write_model
 from node.api.machine import MachineControls
 from node.api.series import series_of
@@ -31,16 +33,20 @@ from node.home.names import friendly_name
 from node.home.paths import Paths
 from node.home.version import VERSION
 from node.machine import Machine, machine_of
+from node.members.admission import Reception
+from node.members.affairs import Doors
+from node.members.controls import HostingControls
+from node.members.redeem import OpenedLink, keep, known_manifest, may_take_part, open_link
+from node.run.finish import watch_finish
 from node.run.host import found_run, remove_drafts
-from node.run.preview import preview_of
+from node.run.node_setting import NodeSetting
+from node.run.preview import Seen, preview_of, seen_of
 from node.run.recorder import Recorder
 from node.run.room import room_beside
-from node.run.session import NodeSetting, Session
+from node.run.session import Session
 from node.run.workers import WorkerOf, worker_of
 from node.store.run_folder import LEFT, RunFolder
 from node.store.storage import StateError, telling
-from node.transfer.sources import Sources
-from node.transfer.transfer import fetch_manifest
 from protocol.accounts import EvidenceDetail, EvidenceItem, History, PeerDetail
 from protocol.control import (
     Exported,
@@ -53,9 +59,9 @@ from protocol.control import (
     RunStatus,
     Status,
 )
-from protocol.errors import ManifestError, TalkootError
+from protocol.errors import TalkootError
 from protocol.identity import Identity
-from protocol.link import JoinLink, parse_link
+from protocol.link import parse_link
 from protocol.machine import Metric, Series
 from protocol.manifest import open_manifest
 
@@ -64,7 +70,6 @@ log = logging.getLogger(__name__)
 SESSION_END_SECONDS = 10.0
 MOST_DISCOURAGED = 16
 """To be shown at once."""
-_FINISH_POLL_SECONDS = 0.2
 
 
 async def run(
@@ -90,7 +95,6 @@ async def run(
     """
     listen = lasting_addresses(config.node.listen, paths.ports)
     async with machine_of(ConfigSource(paths.config_file, config), paths) as machine:
-
         refusals = Refusals()
 
         def network() -> HivemindSwarm:
@@ -112,11 +116,11 @@ async def run(
 
 
 async def _run(node: "Node", paths: Paths, api: str | None, stop: asyncio.Event) -> None:
-    async with asyncio.TaskGroup() as tasks:
+    async with node.receiving(), asyncio.TaskGroup() as tasks:
         node.start_sessions(tasks)
         await node.look_back()
         works = [
-            tasks.create_task(node.record(), name="recorder"),
+            tasks.create_task(node.recorder.run(), name="recorder"),
             tasks.create_task(node.finish_rounds(), name="finish rounds"),
         ]
         async with serve_api(node, paths, api) as url:
@@ -127,7 +131,7 @@ async def _run(node: "Node", paths: Paths, api: str | None, stop: asyncio.Event)
             work.cancel()
 
 
-class Node(MachineControls):
+class Node(MachineControls, HostingControls):
     """The running node, as the control API sees it (node.api.controls.Controls)."""
 
     def __init__(
@@ -143,12 +147,14 @@ class Node(MachineControls):
         self.api_url = ""
         self.addresses: tuple[str, ...] = ()
         config = machine.source.config
+        self.doors = Doors(Door(swarm))
         self._identity = identity
         self._swarm = swarm
         self._stop = stop
         self._started_at = time.monotonic()
         self._setting = NodeSetting(
             swarm=swarm,
+            doors=self.doors,
             identity=identity,
             name=config.node.name or friendly_name(identity.peer_id),
             disk=machine.disk,
@@ -158,29 +164,25 @@ class Node(MachineControls):
             reduces=not config.network.client_mode,
             max_state_bytes=config.storage.max_bytes,
             worker_of=workers,
+            on_joined=lambda run, peer: self.note_joined(self.session(run.hex()), peer),
         )
         self._tasks: asyncio.TaskGroup | None = None
         self._sessions: dict[str, Session] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._recorder = Recorder(
+        self.recorder = Recorder(
             lambda: [(each.since_start(), each.ledger) for each in self._sessions.values()],
             lambda: swarm.traffic,
         )
 
-    async def record(self) -> None:
-        """Keep figures over time, for ever."""
-        await self._recorder.run()
+    @asynccontextmanager
+    async def receiving(self) -> AsyncIterator[None]:
+        """Let in, while the context lasts, members of private runs and who shows an invite."""
+        async with self.doors.door, Reception(self._swarm, self.doors.admitters):
+            yield
 
     async def finish_rounds(self) -> None:
         """Tell the governor when the rounds that are to be finished are over, for ever."""
-        governor = self._machine.governor
-        while True:
-            while governor.contribution.state != "finishing":
-                await governor.changed(governor.contribution)
-            begun = self._rounds_in_progress()
-            while begun & self._rounds_in_progress() and governor.contribution.state == "finishing":  # noqa: ASYNC110
-                await asyncio.sleep(_FINISH_POLL_SECONDS)
-            governor.note_round_over()
+        await watch_finish(self._machine.governor, self._rounds_in_progress)
 
     def _rounds_in_progress(self) -> set[tuple[str, int]]:
         found = ((name, session.training_round) for name, session in self._sessions.items())
@@ -224,15 +226,22 @@ class Node(MachineControls):
     def _start(
         self, folder: RunFolder, peers: Sequence[str] = (), *, fresh: bool = False
     ) -> Session:
+        session = Session(self._setting, folder, peers, fresh=fresh)
+        self._begin(session)
+        return session
+
+    def _begin(self, session: Session) -> None:
         if self._tasks is None:
             raise RuntimeError("the node does not run")
-        session = Session(self._setting, folder, peers, fresh=fresh)
         name = session.run_id.hex()
         self._sessions[name] = session
         self._running[name] = self._tasks.create_task(session.run(), name=f"run {name[:8]}")
-        return session
 
     # what the control API asks
+
+    def session(self, run: str) -> Session:
+        """Return the session of a run."""
+        return self._sessions[run]
 
     def status(self) -> Status:
         """Return the node as a whole."""
@@ -307,26 +316,35 @@ class Node(MachineControls):
     async def preview(self, link: str) -> Preview:
         """Fetch and check the manifest behind a link; nothing starts."""
         with self.activity.telling_of_updates():
-            parsed, envelope = await self._manifest_behind(link)
-        _, manifest = open_manifest(envelope, parsed.run)
+            found = await self._open(link, enter=False)
+        _, manifest = open_manifest(found.manifest, found.link.run)
+        if manifest.admission == "open":
+            seen = await seen_of(self._swarm, found.link.run)
+        else:
+            seen = Seen(*found.seen)
         config, runs = self._machine.source.config, self._paths.runs
-        room = await asyncio.to_thread(room_beside, runs, parsed.run, config.storage)
-        return await preview_of(self._swarm, parsed, manifest, config, room)
+        room = await asyncio.to_thread(room_beside, runs, found.link.run, config.storage)
+        return await preview_of(manifest, seen, config, room)
 
     async def join(self, link: str) -> RunStatus:
         """Start to take part in the run behind a link."""
         with self.activity.telling_of_updates():
-            parsed, envelope = await self._manifest_behind(link)
-        folder = self._folder(self._paths.runs / parsed.run.hex())
+            found = await self._open(link, enter=True)
+        run = found.link.run
+        folder = self._folder(self._paths.runs / run.hex())
         await asyncio.to_thread(folder.create)
-        await asyncio.to_thread(folder.save_manifest, envelope)
+        await asyncio.to_thread(folder.save_manifest, found.manifest)
         with telling(folder.path, 0):
             (folder.path / LEFT).unlink(missing_ok=True)
-        await self._end_of_leaving(parsed.run.hex())
-        if session := self._running_session(parsed.run.hex()):
-            session.note_peers(parsed.peers)
+        await self._end_of_leaving(run.hex())
+        if session := self._running_session(run.hex()):
+            session.note_peers(found.link.peers)
         else:
-            session = self._start(folder, peers=parsed.peers)
+            session = Session(self._setting, folder, found.link.peers)
+        if found.admission:
+            await keep(session.affairs.members, found.admission)
+        if self._sessions.get(run.hex()) is not session:
+            self._begin(session)
             await session.looked_back.wait()
         return session.status()
 
@@ -339,28 +357,18 @@ class Node(MachineControls):
         if run in self._running and run not in self._sessions:
             await asyncio.wait([self._running[run]], timeout=SESSION_END_SECONDS)
 
-    async def _manifest_behind(self, text: str) -> tuple[JoinLink, bytes]:
+    async def _open(self, text: str, *, enter: bool) -> OpenedLink:
         link = parse_link(text, self._swarm.time())
-        peers = await self._swarm.connect(link.peers)
-        if known := await asyncio.to_thread(self._known_manifest, link.run):
-            return link, known
-        if not peers:
-            raise NetworkError(
-                f"none of the link's {len(link.peers)} peers answers",
-                hint="They may be offline, or behind a firewall. Ask for a fresh link.",
-            )
-        return link, await fetch_manifest(Sources(self._swarm, link.run, peers))
+        folder = self._folder(self._paths.runs / link.run.hex())
+        known = await asyncio.to_thread(known_manifest, folder, link.run)
+        belongs = known is not None and await self._belongs(folder)
+        return await open_link(self._swarm, link, known, belongs=belongs, enter=enter)
 
-    def _known_manifest(self, run: bytes) -> bytes | None:
-        """Return the manifest on disk, of a run that this node founded, joined or left."""
-        try:
-            envelope = self._folder(self._paths.runs / run.hex()).manifest()
-            if envelope is not None:
-                open_manifest(envelope, run)
-        except (StateError, ManifestError) as error:
-            log.info("the manifest of %s is fetched anew: %s", run.hex()[:12], error)
-            return None
-        return envelope
+    async def _belongs(self, folder: RunFolder) -> bool:
+        """Return whether this node needs no invite any more."""
+        running = self._running_session(folder.path.name)
+        members = (running or Session(self._setting, folder)).affairs.members
+        return await may_take_part(members, load=running is None)
 
     async def host(self, spec: HostSpec) -> RunStatus:
         """Sign a manifest and start its run."""
@@ -392,7 +400,9 @@ class Node(MachineControls):
         session = self._sessions[run]
         state = session.state or await asyncio.to_thread(session.folder.checkpoints.load_newest)
         if state is None:
-            raise StateError("there is no agreed state of this run here yet")
+            raise StateError(
+                "there is no agreed state of this run here yet", hint="Wait until it has trained."
+            )
         return await asyncio.to_thread(
             write_model, state, wanted.path, self._machine.disk, replace=wanted.replace
         )

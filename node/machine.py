@@ -26,9 +26,7 @@ from node.store.storage import Disk
 from node.training.permit import Gate, Permit
 from node.training.trainer import Resources
 from protocol.control import Contribution, Traffic
-
-MAX_DEVICE_CHARACTERS = 40
-"""Of what others see (protocol.presence)."""
+from protocol.presence import MAX_DEVICE_CHARACTERS
 
 
 class Machine:
@@ -92,8 +90,8 @@ class Machine:
     def _obey(self, contribution: Contribution) -> None:
         paused = contribution.state == "paused"
         reason = ", ".join(filter(None, (contribution.reason, contribution.ends)))
-        _set(self.permit, opened=not paused, reason=reason)
-        _set(self.attendance, opened=contribution.seeding, reason=reason)
+        self.permit.set(opened=not paused, reason=reason)
+        self.attendance.set(opened=contribution.seeding, reason=reason)
 
 
 @asynccontextmanager
@@ -113,19 +111,11 @@ async def machine_of(source: ConfigSource, paths: Paths) -> AsyncIterator[Machin
                 running.cancel()
 
 
-def _set(gate: Gate, *, opened: bool, reason: str) -> None:
-    if not opened:
-        gate.close(reason)
-    elif not gate.is_open:
-        gate.open()
-
-
 def _resources(config: Config) -> Resources:
     contribute = config.contribute
-    share = contribute.device_share
     return Resources(
         threads=contribute.cpu_threads,
         device=contribute.device,
-        gpu_memory=float(share.size_bytes) if share.size_bytes else share.fraction or 1.0,
+        gpu_memory=contribute.gpu_memory_share,
         duty=contribute.duty_cycle / 100,
     )

@@ -6,11 +6,10 @@
 
 Who closes a height is the first by rank of those whose word counts; a silent one is followed by the
 next, whose block waits at each peer for its turn, or until another convener has built on it and
-some time has passed. A convener
-can omit a ticket, which then goes into the next block, but not forge one. Which branch is the best
-follows from the tree (protocol.block_tree), and all that a chain holds from its last block, so
-peers with one tip agree on everything. They may disagree on the tip for a while; the roll call at
-the round's end settles that.
+some time has passed. A convener can omit a ticket, which then goes into the next block, but not
+forge one. Which branch is the best follows from the tree (protocol.block_tree), and all that a
+chain holds from its last block, so peers with one tip agree on everything. They may disagree on the
+tip for a while; the roll call at the round's end settles that.
 """
 
 from collections import Counter

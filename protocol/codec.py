@@ -16,6 +16,8 @@ from protocol.errors import CodecError
 
 MAX_MESSAGE_BYTES = 1 << 20
 """Largest message outside bulk frames; those state their own limit."""
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises on JSON that it can't read: RecursionError where it nests too deep."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, tag_field="is"):
@@ -53,7 +55,7 @@ def decode(data: bytes, kind: type[Message] | UnionType, limit: int = MAX_MESSAG
         raise CodecError(f"message of {len(data)} bytes is above the limit of {limit}")
     try:
         message = msgspec.msgpack.decode(data, type=cast("type[Message]", kind))
-    except (msgspec.MsgspecError, RecursionError, ValueError, UnicodeDecodeError) as error:
+    except (*UNREADABLE, ValueError) as error:
         name = getattr(kind, "__name__", "message")
         raise CodecError(f"not a {name}: {_readable(error)}") from error
     _refuse_non_finite(message)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from protocol.manifest import MethodSpec, RoundSpec, Settings, Text, TrustSpec
+from protocol.manifest import Admission, MethodSpec, RoundSpec, Settings, Text, TrustSpec
 from protocol.signing import PeerIdField
 
 API_PREFIX = "/v1"
@@ -122,6 +122,8 @@ class HostSpec(Request, frozen=True, kw_only=True):
     trust: TrustSpec
     stewards: Annotated[tuple[PeerIdField, ...], Meta(max_length=63)] = ()
     """PeerIDs that are trusted from the start like the host, which always is."""
+    admission: Admission = "open"
+    """open: whoever has the link; invite: who has an invite of the host, and nobody else."""
 
 
 class PeerShare(Reply, frozen=True, kw_only=True):
@@ -169,6 +171,10 @@ class RunStatus(Reply, frozen=True, kw_only=True):
     peers: int = 0
     """Live peers, this one among them."""
     link: str | None = None
+    """Of an open run; to a run by invite only an invite leads."""
+    admission: Admission = "open"
+    host_paused: bool = False
+    """Whether the host has paused the run for everybody."""
     last_round: RoundReport | None = None
     """Left out where it would list more than `MOST_SHARES` peers."""
     round_peers: int = 0
@@ -216,6 +222,10 @@ class Peer(Reply, frozen=True, kw_only=True):
     standing: PeerStanding = "new"
     accepted_samples: int = 0
     """Its credit in the agreed ledger."""
+    blocked: bool = False
+    """Whether this node has no dealings with it, by its person's wish."""
+    host_banned: bool = False
+    """Whether the host has banned it from the run."""
 
 
 class Preview(Reply, frozen=True, kw_only=True):
@@ -258,7 +268,7 @@ class Exported(Reply, frozen=True, kw_only=True):
 
 
 class Traffic(Reply, frozen=True, kw_only=True):
-    """What this node sent and received over streams and broadcasts; bytes."""
+    """What this node sent and received over streams, broadcasts and DHT requests; bytes."""
 
     up: int = 0
     """Since the start."""

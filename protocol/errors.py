@@ -13,8 +13,14 @@
     │   └── AdmissionError        a peer that has not paid, or not been let in, to take part
     ├── LinkError                 a join link that is truncated or altered
     │   └── LaterLinkError        ... of a later version of talkoot
-    └── ManifestError             a manifest that its host did not sign or that makes no sense
-        └── LaterManifestError    ... of a later version of the protocol
+    ├── ManifestError             a manifest that its host did not sign or that makes no sense
+    │   └── LaterManifestError    ... of a later version of the protocol
+    ├── NotHostError              only the run's host may do that
+    ├── NotPrivateError           the run is open: it has no invites
+    ├── NotMemberError            the run is by invite, and this node was not let in
+    └── InviteError               nobody is let in by this invite (any more)
+        ├── InviteExpiredError    its time is over
+        └── InviteUsedUpError     as many as it is for have joined by it
 
 `!`: a violation, which no honest peer commits: who sent it isn't listened to for a while.
 Other packages add their own subclasses of `TalkootError` beside the code that raises them.
@@ -120,6 +126,69 @@ class LaterManifestError(ManifestError):
     """A manifest of a later version of the protocol."""
 
     code = "update_required"
+
+
+class NotHostError(TalkootError):
+    """A node that doesn't host a run does what only its host may."""
+
+    code = "not_host"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"only the host of the run may {what}",
+            hint="Ask the host, or do it on the host's machine: talkoot runs shows your role.",
+        )
+
+
+class NotPrivateError(TalkootError):
+    """Invites are asked for in a run that whoever has its link can join."""
+
+    code = "not_private"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the run is open: whoever has its link can join, and no invite is needed",
+            hint='A run by invite is a new one, with admission = "invite" in its spec: '
+            "talkoot host init --private SPEC.toml",
+        )
+
+
+class NotMemberError(TalkootError):
+    """This node was not let into a run by invite, or is not a member of it any more."""
+
+    code = "not_a_member"
+
+    def __init__(
+        self, why: str = "the run is private, and this node is not a member of it"
+    ) -> None:
+        super().__init__(why, hint="Ask the host for an invite.")
+
+
+class InviteError(TalkootError):
+    """The host lets nobody in by this invite: it was revoked, is not its own, or it banned us."""
+
+    code = "invite_refused"
+
+    def __init__(self, why: str = "the run does not let this node in by that invite") -> None:
+        super().__init__(why, hint="Ask the host for a new invite.")
+
+
+class InviteExpiredError(InviteError):
+    """An invite whose time is over."""
+
+    code = "invite_expired"
+
+    def __init__(self) -> None:
+        super().__init__("the invite has expired")
+
+
+class InviteUsedUpError(InviteError):
+    """An invite by which as many have joined as it is for."""
+
+    code = "invite_used_up"
+
+    def __init__(self) -> None:
+        super().__init__("the invite is used up: as many as it is for have joined by it")
 
 
 UPDATE_CODES = frozenset({"update_required", "unknown_task"})

@@ -1,4 +1,6 @@
-"""Join links: `talkoot:?v=1&r=<run id>&n=<name>&p=<multiaddr>[&p=…][&x=<expiry>]&c=<checksum>`.
+"""Join links, also those of invites, which carry a secret `k` and its end `x`.
+
+    talkoot:?v=1&r=<run id>&n=<name>&p=<multiaddr>[&p=…][&k=<secret>][&x=<expiry>]&c=<checksum>
 
 The checksum comes last, so that a paste that was cut short is caught and said.
 """
@@ -9,6 +11,7 @@ from urllib.parse import parse_qsl, quote
 
 from protocol.errors import LaterLinkError, LinkError, SignatureError
 from protocol.identity import public_key_of
+from protocol.invites import InviteSecret
 
 LINK_CHARACTERS = 8192
 MAX_LINK_PEERS = 16
@@ -27,10 +30,14 @@ class JoinLink:
     """Multiaddrs ending in /p2p/<peer id>."""
     expires: int | None = None
     """DHT time in seconds after which the link is refused."""
+    invite: InviteSecret | None = None
+    """What lets its bearer into a private run."""
 
     def __str__(self) -> str:
         parts = [("v", "1"), ("r", self.run.hex()), ("n", self.name)]
         parts += [("p", peer) for peer in self.peers]
+        if self.invite is not None:
+            parts.append(("k", str(self.invite)))
         if self.expires is not None:
             parts.append(("x", str(self.expires)))
         body = _SCHEME + "&".join(f"{key}={quote(value, safe='/')}" for key, value in parts)
@@ -74,13 +81,14 @@ def _fields(query: str, now: float) -> JoinLink:
     peers = tuple(value for key, value in pairs if key == "p")
     if len(single) + len(peers) < len(pairs):
         raise LinkError("the link can't be read: a field comes twice", hint=_ASK_AGAIN)
-    if single.get("v") != "1" or set(single) - {"v", "r", "n", "x"}:
+    if single.get("v") != "1" or set(single) - {"v", "r", "n", "k", "x"}:
         raise LaterLinkError(
             "the link is of a later version", hint="Update talkoot, then try again."
         )
     try:
         run = bytes.fromhex(single.get("r", ""))
         expires = int(single["x"]) if "x" in single else None
+        invite = InviteSecret.parse(single["k"]) if "k" in single else None
     except ValueError as error:
         raise LinkError(f"the link can't be read: {error}", hint=_ASK_AGAIN) from error
     if len(run) != 32 or not 1 <= len(peers) <= MAX_LINK_PEERS:
@@ -95,7 +103,9 @@ def _fields(query: str, now: float) -> JoinLink:
         )
     if expires is not None and expires < now:
         raise LinkError("the link has expired", hint="Ask the host for a new link.")
-    return JoinLink(run, single.get("n", "")[:80], peers, expires)
+    if invite is not None and expires is None:
+        raise LinkError("the link's invite has no end", hint="Ask the host for a new link.")
+    return JoinLink(run, single.get("n", "")[:80], peers, expires, invite)
 
 
 def _is_address(text: str) -> bool:

@@ -18,6 +18,7 @@ from protocol.signing import Bytes32, Digest, Envelope, PeerIdField, RunId, Sign
 
 PROTOCOL_VERSION = 1
 MANIFEST_BYTES = 64 << 10
+MOST_KEPT_ROUNDS = 16
 NO_RUN = bytes(32)
 """The run in a manifest's own envelope: the manifest is what defines the run."""
 
@@ -27,6 +28,7 @@ Settings = Annotated[
 ]
 Text = Annotated[str, Meta(max_length=2000)]
 MethodKind = Literal["local", "spsa"]
+Admission = Literal["open", "invite"]
 Rule = Literal["clip", "mean", "median", "trimmed_mean", "krum", "flag"]
 
 
@@ -80,7 +82,7 @@ class TrustSpec(Message, frozen=True):
     """Part of the rounds in which a peer repeats somebody's work instead of doing its own, fewer
     than half of them at once; with method spsa one repeated ticket of somebody else's for so many
     of its own."""
-    kept_rounds: Annotated[int, Meta(ge=1, le=16)] = 3
+    kept_rounds: Annotated[int, Meta(ge=1, le=MOST_KEPT_ROUNDS)] = 3
     """Rounds for which the inputs of an exchange are kept, to be audited."""
     probation_rounds: Annotated[int, Meta(ge=0, le=1 << 20)] = 50
     """Measured rounds before a newcomer's updates count."""
@@ -106,7 +108,7 @@ class Manifest(Message, frozen=True, kw_only=True):
     method: MethodSpec
     round: RoundSpec
     trust: TrustSpec
-    admission: Literal["open"]
+    admission: Admission
     stewards: Annotated[tuple[PeerIdField, ...], Meta(max_length=64)]
     genesis_root: Bytes32
 
@@ -163,7 +165,9 @@ def open_manifest(data: bytes, run: bytes | None = None) -> tuple[RunId, Manifes
             hint="Ask the host for a fresh link; an older talkoot can't read newer manifests.",
         ) from error
     if manifest.host != envelope.signer:
-        raise ManifestError("the manifest is not signed by the host it names")
+        raise ManifestError(
+            "the manifest is not signed by the host it names", hint="Ask the host for a fresh link."
+        )
     return found, manifest
 
 

@@ -15,6 +15,7 @@ from protocol.rollcall import RoundField
 from protocol.signing import Bytes32
 
 MAX_LIVE_PEERS = 1024
+MAX_DEVICE_CHARACTERS = 40
 GONE_SECONDS = 120.0
 """The last word of a peer that left is kept so long: an older one, still on its way, is no news."""
 HOLDING_STATES = frozenset({"training", "committed", "exchanging", "agreeing"})
@@ -51,7 +52,7 @@ class Presence(Message, frozen=True):
     """The phase's name, "paused", "finished", or "leaving" as the last word of a peer that goes."""
     nonce: Annotated[int, Meta(ge=0, le=MAX_NONCE)] = 0
     """Its proof of work, where the run asks for one."""
-    device: Annotated[str, Meta(max_length=40)] = ""
+    device: Annotated[str, Meta(max_length=MAX_DEVICE_CHARACTERS)] = ""
     """What it trains on, in its own words."""
 
     @property
@@ -106,6 +107,11 @@ class LivePeers:
         other.pop(peer, None)
         if peer in into or self.electorate.names(peer) or len(into) < MAX_LIVE_PEERS:
             into[peer] = LivePeer(presence, now, presence.head)
+
+    def forget(self, peers: Collection[PeerId]) -> None:
+        """Drop peers that we have no dealings with any more."""
+        for peer in peers:
+            self._peers.pop(peer, None)
 
     def forget_silent(self, now: float) -> None:
         """Drop who has not been heard of for `silence_seconds`."""

@@ -13,8 +13,11 @@ from msgspec import Meta
 from protocol.codec import Message
 from protocol.signing import Bytes32
 
-Topic = Literal["presence", "roll", "rollcall", "state"]
-"""presence: who is in the run · roll: commitments · rollcall: closed rolls · state: results."""
+Topic = Literal["presence", "roll", "rollcall", "state", "private"]
+"""presence: who is in the run · roll: commitments · rollcall: closed rolls · state: results ·
+private: any of a private run, encrypted, in a place that only its members can find."""
+
+BODY_BYTES = 62 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Record(Message, frozen=True):
     round: Annotated[int, Meta(ge=0, le=1 << 53)]
     expires: Annotated[float, Meta(ge=0)]
     """DHT time; the storage's expiration must be the same number."""
-    body: Annotated[bytes, Meta(max_length=60 << 10)]
+    body: Annotated[bytes, Meta(max_length=BODY_BYTES)]
     """The canonical bytes of the topic's message, signed by this record's own envelope."""
 
     @property

@@ -1,6 +1,6 @@
 """What a person types for a run or a peer, and which one is meant."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from protocol.control import RunStatus, printable
 from protocol.errors import TalkootError
@@ -28,6 +28,12 @@ class AmbiguousPeerError(TalkootError):
     """More than one peer goes by that part of an id or name."""
 
     code = "ambiguous_peer"
+
+
+class UnknownInviteError(TalkootError):
+    """This node made no invite of that id, or several begin with it."""
+
+    code = "unknown_invite"
 
 
 class NoSuchEvidenceError(TalkootError):
@@ -83,6 +89,60 @@ def only_run(runs: Sequence[RunStatus], reference: str | None) -> RunStatus:
             hint="Show them with: talkoot runs",
         )
     return runs[0]
+
+
+def hosted_run(
+    runs: Sequence[RunStatus], reference: str | None, *, private: bool = False
+) -> RunStatus:
+    """Return the run that a person means, or the only one that this node hosts if none is named.
+
+    Args:
+        runs: of this node.
+        reference: see `find_run`.
+        private: whether only runs by invite count where none is named.
+
+    Raises:
+        NoSuchRunError: none.
+        AmbiguousRunError: several.
+    """
+    if reference is not None:
+        return find_run(runs, reference)
+    found = [
+        status
+        for status in runs
+        if status.role == "host" and (status.admission == "invite" or not private)
+    ]
+    kind = "private run" if private else "run"
+    if not found:
+        option = "--private " if private else ""
+        raise NoSuchRunError(
+            f"this node hosts no {kind}",
+            hint=f"Start one: talkoot host init {option}SPEC.toml, then talkoot host start",
+        )
+    if len(found) > 1:
+        raise AmbiguousRunError(
+            f"this node hosts {len(found)} {kind}s: name the one you mean",
+            hint="Show them with: talkoot runs",
+        )
+    return found[0]
+
+
+def find_invite(ids: Collection[str], reference: str) -> str:
+    """Return the id of the invite that a person means by it, or by the start of it.
+
+    Raises:
+        UnknownInviteError: none, or several.
+    """
+    if reference in ids:
+        return reference
+    found = [each for each in ids if reference and each.startswith(reference)]
+    if len(found) == 1:
+        return found[0]
+    shown = repr(printable(reference, 64))
+    raise UnknownInviteError(
+        f"{shown} can mean {len(found)} invites" if found else f"there is no invite {shown} here",
+        hint="Show them with: talkoot invite ls",
+    )
 
 
 def find_peer(names: Mapping[str, str], reference: str) -> str:

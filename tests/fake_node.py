@@ -56,6 +56,7 @@ from protocol.machine import (
     Series,
     Written,
 )
+from tests.fake_hosting import FakeHosting
 
 RUN = "ab" * 32
 OTHER_RUN = "cd" * 32
@@ -189,10 +190,11 @@ CONFIG = ConfigView(
 )
 
 
-class FakeControls:
+class FakeControls(FakeHosting):
     """Answers what it was given, and notes what it was asked."""
 
     def __init__(self, stop: asyncio.Event | None = None) -> None:
+        super().__init__()
         self.asked: list[tuple[object, ...]] = []
         self.stop = stop or asyncio.Event()
         self.preview_answer = PREVIEW
@@ -329,7 +331,10 @@ class FakeControls:
 
     async def host(self, spec: HostSpec) -> RunStatus:
         self._ask("host", spec)
-        return msgspec.structs.replace(RUN_STATUS, role="host", name=spec.name, link=LINK)
+        link = LINK if spec.admission == "open" else None
+        return msgspec.structs.replace(
+            RUN_STATUS, role="host", name=spec.name, link=link, admission=spec.admission
+        )
 
     async def leave(self, run: str) -> None:
         self._ask("leave", run)

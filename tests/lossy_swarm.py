@@ -172,6 +172,10 @@ class HeldStream:
         """Who is at the other end."""
         return self._stream.peer
 
+    def allow(self, frame_bytes: int) -> None:
+        """Set the limit of later frames."""
+        self._stream.allow(frame_bytes)
+
     async def send(self, frame: bytes) -> None:
         """Send a frame once it comes through."""
         await self._swarm.hold(self.peer)

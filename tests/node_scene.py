@@ -133,16 +133,16 @@ class Scene:
         async with (
             Machine(source, paths, self.sensors) as machine,
             kind(self.network, me, budget=machine.budget) as swarm,
-            asyncio.TaskGroup() as tasks,
         ):
             liar = lying(corrupt) if corrupt else None
             workers: WorkerOf = (lambda _: liar) if liar else worker_of
             node = Node(machine, paths, me, swarm, asyncio.Event(), workers)
-            node.start_sessions(tasks)
-            try:
-                yield node
-            finally:
-                await node.end_sessions()
+            async with node.receiving(), asyncio.TaskGroup() as tasks:
+                node.start_sessions(tasks)
+                try:
+                    yield node
+                finally:
+                    await node.end_sessions()
 
 
 def spec_of(

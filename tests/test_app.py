@@ -165,7 +165,7 @@ def test_a_node_takes_up_its_runs_where_it_left_them(tmp_path: Path) -> None:
 async def recorded(node: Node) -> None:
     """Record figures until a run's round is over, and what is left then."""
     async with asyncio.TaskGroup() as tasks:
-        recorder = tasks.create_task(node.record())
+        recorder = tasks.create_task(node.recorder.run())
         await reach(only(node).round + 2, node)
         recorder.cancel()
 

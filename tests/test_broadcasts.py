@@ -3,9 +3,10 @@ import asyncio
 import pytest
 
 from dht.addresses import bytes_of_peer_id
-from dht.broadcasts import QUEUED_BROADCASTS, QUEUED_BYTES, Subscription
+from dht.broadcasts import Subscription
 from dht.engine import Protobuf, p2pd_pb2
 from dht.fence.refusals import Refusals
+from dht.mailbox import QUEUED_BROADCASTS, QUEUED_BYTES
 from dht.swarm import BROADCAST_BYTES
 from tests.fenced_peers import identity
 

@@ -15,6 +15,7 @@ from dht.swarm import NetworkError
 from dht.virtual_time import run
 from node.run.allowances import MAX_AUTHORS, MESSAGES_PER_SECOND
 from node.run.channel import (
+    MAX_PRESENCES,
     MAX_UNSAID,
     RECORD_SECONDS,
     TWIN_SECONDS,
@@ -416,6 +417,20 @@ def test_allowances_are_kept_for_a_bounded_number_of_authors() -> None:
             allowances.spend(PeerId(f"author {number}"))
         assert len(allowances) == MAX_AUTHORS
         assert PeerId("author 0") not in allowances
+
+    play(story)
+
+
+def test_our_own_records_are_no_twins_however_many_rounds_go_by() -> None:
+    async def story(scene: Scene) -> None:
+        await asyncio.sleep(2 * TWIN_SECONDS)
+        scene.channel.say(scene.channel.sign(presence(at=scene.now())), "presence")
+        for number in range(2 * MAX_PRESENCES):
+            await asyncio.sleep(0.2)
+            head = Head(number, bytes(32), bytes(32))
+            scene.channel.say(scene.channel.sign(commitment(head)), "roll")
+        await scene.channel.look_up("presence")
+        assert not scene.channel.doubled
 
     play(story)
 

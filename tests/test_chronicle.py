@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from node.api.activity import MOST_ACTIVITIES, ActivityLog
-from node.api.chronicle import MEMBERS_SECONDS, Chronicle
+from node.api.chronicle import MEMBERS_SECONDS, Chronicle, admitted
 from protocol.control import Peer, RoundReport, RunStatus, Status
 from protocol.machine import Activity
 from tests.fake_node import (
@@ -195,6 +195,20 @@ def test_a_members_run_is_not_searched_for_members() -> None:
 
 
 # Contribution.
+
+
+def test_of_a_run_by_invite_the_node_tells_who_was_let_in() -> None:
+    witness = Witness()
+    private = replace(HOSTED, admission="invite")
+    witness.sees(private)
+    witness.members += [PEER]
+    assert witness.sees(replace(private, peers=4)) == []
+    assert witness.asked == []
+    assert admitted(private, PEER.id, PEER.name, 7.0) == Activity(
+        at=7.0, kind="peer", text="amber-otter joined python by an invite", run=RUN, notify="host"
+    )
+    assert admitted(private, PEER.id, "\u202e", 7.0).text.startswith("…KooWPeer joined")
+    assert "\x1b" not in admitted(private, PEER.id, HOSTILE, 7.0).text
 
 
 def test_pauses_are_told_with_reason_and_end() -> None:

@@ -162,15 +162,15 @@ def test_a_spec_in_no_folder_is_told(capsys: Shown) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ('kind = "text"', 'kind = "txt"', "line 10: the task kind 'txt' is not installed here"),
-        ("# data =", "data =", "line 11: there is no "),
-        ("# warmup_steps = 50", "warmup_step = 50", "line 26: method local has no setting"),
-        ("# warmup_steps = 50", "warmup_steps = -1", "line 26: a setting of method local is wrong"),
-        ("min_peers = 1", "min_peers = 0", "line 32: round.min_peers: expected a whole number"),
-        ('rule = "clip"', 'rule = "trust"', "line 37: trust.rule: 'trust' is not a valid choice"),
-        ("audit_rate = 0.0625", "audit_rate = 2", "line 38: trust.audit_rate: "),
-        ("probation_passes = 0", "probation_pass = 0", "line 41: unknown key 'probation_pass'"),
-        ("# warmup_steps = 50", "worker_momentum = 0.9", "line 35: with worker_momentum nobody"),
+        ('kind = "text"', 'kind = "txt"', "line 11: the task kind 'txt' is not installed here"),
+        ("# data =", "data =", "line 12: there is no "),
+        ("# warmup_steps = 50", "warmup_step = 50", "line 27: method local has no setting"),
+        ("# warmup_steps = 50", "warmup_steps = -1", "line 27: a setting of method local is wrong"),
+        ("min_peers = 1", "min_peers = 0", "line 33: round.min_peers: expected a whole number"),
+        ('rule = "clip"', 'rule = "trust"', "line 38: trust.rule: 'trust' is not a valid choice"),
+        ("audit_rate = 0.0625", "audit_rate = 2", "line 39: trust.audit_rate: "),
+        ("probation_passes = 0", "probation_pass = 0", "line 42: unknown key 'probation_pass'"),
+        ("# warmup_steps = 50", "worker_momentum = 0.9", "line 36: with worker_momentum nobody"),
         ('# stewards = ["12D3Koo…"]', 'stewards = ["12D3Koo"]', "line 7: stewards"),
         (
             '# stewards = ["12D3Koo…"]',
@@ -295,9 +295,9 @@ def test_the_identity_is_shown_and_stays(paths: Paths, capsys: Shown) -> None:
     assert first["file"] == str(paths.identity)
 
 
-def test_a_damaged_identity_is_told(paths: Paths, capsys: Shown) -> None:
+def test_an_identity_of_another_form_is_told(paths: Paths, capsys: Shown) -> None:
     paths.create()
-    paths.identity.write_bytes(b"x")
+    paths.identity.write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----")
     assert main(["id", "show"]) == 1
     assert "backup" in capsys.readouterr().err
 
@@ -329,7 +329,7 @@ def test_the_doctor_finds_a_healthy_home_healthy(capsys: Shown) -> None:
 @pytest.mark.usefixtures("probed")
 def test_the_doctor_tells_all_that_is_wrong(paths: Paths, capsys: Shown) -> None:
     paths.create()
-    paths.identity.write_bytes(b"damaged")
+    paths.identity.write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----")
     paths.config_file.write_text("[nod]\n")
     assert main(["doctor"]) == 1
     shown = capsys.readouterr().out

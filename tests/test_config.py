@@ -347,9 +347,9 @@ def test_a_rate_is_read_as_bytes_per_second(text: str, rate: int | None) -> None
 
 
 def test_a_share_is_of_a_device_or_a_size() -> None:
-    assert parse_share("80%").of(10 * 10**9) == 8 * 10**9
-    assert parse_share("6GB").of(10 * 10**9) == 6 * 10**9
-    assert parse_share("6GB").of(4 * 10**9) == 4 * 10**9
+    assert parse_share("80%") == 0.8
+    assert parse_share("100 %") == 1.0
+    assert parse_share("6GB") == 6e9
 
 
 def test_hours_are_minutes_of_the_day_and_may_go_over_midnight() -> None:

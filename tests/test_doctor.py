@@ -17,13 +17,14 @@ import pytest
 from node.api.client import NodeClient, NodeTimeoutError
 from node.api.server import serve_api
 from node.cli import main
-from node.doctor.devices import Driver, devices, nvidia_driver
+from node.doctor.devices import devices
 from node.doctor.finding import Finding
 from node.doctor.home import home
 from node.doctor.installation import installation, window
 from node.doctor.network import clock, idle, running
 from node.doctor.probe import Probed, probe
 from node.doctor.sensors import sensors
+from node.governor.gpu import Driver, nvidia_driver
 from node.governor.moment import Moment
 from node.governor.readings import Readings
 from node.home.config import (

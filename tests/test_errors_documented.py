@@ -84,6 +84,42 @@ def test_no_heading_comes_twice() -> None:
     assert len(found) == len(set(found))
 
 
+def errors_in(path: Path) -> Iterator[ast.Call]:
+    """Yield where a file makes an error for people, by the ending of its name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and name_of(node).endswith("Error"):
+            yield node
+
+
+def has_hint(call: ast.Call) -> bool:
+    named = any(keyword.arg == "hint" for keyword in call.keywords)
+    return named or (name_of(call) == "RefusedError" and len(call.args) == 4)
+
+
+FOR_PEOPLE = ("node/api", "node/cli", "node/home", "node/service", "node/demo", "gui")
+WITHOUT_HINT = {"GoneError", "NoNodeError"}
+"""The window itself says what is to be done."""
+FROM_ELSEWHERE = {"ApiError", "RuntimeError", "TypeError", "ValueError", "ValidationError"}
+
+
+@pytest.mark.parametrize("folder", FOR_PEOPLE)
+def test_what_people_meet_says_what_to_do(folder: str) -> None:
+    bare = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for call in errors_in(path)
+        if name_of(call) not in WITHOUT_HINT | FROM_ELSEWHERE
+        if not (call.args and name_of(call) == "RefusedError" and is_passed_on(call.args[0]))
+        if not has_hint(call)
+    ]
+    assert bare == []
+
+
+def is_passed_on(argument: ast.expr) -> bool:
+    """Whether an error is made of what the node said, or of a Failure, whose hint is its own."""
+    return isinstance(argument, ast.Call)
+
+
 @pytest.mark.parametrize("code", sorted(CODES))
 def test_a_code_is_a_word_and_its_section_says_something(code: str) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_]{2,39}", code)

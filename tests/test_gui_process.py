@@ -165,10 +165,10 @@ async def test_a_demonstration_that_ends_takes_its_window_with_it(
 def test_the_command_line_says_what_to_install_where_the_extra_is_missing(
     paths: Paths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("node.cli.gui.find_spec", lambda name: None if name == "segno" else name)
+    monkeypatch.setattr("node.cli.gui.find_spec", lambda name: None if name == "qasync" else name)
     assert main(["gui"]) == 1
     said = capsys.readouterr().err
-    assert "segno" in said
+    assert "qasync" in said
     assert "scripts/setup gui" in said
 
 

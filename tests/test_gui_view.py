@@ -21,7 +21,6 @@ from gui.view import (
     figures,
     headline,
     milliseconds,
-    moment,
     notices,
     number,
     of_both,
@@ -167,7 +166,6 @@ def test_tomorrow_is_the_next_day_in_the_morning(now: float) -> None:
         (axis_number(0.912), "0.91"),
         (axis_number(0), "0"),
         (clock(NOW), "14:05:07"),
-        (moment(NOW), "2026-03-01 14:05"),
         (clock(1e18), "-"),
     ],
 )

@@ -175,7 +175,18 @@ def test_closing_the_window_leaves_the_node_alone(home: Home) -> None:
                 await until(window.header.contribute.main.isEnabled)
                 await home.settled()
                 window.close()
-            assert not home.asked("shutdown")
+                await until(lambda: not window.isVisible())
+            async with opened(home.place) as another:
+                await until(lambda: another.header.headline.text() == "Contributing")
+                await until(
+                    lambda: len(home.asked("series")) == 4 and len(home.asked("config")) == 2
+                )
+            assert {call[0] for call in home.controls.asked} <= {
+                "series",
+                "config",
+                "status",
+                "peers",
+            }
             assert not home.controls.stop.is_set()
 
     play(scenario)
@@ -192,7 +203,7 @@ def test_all_pages_open_and_show_what_the_node_says(home: Home) -> None:
             logs = window.show_page(Logs)
             await until(lambda: logs.text.toPlainText() == "one\ntwo")
             host = window.show_page(Host)
-            assert (host.link.text(), host.code.text) == ("talkoot:?v=1", "talkoot:?v=1")
+            assert (host.line.link.text(), host.code.text) == ("talkoot:?v=1", "talkoot:?v=1")
             mine = window.show_page(Contributions)
             await until(mine.csv.isEnabled)
             peers = window.show_page(PeersPage)

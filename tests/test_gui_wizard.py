@@ -7,12 +7,13 @@ import pytest
 from msgspec.structs import replace
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QApplication
+from PySide6.QtWidgets import QApplication, QLabel
 
 from gui.window import Window
-from gui.wizard import CHOOSE, LIMITS, PREVIEW, Wizard
+from gui.wizard import CHOOSE, INVITE, LIMITS, PREVIEW, Wizard
 from protocol.control import Contribution, ContributionRequest, HostSpec
 from protocol.errors import TalkootError
+from protocol.hosting import InviteRequest
 from tests.fake_node import LINK
 from tests.fake_node import PREVIEW as FOUND
 from tests.window_scene import Home, attached, click, opened, play, until
@@ -227,6 +228,8 @@ def test_hosting_shows_what_would_start_and_starts_it(home: Home, tmp_path: Path
             assert "name" in wizard.choose.link_error.text()
             wizard.choose.draft.name.setText("mine")
             wizard.choose.draft.data.setText(str(data))
+            QTest.keyClick(wizard.choose.draft.admission, Qt.Key.Key_Down)
+            assert wizard.step.text() == "1 of 3"
             click(wizard.next)
             assert wizard.page == PREVIEW
             assert wizard.preview.name.text() == "mine"
@@ -237,6 +240,84 @@ def test_hosting_shows_what_would_start_and_starts_it(home: Home, tmp_path: Path
         ((_, spec),) = home.asked("host")
         assert isinstance(spec, HostSpec)
         assert (spec.name, spec.task.data, spec.method.kind) == ("mine", str(data), "local")
+        assert spec.admission == "open"
+        assert not home.asked("create_invite")
+
+    play(scenario)
+
+
+async def to_the_end(wizard: Wizard) -> None:
+    """Press the main button of each page until a private run of one's own is asked for."""
+    click(wizard.choose.host)
+    assert wizard.step.text() == "1 of 4"
+    wizard.choose.draft.name.setText("mine")
+    click(wizard.next)
+    assert any("private" in each.text() for each in wizard.preview.findChildren(QLabel))
+    click(wizard.next)
+    await until(lambda: wizard.page == LIMITS)
+    click(wizard.next)
+    await until(lambda: wizard.page == INVITE)
+
+
+def test_hosting_a_private_run_ends_on_its_first_invite(home: Home) -> None:
+    async def scenario() -> None:
+        async with attached(home) as window:
+            wizard = await first_run(window)
+            await to_the_end(wizard)
+            view = wizard.invite.view
+            await until(view.isVisible, "the invite")
+            link = home.controls.invited[0].link
+            assert (view.line.link.text(), view.code.text) == (link, link)
+            assert view.code.isVisible()
+            assert view.about.text().startswith("5 people can join by it")
+            click(view.line.copy)
+            assert QApplication.clipboard().text() == link
+            assert not wizard.back.isVisible()
+            assert wizard.next.text() == "Done"
+            click(wizard.next)
+            await until(lambda: window.wizard is None)
+        ((_, spec),) = home.asked("host")
+        assert isinstance(spec, HostSpec)
+        assert (spec.admission, spec.trust.work_bits) == ("invite", 0)
+        ((_, _, wanted),) = home.asked("create_invite")
+        assert wanted == InviteRequest(uses=5)
+
+    play(scenario)
+
+
+def test_a_first_invite_that_can_not_be_made_is_tried_again_and_no_second_run_started(
+    home: Home,
+) -> None:
+    async def scenario() -> None:
+        async with attached(home) as window:
+            wizard = await first_run(window)
+            home.controls.no_invites = TalkootError("the run has just stopped", hint="Look.")
+            await to_the_end(wizard)
+            await until(wizard.error.isVisible)
+            assert wizard.error.text() == "The run has just stopped. Look."
+            assert wizard.next.text() == "Try again"
+            home.controls.no_invites = None
+            click(wizard.next)
+            await until(wizard.invite.view.isVisible)
+            assert not wizard.error.isVisible()
+            click(wizard.next)
+            await until(lambda: window.wizard is None)
+        assert len(home.asked("host")) == 1
+
+    play(scenario)
+
+
+def test_the_preview_of_a_run_by_invite_says_that_it_is_private(home: Home) -> None:
+    home.controls.preview_answer = replace(FOUND, admission="invite")
+
+    async def scenario() -> None:
+        async with attached(home) as window:
+            wizard = await first_run(window)
+            paste(wizard, LINK)
+            click(wizard.next)
+            await until(lambda: wizard.page == PREVIEW)
+            said = [each.text() for each in wizard.preview.findChildren(QLabel)]
+            assert "nobody but those whom its host invited: the run is private" in said
 
     play(scenario)
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from dht.virtual_time import run as run_virtually
-from node.store.keeper import MAX_OUTLINES, SAVE_SECONDS, StateKeeper
+from node.store.keeper import SAVE_SECONDS, StateKeeper
 from node.store.state import CheckpointStore, State
 from node.store.storage import Buffer, DiskFullError
 from node.transfer.tree_server import TreeShelf
 from protocol.layout import Layout, TensorSpec
+from protocol.manifest import MOST_KEPT_ROUNDS
 from protocol.state import ledger_leaf
 from tests.swarm_run import QuickDisk
 
@@ -71,7 +72,7 @@ def test_of_older_states_the_outlines_are_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        shelf, held = TreeShelf(), states(MAX_OUTLINES + 3)
+        shelf, held = TreeShelf(), states(MOST_KEPT_ROUNDS + 3)
         keeper = StateKeeper(shelf, CheckpointStore(tmp_path, RUN, QuickDisk()), held[0])
         for state in held[1:]:
             keeper.hold(state)
@@ -100,7 +101,7 @@ def test_a_state_that_we_went_back_to_is_served_whole(
 ) -> None:
     async def main() -> None:
         shelf = TreeShelf()
-        first, second, *more = states(MAX_OUTLINES + 6)
+        first, second, *more = states(MOST_KEPT_ROUNDS + 6)
         keeper = StateKeeper(shelf, CheckpointStore(tmp_path, RUN, QuickDisk()), first)
         for state in (second, first, second, first):
             keeper.hold(state)

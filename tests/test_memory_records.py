@@ -103,7 +103,7 @@ def test_a_false_claim_about_a_record_is_refused_and_counted(
     run(main())
 
 
-def test_an_envelope_that_was_altered_or_is_another_peers_is_not_stored() -> None:
+def test_an_envelope_that_was_altered_is_not_stored() -> None:
     async def main() -> None:
         network = MemoryNetwork(1)
         async with swarms(network, 2) as (one, two):
@@ -111,11 +111,9 @@ def test_an_envelope_that_was_altered_or_is_another_peers_is_not_stored() -> Non
             altered = envelope.replace(b"hello", b"hallo")
             for false in (altered, envelope[:-1], b"", bytes(70_000)):
                 assert not await one.store(KEY, false)
-            assert not await two.store(KEY, envelope)
             assert network.refused["bad_signature"] == 1
             assert network.refused["malformed_message"] == 2
             assert network.refused["too_large"] == 1
-            assert network.refused["wrong_owner"] == 2
             assert await two.fetch(KEY) == []
 
     run(main())

@@ -11,17 +11,15 @@ from dht.virtual_time import run
 from node.api.trust_words import check_trust, trust_in_words
 from node.home.config import Config, StorageSection
 from node.home.settings import SettingsError
-from node.run.preview import preview_of
+from node.run.preview import preview_of, seen_of
 from node.run.room import Room
 from protocol.control import Preview
-from protocol.link import JoinLink
 from protocol.manifest import Manifest, MethodSpec, RoundSpec, Scalar, TaskSpec, TrustSpec
 from protocol.presence import Presence
 from protocol.records import Record, RecordKey
 from protocol.signing import seal
 from tests.messages import RUN, identity, manifest, peer
 
-LINK = JoinLink(RUN, "Plays", (f"/memory/x/p2p/{peer(1)}",))
 ROOMY = Config(storage=StorageSection(min_free="0B"))
 TASK = TaskSpec("text", 1, {}, b"d" * 32, 1000, 500)
 
@@ -53,7 +51,7 @@ def preview(
                 other = await stack.enter_async_context(MemorySwarm(network, identity(number)))
                 await other.connect(await me.addresses())
                 await leave_word(other, number, word)
-            return await preview_of(me, LINK, given, config, room)
+            return await preview_of(given, await seen_of(me, RUN), config, room)
 
     return run(main())
 

@@ -1,7 +1,14 @@
 import pytest
 
 from dht import records
-from dht.records import RecordReader, RefusedRecordError, check_record, key_id, read_record
+from dht.records import (
+    RECORD_OVERHEAD_BYTES,
+    RecordReader,
+    RefusedRecordError,
+    check_record,
+    key_id,
+    read_record,
+)
 from protocol.codec import encode
 from protocol.errors import CodecError, ProtocolError, SignatureError
 from protocol.records import Record, RecordKey
@@ -74,7 +81,7 @@ def test_a_reader_verifies_a_signature_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_reader_forgets_what_was_not_read_for_longest() -> None:
     envelopes = [record(OWNER, body=bytes([number])).envelope for number in range(10)]
-    reader = RecordReader(cache_bytes=3 * len(envelopes[0]))
+    reader = RecordReader(cache_bytes=3 * (len(envelopes[0]) + RECORD_OVERHEAD_BYTES))
     for envelope in envelopes:
         reader.read(envelopes[0])
         reader.read(envelope)

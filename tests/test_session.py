@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +10,11 @@ from msgspec.structs import replace
 
 from dht.clocks import ClockSkewError
 from dht.memory import MemorySwarm
+from node.api.accounts import Standings
 from node.app import Node
 from node.exchange.wire import Floats
 from node.home.config import Config, StorageSection
-from node.run.session import Session
+from node.run.view import RunView
 from node.store.keeper import StateKeeper
 from node.store.ledger import EvidenceNote, RunLedger
 from node.store.storage import WriteError
@@ -287,9 +287,9 @@ def test_a_banned_node_says_why_and_where_to_look(
         async with scene.node(0) as host:
             await host.host(spec_of(scene.folder))
             await reach(1, host)
-            state = SimpleNamespace(ledger=Ledger((banned,)))
+            standings = Standings(Ledger((banned,)), host.session(only(host).run).manifest)
             with monkeypatch.context() as patch:
-                patch.setattr(Session, "state", property(lambda _: state))
+                patch.setattr(RunView, "standings", lambda *_: standings)
                 assert only(host).standing == "banned"
                 assert only(host).reason.startswith("this node is banned from the run: ")
                 assert "abababababab" in only(host).reason

@@ -10,11 +10,12 @@ import pytest
 
 from dht.swarm import Handler, Stream
 from node.exchange.wire import Floats
+from node.store.outline import Outline
 from node.store.run_folder import RunFolder
 from node.store.state import State
 from node.store.storage import Disk, DiskFullError
 from node.transfer.sources import BadTreeError, FetchError
-from node.transfer.transfer import fetch_blob, fetch_manifest, fetch_state
+from node.transfer.transfer import fetch_blob, fetch_manifest, fetch_outline, fetch_state
 from protocol.codec import encode
 from protocol.errors import ChunkError, LaterManifestError, ManifestError
 from protocol.layout import Layout, TensorSpec
@@ -91,6 +92,9 @@ BAD_STATES = {
     "chunk as ledger": with_leaf(13, FIRST.chunk(12)),
     "ledger as chunk": with_leaf(12, FIRST.chunk(13)),
 }
+
+GOOD_OUTLINES = {"short chunk", "long chunk", "ledger as chunk"}
+"""Of bad states whose vectors alone are wrong."""
 
 DATA_BYTES = 9 * DATA_CHUNK_BYTES + 17
 DATA = MemoryTree(
@@ -264,6 +268,44 @@ class TestState:
             with pytest.raises(BadTreeError):
                 await fetch_state(scene.sources, tree.root, None, STATE_BYTES)
             assert not scene.faults
+
+        play(1, story)
+
+
+class TestOutline:
+    def test_it_comes_without_the_vectors(self) -> None:
+        async def story(scene: Scene) -> None:
+            shelf = await scene.honest(0, FIRST)
+            found = await fetch_outline(scene.sources, FIRST.root, STATE_BYTES)
+            assert sorted(shelf.asked) == [0, 13]
+            assert vars(found) == vars(Outline.of(FIRST))
+            assert found.chunk(1) is None
+
+        play(1, story)
+
+    def test_an_outline_is_enough_to_give_it_to_another(self) -> None:
+        async def story(scene: Scene) -> None:
+            await scene.honest(0, Outline.of(FIRST))
+            found = await fetch_outline(scene.sources, FIRST.root, STATE_BYTES)
+            assert found.ledger == FIRST.ledger
+
+        play(1, story)
+
+    def test_a_state_above_the_limit_is_refused(self) -> None:
+        async def story(scene: Scene) -> None:
+            shelf = await scene.honest(0, FIRST)
+            with pytest.raises(BadTreeError, match="most"):
+                await fetch_outline(scene.sources, FIRST.root, STATE_BYTES - 1)
+            assert shelf.asked == [0]
+
+        play(1, story)
+
+    @pytest.mark.parametrize("name", sorted(BAD_STATES.keys() - GOOD_OUTLINES))
+    def test_a_root_that_names_no_proper_state_is_refused(self, name: str) -> None:
+        async def story(scene: Scene) -> None:
+            await scene.honest(0, BAD_STATES[name])
+            with pytest.raises(BadTreeError):
+                await fetch_outline(scene.sources, BAD_STATES[name].root, STATE_BYTES)
 
         play(1, story)
 

@@ -10,14 +10,24 @@ import msgspec
 from aiohttp import web
 
 from node.api.refusals import BadPathError, NoSuchCheckpointError, NotPermittedError, RefusedError
+from protocol.codec import UNREADABLE
 from protocol.control import Failure, Request
-from protocol.errors import TalkootError
+from protocol.errors import (
+    InviteError,
+    InviteExpiredError,
+    InviteUsedUpError,
+    NotHostError,
+    NotMemberError,
+    NotPrivateError,
+    TalkootError,
+)
 from protocol.references import (
     AmbiguousPeerError,
     AmbiguousRunError,
     NoSuchEvidenceError,
     NoSuchPeerError,
     NoSuchRunError,
+    UnknownInviteError,
 )
 
 MAX_BODY_BYTES = 64 << 10
@@ -36,12 +46,18 @@ _NOT_FOUND = (
     AmbiguousPeerError,
     NoSuchEvidenceError,
     NoSuchCheckpointError,
+    UnknownInviteError,
 )
+_NOT_PERMITTED = (NotPermittedError, NotHostError, NotMemberError, InviteError)
 _STATUS = {
-    NotPermittedError.code: 403,
     BadPathError.code: 400,
+    NotPrivateError.code: 409,
+    InviteExpiredError.code: 410,
+    InviteUsedUpError.code: 410,
+    **dict.fromkeys((kind.code for kind in _NOT_PERMITTED), 403),
     **dict.fromkeys((kind.code for kind in _NOT_FOUND), 404),
 }
+_OLDER = "Another version of talkoot may still run: talkoot down, then talkoot up -d"
 _INTERNAL = Failure(
     code="internal_error",
     message="the node made a mistake in answering this",
@@ -70,14 +86,16 @@ def _refused(error: web.HTTPException) -> RefusedError:
     status = error.status
     match status:
         case 404:
-            return RefusedError(status, "not_found", "the control API has no such address")
+            return RefusedError(status, "not_found", "the control API has no such address", _OLDER)
         case 405:
-            return RefusedError(status, "not_found", "this address doesn't take that method")
+            return RefusedError(
+                status, "not_found", "this address doesn't take that method", _OLDER
+            )
         case 413:
             message = f"the request is above {MAX_BODY_BYTES >> 10} KiB"
-            return RefusedError(status, "too_large", message)
+            return RefusedError(status, "too_large", message, "Ask for less at once.")
         case _:
-            return RefusedError(status, "bad_request", error.reason)
+            return RefusedError(status, "bad_request", error.reason, _OLDER)
 
 
 def _failure(request: web.Request, status: int, error: TalkootError) -> web.Response:
@@ -106,9 +124,13 @@ async def body_of(request: web.Request, kind: type[RequestT]) -> RequestT:
             data = await request.read()
         return msgspec.json.decode(data, type=kind)
     except (TimeoutError, web.RequestPayloadError) as error:
-        raise RefusedError(408, "bad_request", "the request's body did not come") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RefusedError(400, "bad_request", f"the request can't be read: {error}") from error
+        raise RefusedError(
+            408, "bad_request", "the request's body did not come", "Send it, then try again."
+        ) from error
+    except UNREADABLE as error:
+        raise RefusedError(
+            400, "bad_request", f"the request can't be read: {error}", _OLDER
+        ) from error
 
 
 def number_of(request: web.Request, name: str, otherwise: int, least: int, most: int) -> int:
@@ -120,5 +142,6 @@ def number_of(request: web.Request, name: str, otherwise: int, least: int, most:
     text = request.query.get(name, str(otherwise))
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1
     if not least <= number <= most:
-        raise RefusedError(400, "bad_request", f"{name} is a number from {least} to {most}")
+        message = f"{name} is a number from {least} to {most}"
+        raise RefusedError(400, "bad_request", message, "Give another.")
     return number

@@ -40,8 +40,8 @@ class Chronicle:
 
     Args:
         activity: where it is added.
-        members: gives the peers of a run; asked of runs that this node hosts, when their number
-            has changed.
+        members: gives the peers of a run; asked of open runs that this node hosts, when their
+            number has changed. Who is let into a run by invite, the node tells itself (`admitted`).
         clock: seconds since 1970.
     """
 
@@ -100,7 +100,7 @@ class Chronicle:
         if told:
             how = "Hosting" if run.role == "host" else "Joined"
             self._add("run", f"{how} {_name(run)}", run.run)
-        if run.role == "host":
+        if run.role == "host" and run.admission == "open":
             known = {peer.id for peer in self._members(run.run)}
             self._hosted[run.run] = _Hosted(known, run.peers)
 
@@ -145,6 +145,19 @@ class Chronicle:
     def _add(self, kind: ActivityKind, text: str, run: str = "", *, notify: Notify = "") -> None:
         at = self._clock()
         self._log.add(Activity(at=at, kind=kind, text=text, run=run, notify=notify))
+
+
+def admitted(run: RunStatus, peer: str, name: str, at: float) -> Activity:
+    """Return the news, for its host, that a run by invite has let a peer in.
+
+    Args:
+        run: which run.
+        peer: the PeerID.
+        name: as it calls itself; "" where it isn't known.
+        at: seconds since 1970.
+    """
+    text = f"{_shown(name) or f'…{peer[-8:]}'} joined {_name(run)} by an invite"
+    return Activity(at=at, kind="peer", text=text, run=run.run, notify="host")
 
 
 def _notify_of(failure: str) -> Notify:

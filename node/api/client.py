@@ -5,15 +5,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 from typing import TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
 import psutil
 from yarl import URL
 
+from node.api.hosting_calls import ANSWER_SECONDS, HostingCalls, segment
 from node.home.paths import Paths
 from protocol.accounts import MOST_ROUNDS, EvidenceDetail, EvidenceItem, History, PeerDetail
+from protocol.codec import UNREADABLE
 from protocol.control import (
     API_PREFIX,
     Contribution,
@@ -44,9 +46,8 @@ from protocol.machine import (
     StreamEvent,
     Written,
 )
-from protocol.references import find_run, only_run
+from protocol.references import find_run
 
-ANSWER_SECONDS = 10.0
 SEARCH_SECONDS = 120.0
 """For calls that look for peers: preview and join."""
 WORK_SECONDS = 600.0
@@ -80,10 +81,11 @@ class ApiError(TalkootError):
         self.code = failure.code
 
 
-class NodeClient:
+class NodeClient(HostingCalls):
     """Calls to one node. All raise ApiError, NodeTimeoutError or NodeNotRunningError.
 
-    Where a run is named, NoSuchRunError and AmbiguousRunError too; None = the node's only run.
+    Where a run is named, NoSuchRunError and AmbiguousRunError too; None = the node's only run, or
+    the only one that it hosts where only a host may do it.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
@@ -178,7 +180,7 @@ class NodeClient:
 
     async def peer(self, run: str | None, peer: str) -> PeerDetail:
         """Return why a peer (by id, a part of it, or name) stands as it does."""
-        where = f"{await self._place(run)}/peers/{_segment(peer)}"
+        where = f"{await self._place(run)}/peers/{segment(peer)}"
         return await self._call("GET", where, PeerDetail)
 
     async def evidence(self, run: str | None = None) -> list[EvidenceItem]:
@@ -187,7 +189,7 @@ class NodeClient:
 
     async def evidence_detail(self, run: str | None, root: str) -> EvidenceDetail:
         """Return what one piece of evidence says, by its root or the start of it."""
-        where = f"{await self._place(run)}/evidence/{_segment(root)}"
+        where = f"{await self._place(run)}/evidence/{segment(root)}"
         return await self._call("GET", where, EvidenceDetail)
 
     async def preview(self, link: str) -> Preview:
@@ -228,7 +230,7 @@ class NodeClient:
         self, checkpoint: str, path: str, *, replace: bool = False
     ) -> Exported:
         """Have the node write the model of a checkpoint, by its id, to the absolute `path`."""
-        where = f"{API_PREFIX}/checkpoints/{_segment(checkpoint)}/export"
+        where = f"{API_PREFIX}/checkpoints/{segment(checkpoint)}/export"
         body = ExportRequest(path=path, replace=replace)
         return await self._call("POST", where, Exported, body=body, seconds=WORK_SECONDS)
 
@@ -258,9 +260,6 @@ class NodeClient:
     async def shutdown(self) -> None:
         """Begin the node's ordered end."""
         await self._call("POST", f"{API_PREFIX}/shutdown", dict[str, str])
-
-    async def _place(self, run: str | None) -> str:
-        return f"{API_PREFIX}/runs/{only_run(await self.runs(), run).run}"
 
     async def _call(
         self,
@@ -317,7 +316,7 @@ def find_node(paths: Paths) -> NodeFile:
     try:
         found = msgspec.json.decode(data, type=NodeFile)
         local = IPv4Address(URL(found.url).host or "").is_loopback
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise _damaged(paths) from error
     if not local:
         raise _damaged(paths)
@@ -341,17 +340,12 @@ def _damaged(paths: Paths) -> NodeNotRunningError:
     )
 
 
-def _segment(text: str) -> str:
-    """Return `text` as one segment of a path; dots alone would be taken for a folder."""
-    return quote(text, safe="") if text.strip(".") else "%20"
-
-
 def _reply(status: int, data: bytes, kind: type[ReplyT]) -> ReplyT:
     try:
         if status != 200:
             raise ApiError(msgspec.json.decode(data, type=Failure))
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise _bad_answer(status) from error
 
 
@@ -360,7 +354,7 @@ def _event(message: aiohttp.WSMessage) -> StreamEvent:
         raise NodeNotRunningError("the node is gone: the connection broke", hint=_START_IT)
     try:
         return msgspec.json.decode(message.data, type=StreamEvent)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise _bad_answer(101) from error
 
 

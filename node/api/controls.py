@@ -15,6 +15,7 @@ from protocol.control import (
     RunStatus,
     Status,
 )
+from protocol.hosting import Invite, InviteRequest, Member, RunChange
 from protocol.machine import (
     Checkpoint,
     ConfigPatch,
@@ -76,6 +77,42 @@ class Controls(Protocol):
 
     async def leave(self, run: str) -> None:
         """Stop taking part; what is on disk stays."""
+        ...
+
+    async def change_run(self, run: str, change: RunChange) -> RunStatus:
+        """Change what the host may change of a run for everybody; only the host may."""
+        ...
+
+    async def create_invite(self, run: str, wanted: InviteRequest) -> Invite:
+        """Make an invite to a run; only its host may."""
+        ...
+
+    async def invites(self, run: str) -> list[Invite]:
+        """Return the invites that this node made, newest first, with their secret links."""
+        ...
+
+    async def revoke_invite(self, run: str, invite: str) -> Invite:
+        """Let nobody join by an invite any more (by id, or the start of it)."""
+        ...
+
+    async def members(self, run: str) -> list[Member]:
+        """Return who was let in, the host first; in an open run, who is there or banned."""
+        ...
+
+    async def ban(self, run: str, peer: str) -> Member:
+        """Shut a peer (by id, a part of it, or name) out of a run; only its host may."""
+        ...
+
+    async def unban(self, run: str, peer: str) -> Member:
+        """Take a ban of the host back."""
+        ...
+
+    async def block(self, run: str, peer: str) -> Peer:
+        """Have no dealings with a peer of a run any more, on this node."""
+        ...
+
+    async def unblock(self, run: str, peer: str) -> Peer:
+        """Deal with a blocked peer again."""
         ...
 
     async def history(self, run: str, peer: str | None, since: int, limit: int) -> History:

@@ -117,11 +117,18 @@ class EventStream:
             max_msg_size=MAX_HEARD_BYTES,
             writer_limit=0,  # wait whenever the system's buffer is full
         )
-        if len(self._listeners) >= MOST_LISTENERS or self._closed:
-            message = f"{MOST_LISTENERS} programs listen already, or the node ends"
+        if self._closed:
+            raise RefusedError(503, "node_ends", "the node ends", "Start it with: talkoot up -d")
+        if len(self._listeners) >= MOST_LISTENERS:
+            message = f"{MOST_LISTENERS} programs listen already"
             raise RefusedError(503, "too_many_listeners", message, "Close one, then try again.")
         if not socket.can_prepare(request).ok:
-            raise RefusedError(400, "websocket_only", "this address speaks WebSocket only")
+            raise RefusedError(
+                400,
+                "websocket_only",
+                "this address speaks WebSocket only",
+                "Open a WebSocket to it.",
+            )
         listener = Listener(socket)
         self._listeners[listener] = request
         try:

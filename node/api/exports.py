@@ -40,11 +40,14 @@ def target_of(path: str, *, replace: bool = False) -> Path:
         if target.is_dir():
             raise BadPathError(f"{shown} is a folder", hint="Name the file to write in it.")
         if not target.parent.is_dir():
-            raise BadPathError(f"there is no folder {printable(str(target.parent), 300)}")
+            missing = printable(str(target.parent), 300)
+            raise BadPathError(f"there is no folder {missing}", hint="Make it, or name another.")
         if target.exists() and not replace:
             raise BadPathError(f"{shown} exists already", hint="Choose another name.")
     except OSError as error:
-        raise BadPathError(f"{shown} can't be used: {error.strerror}") from error
+        raise BadPathError(
+            f"{shown} can't be used: {error.strerror}", hint="Name another file."
+        ) from error
     return target
 
 

@@ -2,7 +2,7 @@
 
 A web page can reach 127.0.0.1 too, so the Host header must name it (DNS rebinding), an Origin
 header is refused, and every call but /healthz carries a bearer token from a file of this user's:
-one token is good for everything, the other for what only reads.
+one token is good for everything, the other for what only reads, and reads no secrets.
 """
 
 import asyncio
@@ -14,9 +14,12 @@ from aiohttp.web_protocol import RequestHandler
 
 from node.api.answers import Handler
 from node.api.refusals import RefusedError
+from protocol.control import API_PREFIX
 
 OPEN_PATHS = frozenset({"/healthz"})
 READING = frozenset({"GET", "HEAD"})
+SECRETS = frozenset({f"{API_PREFIX}/runs/{{run}}/invites"})
+"""What only reads, but reads what lets others in: not for who may see the node's figures."""
 MOST_STRANGERS = 64
 
 
@@ -62,9 +65,11 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse web pages and whoever doesn't know a token that permits the call."""
     host, port = request.get_extra_info("sockname", ("", 0))[:2]
     if request.headers.get("Host") not in {f"{host}:{port}", f"localhost:{port}"}:
-        raise RefusedError(403, "bad_host", "the Host header doesn't name this node")
+        message, hint = "the Host header doesn't name this node", "Use the URL in node.json."
+        raise RefusedError(403, "bad_host", message, hint)
     if "Origin" in request.headers:
-        raise RefusedError(403, "bad_origin", "web pages may not use the control API")
+        hint = "Use the command line or the window."
+        raise RefusedError(403, "bad_origin", "web pages may not use the control API", hint)
     if request.path not in OPEN_PATHS:
         _check_token(request)
     return await handler(request)
@@ -83,10 +88,16 @@ def _check_token(request: web.Request) -> None:
             "new one.",
         )
     request.app[STRANGERS].trust(request)
-    if not controls and request.method not in READING:
+    if not controls and not _only_reads(request):
         raise RefusedError(
             403,
             "read_only_token",
-            "this token permits to read, not to change anything",
+            "this token permits to read, but no secrets, and not to change anything",
             "The token that does is in the file that node.json names as token_path.",
         )
+
+
+def _only_reads(request: web.Request) -> bool:
+    resource = request.match_info.route.resource
+    secret = resource is not None and resource.canonical in SECRETS
+    return request.method in READING and not secret

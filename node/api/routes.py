@@ -23,6 +23,7 @@ from protocol.control import (
     LinkRequest,
     Peer,
 )
+from protocol.hosting import InviteRequest, RunChange
 from protocol.machine import MOST_POINTS, ConfigPatch, DiagnosticsRequest, Metric
 from protocol.references import find_run
 from protocol.rollcall import MAX_ROUND
@@ -52,11 +53,20 @@ def routes(controls: Controls) -> Iterable[web.RouteDef]:
         ("POST", "/runs/preview", _preview),
         ("POST", "/runs/join", _join),
         ("DELETE", "/runs/{run}", _leave),
+        ("PATCH", "/runs/{run}", _change_run),
         ("POST", "/runs/{run}/export", _export),
         ("GET", "/runs/{run}/history", _history),
         ("GET", "/runs/{run}/peers/{peer}", _peer),
         ("GET", "/runs/{run}/evidence", _evidence),
         ("GET", "/runs/{run}/evidence/{root}", _evidence_detail),
+        ("POST", "/runs/{run}/invites", _create_invite),
+        ("GET", "/runs/{run}/invites", _invites),
+        ("DELETE", "/runs/{run}/invites/{invite}", _revoke_invite),
+        ("GET", "/runs/{run}/members", _members),
+        ("PUT", "/runs/{run}/bans/{peer}", _ban),
+        ("DELETE", "/runs/{run}/bans/{peer}", _unban),
+        ("PUT", "/runs/{run}/blocks/{peer}", _block),
+        ("DELETE", "/runs/{run}/blocks/{peer}", _unblock),
         ("GET", "/peers", _peers),
         ("GET", "/history/{metric}", _series),
         ("GET", "/checkpoints", _checkpoints),
@@ -136,6 +146,48 @@ async def _evidence_detail(controls: Controls, request: web.Request) -> web.Resp
     return as_json(await controls.evidence_detail(run, request.match_info["root"]))
 
 
+# hosting, and with whom one deals
+
+
+async def _change_run(controls: Controls, request: web.Request) -> web.Response:
+    run = _run_of(controls, request)
+    return as_json(await controls.change_run(run, await body_of(request, RunChange)))
+
+
+async def _create_invite(controls: Controls, request: web.Request) -> web.Response:
+    run = _run_of(controls, request)
+    return as_json(await controls.create_invite(run, await body_of(request, InviteRequest)))
+
+
+async def _invites(controls: Controls, request: web.Request) -> web.Response:
+    return as_json(await controls.invites(_run_of(controls, request)))
+
+
+async def _revoke_invite(controls: Controls, request: web.Request) -> web.Response:
+    invite = request.match_info["invite"]
+    return as_json(await controls.revoke_invite(_run_of(controls, request), invite))
+
+
+async def _members(controls: Controls, request: web.Request) -> web.Response:
+    return as_json(await controls.members(_run_of(controls, request)))
+
+
+async def _ban(controls: Controls, request: web.Request) -> web.Response:
+    return as_json(await controls.ban(_run_of(controls, request), request.match_info["peer"]))
+
+
+async def _unban(controls: Controls, request: web.Request) -> web.Response:
+    return as_json(await controls.unban(_run_of(controls, request), request.match_info["peer"]))
+
+
+async def _block(controls: Controls, request: web.Request) -> web.Response:
+    return as_json(await controls.block(_run_of(controls, request), request.match_info["peer"]))
+
+
+async def _unblock(controls: Controls, request: web.Request) -> web.Response:
+    return as_json(await controls.unblock(_run_of(controls, request), request.match_info["peer"]))
+
+
 def _run_of(controls: Controls, request: web.Request) -> str:
     return find_run(controls.runs(), request.match_info["run"]).run
 
@@ -196,7 +248,9 @@ def _since_of(request: web.Request) -> float:
     except ValueError:
         since = math.nan
     if not 0 <= since <= LATEST_SECONDS:
-        raise RefusedError(400, "bad_request", "since is a time in seconds since 1970")
+        raise RefusedError(
+            400, "bad_request", "since is a time in seconds since 1970", "0 is the beginning."
+        )
     return since
 
 

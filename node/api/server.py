@@ -11,7 +11,10 @@
     POST /v1/runs/{run}/export {path}          GET  /v1/logs?lines=
     GET  /v1/runs/{run}/history?peer=&since=   POST /v1/diagnostics {path}
     GET  /v1/runs/{run}/peers/{peer}           POST /v1/shutdown
-    GET  /v1/runs/{run}/evidence[/{root}]
+    GET  /v1/runs/{run}/evidence[/{root}]      PATCH /v1/runs/{run} {paused}
+    POST|GET /v1/runs/{run}/invites            DELETE /v1/runs/{run}/invites/{invite}
+    PUT|DELETE /v1/runs/{run}/bans/{peer}      GET  /v1/runs/{run}/members
+    PUT|DELETE /v1/runs/{run}/blocks/{peer}
 
 Who may call what is in `node.api.guard`, what is answered in `node.api.routes`. Errors are
 `Failure` {code, message, hint} (`node.api.answers`), each code explained in docs/errors.md.

@@ -70,11 +70,11 @@ def add(commands: Commands) -> None:
 async def _history(context: Context, options: argparse.Namespace) -> int:
     if options.by is not None:
         if options.peer is not None:
-            raise UsageError("--by shows this node's own work, so --peer does not go with it")
+            raise UsageError("--by shows this node's own work", hint="Leave --peer out.")
         how: Literal["", "json", "csv"] = "json" if options.json else "csv" if options.csv else ""
         return await show_over_time(context, options.run, options.by, options.last, how)
     if options.last is not None and not 1 <= options.last <= MOST_ROUNDS:
-        raise UsageError(f"--last takes a number of rounds from 1 to {MOST_ROUNDS:,}")
+        raise UsageError("--last is no such number", hint=f"Give one from 1 to {MOST_ROUNDS:,}.")
     otherwise = MOST_ROUNDS if options.json or options.csv else _SHOWN_ROUNDS
     async with context.node() as client:
         found = await client.history(options.run, options.peer, limit=options.last or otherwise)
@@ -243,6 +243,8 @@ def _write_new(path: Path, data: bytes) -> None:
         with path.open("xb") as file:
             file.write(data)
     except FileExistsError as error:
-        raise UsageError(f"{path} exists already; it was left as it is") from error
+        raise UsageError(
+            f"{path} exists already; it was left as it is", hint="Choose another."
+        ) from error
     except OSError as error:
-        raise UsageError(f"can't write {path}: {error.strerror}") from error
+        raise UsageError(f"can't write {path}: {error.strerror}", hint="Choose another.") from error

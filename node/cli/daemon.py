@@ -160,7 +160,7 @@ def _contribution(found: Status) -> list[Text]:
 
 async def _logs(context: Context, options: argparse.Namespace) -> int:
     if options.lines < 0:
-        raise UsageError("the number of lines can't be negative")
+        raise UsageError("the number of lines can't be negative", hint="Such as: --lines 100")
     if not context.paths.log.exists() and not options.follow:
         say(context.err, "There is no log yet.")
     follower = LogFollower(context.paths.log)

@@ -13,6 +13,8 @@ from node.demo.options import DemoOptions
 from node.home.strict_toml import suggestion
 from trust.attacks import Attack, lone_attacks
 
+_EXAMPLE = "Such as: talkoot demo --peers 4 --attackers 1 --rounds 20"
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
@@ -39,9 +41,9 @@ def add(commands: Commands) -> None:
 
 def _demo(context: Context, options: argparse.Namespace) -> int | Coroutine[Any, Any, int]:
     if not 1 <= options.peers <= 16 or not 0 <= options.attackers < options.peers:
-        raise UsageError("a demo has 1 to 16 peers, and fewer attackers than peers")
+        raise UsageError("a demo has 1 to 16 peers, and fewer attackers than peers", hint=_EXAMPLE)
     if options.rounds is not None and options.rounds < 1:
-        raise UsageError("a demo has at least one round")
+        raise UsageError("a demo has at least one round", hint=_EXAMPLE)
     attacks = _attacks(options.mode)
     if options.attack == "help":
         for attack in attacks.values():
@@ -53,7 +55,9 @@ def _demo(context: Context, options: argparse.Namespace) -> int | Coroutine[Any,
     if options.data is not None and not options.data.exists():
         raise UsageError(f"there is no {options.data}", hint="--data names a file or a folder.")
     if options.mode == "spsa" and (options.data is not None or options.aggregator != "clip"):
-        raise UsageError("--data and --aggregator are for --mode local")
+        raise UsageError(
+            "--data and --aggregator are for --mode local", hint="Leave them out, or --mode."
+        )
     if options.gui:
         check_window()
     from node.demo.show import main  # noqa: PLC0415 - loads torch; no other command needs it

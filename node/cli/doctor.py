@@ -18,6 +18,7 @@ from node.doctor import devices, home, installation, network, sensors
 from node.doctor.finding import Finding
 from node.doctor.probe import probe
 from node.governor.governor import SystemClock
+from node.governor.gpu import nvidia_driver
 from node.governor.probes import machine_sensors
 from node.governor.readings import Readings
 from node.home.config import Config
@@ -49,7 +50,7 @@ async def _findings(context: Context) -> list[Finding]:
     async with asyncio.TaskGroup() as tasks:
         torch = tasks.create_task(asyncio.to_thread(probe, "torch"), name="torch")
         qt = tasks.create_task(asyncio.to_thread(probe, "window"), name="window")
-        driver = tasks.create_task(asyncio.to_thread(devices.nvidia_driver), name="driver")
+        driver = tasks.create_task(asyncio.to_thread(nvidia_driver), name="driver")
         found, made = home.home(context.paths)
         config = made or Config()
         status = await _status(context)

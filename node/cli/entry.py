@@ -10,6 +10,7 @@ from typing import Any
 
 from node.cli import (
     accounts,
+    admission,
     contribution,
     daemon,
     demo,
@@ -27,8 +28,8 @@ from node.cli.outcome import INTERRUPTED, OK, guarded
 from node.home.version import VERSION
 
 _GROUPS = (
-    *(demo, daemon, top, contribution, membership, listing, accounts, hosting, settings),
-    *(doctor, service, gui),
+    *(demo, daemon, top, contribution, membership, listing, accounts, hosting, admission),
+    *(settings, doctor, service, gui),
 )
 
 

@@ -10,7 +10,7 @@ from node.cli.context import Commands, Context
 from node.cli.outcome import UsageError
 from protocol.errors import TalkootError
 
-_NEEDED = ("PySide6", "qasync", "segno")
+_NEEDED = ("PySide6", "qasync")
 # -P: a folder called gui in the working folder must not win over the installed package.
 WINDOW_COMMAND = (sys.executable, "-P", "-m", "gui")
 START_COMMAND = (sys.executable, "-P", "-m", "node.cli", "up", "-d")
@@ -60,7 +60,7 @@ def window_command(context: Context, options: argparse.Namespace) -> list[str]:
         UsageError: an address without its token, or the other way round.
     """
     if (options.url is None) != (options.token_file is None):
-        raise UsageError("--url and --token-file go together")
+        raise UsageError("--url and --token-file go together", hint="Give both, or none.")
     command = [*WINDOW_COMMAND, *(["--debug"] if context.debug else [])]
     command += ["--link", options.link] if options.link else []
     if options.url is not None:

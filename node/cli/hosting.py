@@ -1,4 +1,4 @@
-"""`talkoot host init | start`: a run of one's own."""
+"""`talkoot host init | start | pause | resume`: a run of one's own."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from node.methods.spsa.settings import SpsaSettings
 from node.tasks import task_kinds
 from protocol.control import HostSpec, RunStatus, printable
 from protocol.errors import SignatureError
+from protocol.hosting import RunChange
 from protocol.identity import public_key_of
 from protocol.manifest import Rule
 
@@ -28,6 +29,7 @@ TEMPLATE = """\
 name = "my-run"                # another one for each run: commands take it
 {about}
 # stewards = ["12D3Koo…"]      # PeerIDs of nodes that you trust like your own, from the start
+admission = {admission:<19}# "open": whoever has the link; "invite": only whom you invite
 
 {method}[trust]
 # These are for a small run among friends. For a public run take the values in brackets.
@@ -113,12 +115,30 @@ def add(commands: Commands) -> None:
         default="local",
         help="local: whole updates (default); spsa: one byte per gradient",
     )
+    init.add_argument(
+        "--private",
+        action="store_true",
+        help="a run by invite: nobody else can join it, or see what it is",
+    )
     init.set_defaults(command=_init)
     start = actions.add_parser("start", help="start the run that a spec states")
     start.add_argument("spec", type=Path, metavar="SPEC.toml")
     start.add_argument("--again", action="store_true", help="though a run of its name is there")
     start.add_argument("--json", action="store_true")
     start.set_defaults(command=_start)
+    for name, paused, words in (
+        ("pause", True, "pause a run for everybody"),
+        ("resume", False, "let everybody go on"),
+    ):
+        change = actions.add_parser(name, help=words)
+        change.add_argument(
+            "run",
+            nargs="?",
+            metavar="RUN",
+            help="its id, the start of it, or its name; left out: the only one that you host",
+        )
+        change.add_argument("--json", action="store_true")
+        change.set_defaults(command=_change, paused=paused)
     allow_debug(actions)
 
 
@@ -127,14 +147,22 @@ def _init(context: Context, options: argparse.Namespace) -> int:
     kinds = ", ".join(sorted(task_kinds())) or "nothing yet"
     rules = ", ".join(rule for rule in get_args(Rule) if rule != "clip")
     method = METHODS[options.method].format(kinds=kinds)
-    text = TEMPLATE.format(file=file, about=_ABOUT[options.method], method=method, rules=rules)
+    text = TEMPLATE.format(
+        file=file,
+        about=_ABOUT[options.method],
+        admission='"invite"' if options.private else '"open"',
+        method=method,
+        rules=rules,
+    )
     try:
         with file.open("x", encoding="utf-8") as handle:
             handle.write(text)
     except FileExistsError as error:
-        raise UsageError(f"{file} exists already; it was left as it is") from error
+        raise UsageError(
+            f"{file} exists already; it was left as it is", hint="Choose another name."
+        ) from error
     except OSError as error:
-        raise UsageError(f"can't write {file}: {error.strerror}") from error
+        raise UsageError(f"can't write {file}: {error.strerror}", hint="Choose another.") from error
     say(context.out, f"Wrote {file}. Edit it, then: talkoot host start {file}")
     return OK
 
@@ -149,12 +177,27 @@ async def _start(context: Context, options: argparse.Namespace) -> int:
     if options.json:
         show_json(context.out, run)
         return OK
+    if run.admission == "invite":
+        say(context.err, f"{plain(run.name)} runs, for those whom you invite.")
+        say(context.err, f"Make the first invite with: talkoot invite create {run.run[:12]}")
+        return OK
     if run.link is None:
         say(context.err, f"{plain(run.name)} is founded, and waits: {plain(run.reason)}")
         return OK
     say(context.err, f"{plain(run.name)} runs. Whoever has this link can join:")
     say(context.out, plain(run.link, 16_384))
     say(context.err, "In quotes: talkoot join 'LINK'. See it with: talkoot status --watch")
+    return OK
+
+
+async def _change(context: Context, options: argparse.Namespace) -> int:
+    async with context.node() as client:
+        run = await client.change_run(options.run, RunChange(paused=options.paused))
+    if options.json:
+        show_json(context.out, run)
+        return OK
+    words = "is paused for everybody. Let them go on with: talkoot host resume"
+    say(context.err, f"{plain(run.name)} {words if options.paused else 'goes on.'}")
     return OK
 
 
@@ -207,8 +250,13 @@ def read_spec(path: Path) -> HostSpec:
 def _with_data(path: Path, text: str, spec: HostSpec) -> HostSpec:
     if spec.task.data is None:
         return spec
-    data = (path.absolute().parent / Path(spec.task.data).expanduser()).resolve()
-    if not data.exists():
+    try:
+        data = (path.absolute().parent / Path(spec.task.data).expanduser()).resolve()
+        is_there = data.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # a path that none can have
+        message = f"{printable(spec.task.data, 60)!r} is no path: {error}"
+        raise _mistake(path, text, ("task", "data"), message, "") from error
+    if not is_there:
         hint = "A relative path counts from the spec's own folder."
         raise _mistake(path, text, ("task", "data"), f"there is no {data}", hint)
     return msgspec.structs.replace(spec, task=msgspec.structs.replace(spec.task, data=str(data)))

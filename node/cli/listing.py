@@ -86,13 +86,17 @@ def _run_row(status: RunStatus) -> tuple[str, ...]:
         status.run[:ID_CHARACTERS],
         status.name,
         status.role,
-        status.state.replace("_", " "),
+        "paused by host" if _is_held(status) else status.state.replace("_", " "),
         f"{status.round}{total}{progress}",
         number(status.loss, 3),
         str(status.peers),
         number(status.samples_per_second),
         (status.root or "-")[:ID_CHARACTERS],
     )
+
+
+def _is_held(status: RunStatus) -> bool:
+    return status.host_paused and status.state not in {"finished", "stopped"}
 
 
 def _peers_table(peers: Sequence[Peer]) -> Table:
@@ -115,5 +119,5 @@ def _peer_row(peer: Peer, *, several: bool) -> tuple[str, ...]:
         number(peer.samples_per_second),
         "dropped" if peer.dropped else percent(peer.share),
         number(peer.reputation, 2),
-        peer.standing,
+        "banned" if peer.host_banned else "blocked" if peer.blocked else peer.standing,
     )

@@ -22,6 +22,10 @@ _METHODS = {
     "local": "local: whole updates, aggregated by {rule}",
     "spsa": "spsa: one byte per gradient",
 }
+_ADMISSIONS = {
+    "open": "whoever has the link",
+    "invite": "nobody but those whom its host invited: the run is private",
+}
 
 
 _WHICH = "the start of its id or of its name; left out: the only one"
@@ -81,7 +85,8 @@ def _show_preview(context: Context, preview: Preview) -> None:
                 ("Method", _METHODS[preview.method].format(rule=preview.rule)),
                 ("Download", f"{size(preview.download_bytes)}, {size(preview.data_bytes)} is data"),
                 ("Rounds", _rounds(preview)),
-                ("Peers", f"{preview.peers} now, admission {preview.admission}"),
+                ("Peers", f"{preview.peers} now"),
+                ("Open to", _ADMISSIONS.get(preview.admission, preview.admission)),
                 *_listed("Trust", preview.trust),
                 *_listed("Others see", preview.what_others_see),
                 ("Fits here", ("yes" if preview.fits else "no") + _because(preview.reason)),
@@ -138,7 +143,7 @@ async def _export(context: Context, options: argparse.Namespace) -> int:
     if target.exists() and not options.force:
         raise UsageError(f"{target} exists already", hint="Choose another, or add --force")
     if not target.parent.is_dir():
-        raise UsageError(f"there is no folder {target.parent}")
+        raise UsageError(f"there is no folder {target.parent}", hint="Make it, or name another.")
     async with context.node() as client:
         with context.err.status("exporting"):
             done = await client.export(options.run, str(target), replace=options.force)

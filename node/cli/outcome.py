@@ -19,6 +19,7 @@ INTERRUPTED = 130
 
 _NOT_PERMITTED_CODES = {
     *("unauthorized", "read_only_token", "not_permitted", "bad_host", "bad_origin"),
+    *("not_host", "not_a_member", "invite_refused"),
 }
 
 

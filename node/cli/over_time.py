@@ -52,7 +52,9 @@ async def show_over_time(
     """Show the newest `last` minutes, hours or days that anything is known of."""
     most = MOST[span]
     if last is not None and not 1 <= last <= most:
-        raise UsageError(f"--by {span} takes --last from 1 to {most:,}")
+        raise UsageError(
+            f"--last is no such number of {span}s", hint=f"Give one from 1 to {most:,}."
+        )
     async with context.node() as client:
         rows = await _rows(client, run, SPANS[span], last or (most if how else _SHOWN))
     if how == "json":

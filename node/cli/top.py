@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from time import time
 from typing import Never
 
-import msgspec
 from rich.live import Live
 
 from node.api.client import ApiError, NodeClient, NodeNotRunningError, NodeTimeoutError
@@ -19,6 +18,7 @@ from node.cli.keyboard import keyboard
 from node.cli.outcome import OK, UsageError
 from node.cli.top_model import LostEventsError, TopModel
 from node.cli.top_view import TopView
+from protocol.codec import UNREADABLE
 from protocol.errors import TalkootError
 
 AGAIN_SECONDS = 1.0
@@ -101,7 +101,7 @@ class _Top:
                 continue
             except _LOST as error:
                 self.model.lose(error.message)
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 self.model.lose(f"what the node tells can't be read: {error}")
             finally:
                 self.client = None

@@ -35,6 +35,7 @@ from trust.attacks import ATTACKS
 STUCK_SECONDS = 180.0
 POLL_SECONDS = 0.5
 SAMPLE_BYTES = 300
+_LOGS = "Run it again with --keep: the folder has the logs of its nodes."
 
 
 @dataclass(slots=True)
@@ -108,7 +109,7 @@ async def _show(options: DemoOptions, home: Path, err: Console) -> tuple[Summary
             view.say("Preparing the run…")
             run = await peers[0].client.host(run_spec(options))
             if run.link is None:
-                raise DemoError("the first node can't be reached by others")
+                raise DemoError("the first node can't be reached by others", hint=_LOGS)
             for peer in peers[1:]:
                 await peer.client.join(run.link)
             watch = Watch(peers, rounds, view)
@@ -184,18 +185,22 @@ class Watch:
             if now > progress:
                 progress, since = now, clock()
             elif clock() - since > STUCK_SECONDS:
-                raise DemoError(f"nothing moved for {STUCK_SECONDS:.0f} s: {honest[0].reason}")
+                raise DemoError(
+                    f"nothing moved for {STUCK_SECONDS:.0f} s: {honest[0].reason}", hint=_LOGS
+                )
             await asyncio.sleep(POLL_SECONDS)
 
     async def _statuses(self) -> dict[str, RunStatus]:
         statuses = {}
         for peer in self._peers:
             if peer.process.returncode is not None:
-                raise DemoError(f"{peer.name} ended with code {peer.process.returncode}")
+                raise DemoError(
+                    f"{peer.name} ended with code {peer.process.returncode}", hint=_LOGS
+                )
             runs = await peer.client.runs()
             statuses[peer.name] = runs[0]
             if runs[0].state == "stopped" and peer.attack is None:
-                raise DemoError(f"{peer.name} stopped: {runs[0].reason}")
+                raise DemoError(f"{peer.name} stopped: {runs[0].reason}", hint=_LOGS)
         return statuses
 
     def _note_attackers(self, statuses: dict[str, RunStatus]) -> None:
@@ -219,7 +224,7 @@ async def _measure(summary: Summary, paths: Paths, run: str) -> str:
     _, manifest = open_manifest(folder.manifest() or b"")
     state = await asyncio.to_thread(folder.checkpoints.load_newest)
     if state is None:
-        raise DemoError("the first node kept no state")
+        raise DemoError("the first node kept no state", hint=_LOGS)
     task, params = manifest.task, np.array(state.params)
     async with TrainerProcess() as trainer:
         loaded = await trainer.load(

@@ -2,49 +2,13 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
-import pynvml
 
 from node.doctor.finding import Finding
 from node.doctor.probe import Probed
+from node.governor.gpu import Driver
 
 _DRIVER = "NVIDIA driver"
 _UPDATE = "Update the driver from your system's packages or nvidia.com, then restart the machine"
-
-
-@dataclass(frozen=True, slots=True)
-class Driver:
-    """What NVIDIA's driver says; `trouble` is why it doesn't."""
-
-    version: str = ""
-    cuda: int = 0
-    """The newest CUDA that it runs: 12040 is 12.4."""
-    gpus: tuple[str, ...] = ()
-    trouble: str = ""
-    missing: bool = False
-
-
-def nvidia_driver() -> Driver:
-    """Ask the driver."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        absent = isinstance(error, pynvml.NVMLError_LibraryNotFound)
-        return Driver(trouble=str(error), missing=absent)
-    try:
-        return Driver(
-            version=str(pynvml.nvmlSystemGetDriverVersion()),
-            cuda=int(pynvml.nvmlSystemGetCudaDriverVersion()),
-            gpus=tuple(
-                str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index)))
-                for index in range(pynvml.nvmlDeviceGetCount())
-            ),
-        )
-    except pynvml.NVMLError as error:
-        return Driver(trouble=str(error))
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def devices(driver: Driver, torch: Probed, chosen: str) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from node.doctor.finding import Finding
 from node.home.config import Config, load_config
-from node.home.config_values import parse_size
+from node.home.config_values import parse_size, size_words
 from node.home.identity_file import load_identity
 from node.home.paths import Paths
 from node.store.storage import DAMAGED_SUFFIX
@@ -87,17 +87,13 @@ def _settings(config: Config) -> Iterator[Finding]:
 
 def _disk(paths: Paths, config: Config) -> Finding:
     free, least = shutil.disk_usage(paths.data).free, config.storage.min_free_bytes
-    found = f"{_gigabytes(free)} free, {config.storage.min_free} must stay free"
+    found = f"{size_words(free)} free, {config.storage.min_free} must stay free"
     if free < least:
         hint = "Free some space, or set another limit: talkoot config set storage.min_free 500MB"
         return Finding("disk", "fail", found, hint)
     if free < least + parse_size("1GB"):
         return Finding("disk", "warn", found, "Free some space: a run's states need it soon.")
     return Finding("disk", "ok", found)
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 10**9:.1f} GB"
 
 
 def _damaged(paths: Paths) -> Iterator[Finding]:

@@ -61,7 +61,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _window() -> dict[str, Any]:
-    for name in ("PySide6.QtWidgets", "qasync", "segno"):
+    for name in ("PySide6.QtWidgets", "qasync"):
         importlib.import_module(name)
     return {"version": importlib.import_module("PySide6").__version__}
 

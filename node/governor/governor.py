@@ -21,6 +21,7 @@ from node.home.config import Config
 from node.home.config_source import ConfigSource
 from node.home.paths import write_file
 from node.store.storage import StateError
+from protocol.codec import UNREADABLE
 from protocol.control import Contribution, Mode
 
 LOOK_SECONDS = 2.0
@@ -209,7 +210,7 @@ def _kept_order(kept: Path) -> Order | None:
         order = msgspec.json.decode(kept.read_bytes(), type=Order | None)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         _log.warning("the last order can't be read, so it is forgotten: %s: %s", kept, error)
         return None
     if order is None or order.mode != "finish":

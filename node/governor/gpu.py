@@ -8,6 +8,8 @@ from typing import Any
 
 import pynvml
 
+from node.governor.sysfs import word
+
 PCI = Path("/sys/bus/pci/devices")
 
 
@@ -26,36 +28,66 @@ class Gpu:
     """0 to 1."""
 
 
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """What NVIDIA's driver says; `trouble` is why it doesn't."""
+
+    version: str = ""
+    cuda: int = 0
+    """The newest CUDA that it runs: 12040 is 12.4."""
+    gpus: tuple[str, ...] = ()
+    trouble: str = ""
+    missing: bool = False
+
+
 def gpus() -> tuple[Gpu, ...]:
     """Return all GPUs, in the order of the PCI bus."""
-    with _library() as there:
-        if not there:
-            return ()
-        driver = _told(pynvml.nvmlSystemGetDriverVersion)
-        count = _told(pynvml.nvmlDeviceGetCount) or 0
-        return tuple(_gpu(index, _text(driver)) for index in range(count))
+    try:
+        with _library():
+            driver = _told(pynvml.nvmlSystemGetDriverVersion)
+            count = _told(pynvml.nvmlDeviceGetCount) or 0
+            return tuple(_gpu(index, _text(driver)) for index in range(count))
+    except pynvml.NVMLError:
+        return ()
+
+
+def nvidia_driver() -> Driver:
+    """Return what the driver says of itself."""
+    try:
+        with _library():
+            return Driver(
+                version=_text(pynvml.nvmlSystemGetDriverVersion()),
+                cuda=int(pynvml.nvmlSystemGetCudaDriverVersion()),
+                gpus=tuple(
+                    _text(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index)))
+                    for index in range(pynvml.nvmlDeviceGetCount())
+                ),
+            )
+    except pynvml.NVMLError as error:
+        missing = isinstance(error, pynvml.NVMLError_LibraryNotFound)
+        return Driver(trouble=str(error), missing=missing)
 
 
 def asleep(devices: Path = PCI) -> bool:
     """Return whether all NVIDIA GPUs are switched off to save power: looking would wake them."""
     states = [
-        _word(device / "power" / "runtime_status")
+        word(device / "power" / "runtime_status")
         for device in devices.glob("*")
-        if _word(device / "vendor") == "0x10de" and _word(device / "class").startswith("0x03")
+        if word(device / "vendor") == "0x10de" and word(device / "class").startswith("0x03")
     ]
     return bool(states) and all(state == "suspended" for state in states)
 
 
 @contextlib.contextmanager
-def _library() -> Iterator[bool]:
-    """Open the driver's library, for this look alone: held open, it keeps a laptop's GPU awake."""
+def _library() -> Iterator[None]:
+    """Open the driver's library, for this look alone: held open, it keeps a laptop's GPU awake.
+
+    Raises:
+        NVMLError: there is none, or it doesn't work.
+    """
+    pynvml.nvmlInit()
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield False
-        return
-    try:
-        yield True
+        yield
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
@@ -88,10 +120,3 @@ def _told(ask: Callable[[], Any]) -> Any:  # noqa: ANN401
 
 def _text(value: bytes | str | None) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
-
-
-def _word(path: Path) -> str:
-    try:
-        return path.read_text("ascii", errors="replace").strip()
-    except OSError:
-        return ""

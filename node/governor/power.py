@@ -6,6 +6,7 @@ from pathlib import Path
 import psutil
 
 from node.governor.readings import Power
+from node.governor.sysfs import word
 
 SUPPLIES = Path("/sys/class/power_supply")
 
@@ -50,22 +51,16 @@ class _Supply:
 
     @property
     def kind(self) -> str:
-        return self._word("type")
+        return word(self._path / "type")
 
     @property
     def scope(self) -> str:
-        return self._word("scope")
+        return word(self._path / "scope")
 
     @property
     def status(self) -> str:
-        return self._word("status")
+        return word(self._path / "status")
 
     @property
     def online(self) -> bool:
-        return self._word("online") not in {"", "0"}
-
-    def _word(self, name: str) -> str:
-        try:
-            return (self._path / name).read_text("ascii", errors="replace").strip()
-        except OSError:
-            return ""
+        return word(self._path / "online") not in {"", "0"}

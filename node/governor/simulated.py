@@ -18,6 +18,7 @@ import msgspec
 
 from node.governor.readings import Readings
 from node.governor.sensors import Sensors
+from protocol.codec import UNREADABLE
 
 VARIABLE = "TALKOOT_SENSORS"
 
@@ -38,7 +39,7 @@ class SimulatedSensors:
         readings = await self._sensors.read()
         try:
             self._stated, self._trouble = _stated(self._path), ""
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, *UNREADABLE) as error:
             if str(error) != self._trouble:
                 _log.warning("%s=%s can't be read: %s", VARIABLE, self._path, error)
             self._trouble = str(error)

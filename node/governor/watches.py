@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from node.governor.limits import Limits
 from node.governor.moment import Moment, next_month, on_date, when
 from node.governor.readings import Readings
+from node.home.config_values import size_words
 from protocol.control import PauseCause
 
 COOLER = 10
@@ -121,10 +122,6 @@ def _opens(scene: Scene) -> str:
     return "within those hours" if at is None else when(at, scene.now)
 
 
-def _gigabytes(count: float) -> str:
-    return f"{count / 10**9:.3g} GB" if count >= 10**9 else f"{count / 10**6:.3g} MB"
-
-
 def _minutes(count: int) -> str:
     return "a minute" if count == 1 else f"{count} minutes"
 
@@ -163,12 +160,12 @@ WATCHES = (
         cause="disk",
         asked=lambda scene: scene.limits.free_bytes > 0,
         trips=_disk,
-        reason=lambda scene: f"less than {_gigabytes(scene.limits.free_bytes)} free on the disk",
+        reason=lambda scene: f"less than {size_words(scene.limits.free_bytes)} free on the disk",
         resumes=lambda scene: (
-            f"when {_gigabytes(scene.limits.free_bytes * MORE_FREE)} are free on the disk"
+            f"when {size_words(scene.limits.free_bytes * MORE_FREE)} are free on the disk"
         ),
         held=lambda scene: (
-            f"once {_gigabytes(scene.limits.free_bytes * MORE_FREE)} "
+            f"once {size_words(scene.limits.free_bytes * MORE_FREE)} "
             "have been free on the disk for a minute"
         ),
         unknown="Can't tell how much of the disk is free: it counts as enough.",
@@ -181,7 +178,7 @@ WATCHES = (
         asked=lambda scene: scene.limits.month_bytes is not None,
         trips=_volume,
         reason=lambda scene: (
-            f"this month's {_gigabytes(scene.limits.month_bytes or 0)} are used up"
+            f"this month's {size_words(scene.limits.month_bytes or 0)} are used up"
         ),
         resumes=lambda scene: on_date(next_month(scene.now), scene.now),
         until=lambda scene: next_month(scene.now),

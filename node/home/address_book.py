@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from node.store.storage import Disk, StateError
+from protocol.codec import UNREADABLE
 from protocol.identity import PeerId
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class AddressBook:
                 found = msgspec.json.decode(file.read(_MAX_FILE_BYTES), type=_Book)
         except FileNotFoundError:
             return
-        except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+        except (OSError, *UNREADABLE) as error:
             log.warning("the address book %s is left out: %s", self._path, error)
             return
         for peer, addresses in found.items():

@@ -13,7 +13,6 @@ import msgspec
 from msgspec import Meta
 
 from node.home.config_values import (
-    DeviceShare,
     check_announce,
     check_device,
     check_listen,
@@ -150,8 +149,8 @@ class ContributeSection(Section, frozen=True, kw_only=True):
     only: OnlySection = OnlySection()
 
     @property
-    def device_share(self) -> DeviceShare:
-        """`gpu_memory` as numbers."""
+    def gpu_memory_share(self) -> float:
+        """`gpu_memory` as a share up to 1, or as bytes."""
         return parse_share(self.gpu_memory)
 
 
@@ -160,6 +159,11 @@ class NetworkSection(Section, frozen=True, kw_only=True):
 
     client_mode: Annotated[
         bool, Meta(description="Send updates but never reduce for others."), AtRestart
+    ] = False
+    relay: Annotated[
+        bool,
+        Meta(description="Carry the traffic of peers that can't reach each other."),
+        AtRestart,
     ] = False
     up: Annotated[
         str,

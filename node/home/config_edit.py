@@ -111,7 +111,7 @@ def changed_text(text: str, changes: Mapping[str, object]) -> str:
     changed = tomlkit.dumps(document)
     try:
         right = dict(_leaves(tomllib.loads(changed), "")) == dict(_leaves(wanted, ""))
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         right = False
     if not right:
         raise ConfigError(
@@ -131,7 +131,9 @@ def _lone_editor(folder: Path) -> Iterator[None]:
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise ConfigError(f"can't open the folder {folder}: {error.strerror}") from error
+        raise ConfigError(
+            f"can't open the folder {folder}: {error.strerror}", hint="See: talkoot doctor"
+        ) from error
     try:
         _hold(handle, folder)
         yield
@@ -181,7 +183,7 @@ def _new_table(parent: object) -> Item | dict[str, Any]:
 def _accepted(parts: list[str], raw: str) -> object:
     """Return the first reading of `raw` that the key accepts, else raise why the first fails."""
     readings: list[object] = []
-    with contextlib.suppress(tomllib.TOMLDecodeError):
+    with contextlib.suppress(ValueError, RecursionError):  # and what tomllib lets through
         readings.append(tomllib.loads(f"value = {raw}")["value"])
     for reading in [*readings, raw, raw.split(",") if raw else []]:
         try:

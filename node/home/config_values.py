@@ -5,7 +5,6 @@ Every `parse_…` and `check_…` raises ValueError, whose text says what would 
 
 import ipaddress
 import re
-from dataclasses import dataclass
 
 from protocol.control import printable
 
@@ -50,33 +49,24 @@ def parse_volume(text: str) -> int | None:
     return volume
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceShare:
-    """A part of a device's memory: a fraction of it, or bytes."""
-
-    fraction: float | None = None
-    size_bytes: int | None = None
-
-    def of(self, total_bytes: int) -> int:
-        """Return how many bytes of a device with `total_bytes` this is."""
-        if self.size_bytes is not None:
-            return min(self.size_bytes, total_bytes)
-        return int((self.fraction or 0.0) * total_bytes)
+def size_words(count: float) -> str:
+    """Return a size much as it is written: "6 GB", "2.5 GB", "300 MB"."""
+    return f"{count / 10**9:.3g} GB" if count >= 10**9 else f"{count / 10**6:.3g} MB"
 
 
-def parse_share(text: str) -> DeviceShare:
-    """Return the part of a device's memory written as "80%" or "6GB"."""
+def parse_share(text: str) -> float:
+    """Return the part of a device's memory written as "80%" or "6GB": up to 1, or bytes."""
     if found := re.fullmatch(r"([0-9]{1,3}) ?%", text):
         if not 5 <= int(found[1]) <= 100:
             raise ValueError("expected 5% to 100%")
-        return DeviceShare(fraction=int(found[1]) / 100)
+        return int(found[1]) / 100
     try:
         size = parse_size(text)
     except ValueError:
         raise ValueError('expected a share such as "80%", or a size such as "6GB"') from None
     if size < MIN_DEVICE_BYTES:
         raise ValueError(f"{text} is less than any run needs: at least 100MB")
-    return DeviceShare(size_bytes=size)
+    return float(size)
 
 
 def parse_hours(text: str) -> tuple[tuple[int, int], ...]:

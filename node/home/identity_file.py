@@ -121,7 +121,9 @@ def _read(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise IdentityFileError(f"can't read the identity {path}: {error.strerror}") from error
+        raise IdentityFileError(
+            f"can't read the identity {path}: {error.strerror}", hint="See: talkoot doctor"
+        ) from error
 
 
 def _set_aside(path: Path, what: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from node.home.paths import write_file
+from protocol.codec import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def lasting_addresses(listen: Sequence[str], kept: Path) -> tuple[str, ...]:
 def _read(kept: Path) -> dict[str, int]:
     try:
         return msgspec.json.decode(kept.read_bytes(), type=dict[str, int])
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, *UNREADABLE):
         return {}
 
 

@@ -43,11 +43,15 @@ def read_settings(kind: type[SettingsT], values: Mapping[str, Scalar], where: st
         if name not in names:
             raise SettingsError(f"{where} has no setting {name!r}", hint=_hint(name, names))
         if isinstance(value, float) and not math.isfinite(value):
-            raise SettingsError(f"setting {name!r} of {where} is not a finite number")
+            raise SettingsError(
+                f"setting {name!r} of {where} is not a finite number", hint="Give a number."
+            )
     try:
         return msgspec.convert(dict(values), kind)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"a setting of {where} is wrong: {error}") from error
+        raise SettingsError(
+            f"a setting of {where} is wrong: {error}", hint="Correct it, or leave it out."
+        ) from error
 
 
 def _hint(name: str, names: list[str]) -> str:

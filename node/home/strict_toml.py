@@ -1,13 +1,15 @@
 """TOML that a person wrote, checked against a struct: a mistake is told with its file and line.
 
 What msgspec's bounds can't say is said by `Annotated[str, Check(accept)]`. A line is found by
-parsing ever longer beginnings of the text, so that it is right for every way of writing TOML.
+parsing the text statement by statement, so that it is right for every way of writing TOML.
 """
 
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,6 +22,8 @@ from protocol.control import printable
 from protocol.errors import TalkootError
 
 MAX_TOML_BYTES = 64 << 10
+_STATEMENT_LINES = 200
+"""Of a statement that goes over several lines, each more of which is parsed anew."""
 
 KeyPath = tuple[str | int, ...]
 StructT = TypeVar("StructT", bound=msgspec.Struct)
@@ -67,14 +71,20 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_TOML_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"can't read {path}: {error.strerror}", hint="Check its name and its rights."
+        ) from error
     if len(data) > MAX_TOML_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_TOML_BYTES >> 10} KiB: not such a file")
+        raise ConfigError(
+            f"{path} is larger than {MAX_TOML_BYTES >> 10} KiB", hint="It can't be such a file."
+        )
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}, line {line}: not UTF-8 text") from error
+        raise ConfigError(
+            f"{path}, line {line}: not UTF-8 text", hint="Save it as UTF-8."
+        ) from error
 
 
 def parse_toml(text: str, kind: type[StructT], source: str) -> StructT:
@@ -85,11 +95,13 @@ def parse_toml(text: str, kind: type[StructT], source: str) -> StructT:
     """
     try:
         tables = tomllib.loads(text)
+        floats = list(_floats(tables, ()))
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, and what it lets through
         raise _syntax_error(str(error), text, source) from error
-    for path, value in _floats(tables, ()):
+    for path, value in floats:
         if not math.isfinite(value):
-            raise ConfigError(_at(source, text, path) + f"{_dotted(path)}: {value} is not a number")
+            message = f"{_dotted(path)}: {value} is not a number"
+            raise ConfigError(_at(source, text, path) + message, hint="Give a finite one.")
     try:
         return convert(tables, kind)
     except msgspec.ValidationError as error:
@@ -122,18 +134,48 @@ def suggestion(word: str, choices: list[str]) -> str:
 
 
 def line_of(text: str, path: KeyPath) -> int | None:
-    """Return the line (from 1) where the statement begins that gives `path` its first value."""
-    lines = text.split("\n")
-    complete = 0  # lines before the statement being read
-    for count in range(1, len(lines) + 1):
-        try:
-            tables = tomllib.loads("\n".join(lines[:count]))
-        except tomllib.TOMLDecodeError:
-            continue
-        if _has(tables, path):
-            return complete + 1
-        complete = count
+    """Return the line (from 1) where the statement begins that gives `path` its first value.
+
+    None: no statement does, or one before it goes over too many lines to look further.
+    """
+    header = ""
+    met: Counter[str] = Counter()
+    for line, statement in _statements(text.split("\n")):
+        said, wanted = statement, path
+        if statement.lstrip().startswith("["):
+            header, said = statement, ""
+            met[header.strip()] += 1
+        if header.lstrip().startswith("[["):
+            wanted = _within(path, met[header.strip()] - 1)
+        if wanted and _has(tomllib.loads(f"{header}\n{said}"), wanted):
+            return line
     return None
+
+
+def _statements(lines: list[str]) -> Iterator[tuple[int, str]]:
+    """Yield each statement of TOML that has no mistake, and its first line, from 1."""
+    start = 0
+    while start < len(lines):
+        for end in range(start + 1, min(start + _STATEMENT_LINES, len(lines)) + 1):
+            statement = "\n".join(lines[start:end])
+            with suppress(ValueError, RecursionError):
+                tomllib.loads(statement)
+                break
+        else:
+            return
+        yield start + 1, statement
+        start = end
+
+
+def _within(path: KeyPath, index: int) -> KeyPath:
+    """Return `path` as seen from the element `index` of an array of tables; () = it is in another.
+
+    There the element is the only one.
+    """
+    for place, part in enumerate(path):
+        if isinstance(part, int):
+            return (*path[:place], 0, *path[place + 1 :]) if part == index else ()
+    return path
 
 
 def _run_checks(value: object, kind: object, place: str) -> None:
@@ -168,7 +210,7 @@ def _checks(kind: object) -> Iterator[Check]:
 def _syntax_error(message: str, text: str, source: str) -> ConfigError:
     found = re.search(r"^(.*) \(at (?:line (\d+), column \d+|end of document)\)$", message)
     if not found:
-        return ConfigError(f"{source}: {message}")
+        return ConfigError(f"{source}: {message}", hint="It is not TOML: see toml.io")
     line = found[2] or str(text.rstrip().count("\n") + 1)
     return ConfigError(
         f"{source}, line {line}: {found[1]}",
@@ -198,7 +240,8 @@ def _explain(
         )
     if missing := re.match(r"Object missing required field `(.*)`", what):
         where = _at(source, text, path)
-        return ConfigError(f"{where}the key {_dotted((*path, missing[1]))} is missing")
+        key = _dotted((*path, missing[1]))
+        return ConfigError(f"{where}the key {key} is missing", hint="Add it.")
     hint = suggestion("", choices_of(kind)) if what.startswith("Invalid enum") else ""
     name = f"{_dotted(path)}: " if path else ""
     return ConfigError(_at(source, text, path) + name + _in_words(what), hint=hint)

@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from dht import swarm
 from node.home.paths import write_file
+from protocol.codec import UNREADABLE
 from protocol.control import Traffic
 from protocol.errors import TalkootError
 
@@ -135,6 +136,6 @@ def _read(path: Path) -> dict[str, int]:
         return msgspec.json.decode(path.read_bytes(), type=_Months)
     except FileNotFoundError:
         pass
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         log.warning("the volume of this month is counted anew, %s is damaged: %s", path, error)
     return {}

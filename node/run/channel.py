@@ -45,7 +45,7 @@ DHT_SECONDS = 15.0
 """For a record to be stored or looked up; a DHT in trouble takes longer, and is tried again."""
 MAX_UNSAID = 64
 """While p2pd takes nothing, older words give way to newer ones."""
-MAX_STORED = 64
+MAX_PRESENCES = 64
 """Of our own records, to tell them from those of a node with our identity."""
 TWIN_SECONDS = 5.0
 """What we said before a start is no twin's word, by a clock that was set back a little."""
@@ -95,7 +95,8 @@ class RunChannel:
         self._outbox_filled = asyncio.Event()
         self._allowances = Allowances()
         self._began_at = swarm.time()
-        self._stored: deque[bytes] = deque(maxlen=MAX_STORED)
+        self._presences: deque[bytes] = deque(maxlen=MAX_PRESENCES)
+        """Our own that may still be in the DHT."""
         self.doubled = False
         """Whether another node has our identity."""
 
@@ -167,7 +168,8 @@ class RunChannel:
             body=envelope,
         )
         sealed = seal(self._identity, self._run, record)
-        self._stored.append(envelope)
+        if key.topic == "presence":
+            self._presences.append(envelope)
         try:
             async with asyncio.timeout(DHT_SECONDS):
                 await self._swarm.store(key, sealed.envelope)
@@ -195,7 +197,7 @@ class RunChannel:
 
     def _look_for_twin(self, record: Signed[Record]) -> None:
         """Note whether another node signs with our key, which is seen in no broadcast."""
-        if record.signer != self._identity.peer_id or record.message.body in self._stored:
+        if record.signer != self._identity.peer_id or record.message.body in self._presences:
             return
         said = unseal(record.message.body, self._run, Announcement).message
         if isinstance(said, Presence) and said.at > self._began_at + TWIN_SECONDS:

@@ -118,7 +118,7 @@ def _manifest(
         method=spec.method,
         round=spec.round,
         trust=spec.trust,
-        admission="open",
+        admission=spec.admission,
         stewards=tuple(dict.fromkeys((identity.peer_id, *spec.stewards))),
         genesis_root=genesis_root,
     )

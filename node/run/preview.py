@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from dht.swarm import Swarm
 from node.api.trust_words import trust_in_words
@@ -11,8 +12,7 @@ from node.run.room import Room, needed_bytes
 from node.tasks import UnknownTaskError, task_class
 from protocol.control import Preview
 from protocol.errors import ProtocolError
-from protocol.link import JoinLink
-from protocol.manifest import Manifest, TrustSpec
+from protocol.manifest import Manifest, TrustSpec, run_id_of
 from protocol.presence import FETCHING_STATE, LEAVING_STATE, LISTENING_STATE, Presence
 from protocol.records import Record, RecordKey
 from protocol.signing import unseal
@@ -27,17 +27,28 @@ _NOWHERE_YET = {LISTENING_STATE, FETCHING_STATE, LEAVING_STATE}
 _AUDITED = "whether your work is honest: it is audited, and proof of a lie is kept for good"
 
 
-async def preview_of(
-    swarm: Swarm, link: JoinLink, manifest: Manifest, config: Config, room: Room
-) -> Preview:
+class Seen(NamedTuple):
+    """What is known of a run from outside."""
+
+    peers: int
+    """Who say that they are there."""
+    round: int | None
+    """The latest that half of them or more say they have reached; None where none says so."""
+
+
+async def seen_of(swarm: Swarm, run: bytes) -> Seen:
+    """Return what the peers of an open run say to everybody."""
+    records = await swarm.fetch(RecordKey(run, "presence"))
+    return Seen(len(records), _round_of_most(run, records))
+
+
+async def preview_of(manifest: Manifest, seen: Seen, config: Config, room: Room) -> Preview:
     """Describe the run of a checked manifest, and whether it fits this machine."""
     task = manifest.task
     state_bytes = 2 * FLOAT_BYTES * task.parameters
-    peers = await swarm.fetch(RecordKey(link.run, "presence"))
-    round_ = _round_of_most(link.run, peers)
     obstacle = await asyncio.to_thread(_obstacle, manifest, config, room)
     return Preview(
-        run=link.run.hex(),
+        run=run_id_of(manifest).hex(),
         name=manifest.name,
         description=manifest.description,
         licence=manifest.licence,
@@ -47,8 +58,8 @@ async def preview_of(
         parameters=task.parameters,
         download_bytes=task.data_bytes + state_bytes,
         data_bytes=task.data_bytes,
-        peers=len(peers),
-        round=round_,
+        peers=seen.peers,
+        round=seen.round,
         rounds_total=manifest.round.total,
         rule=manifest.trust.rule,
         admission=manifest.admission,
@@ -56,13 +67,12 @@ async def preview_of(
         trust=trust_in_words(manifest.trust, manifest.method.kind),
         fits=not obstacle,
         reason=obstacle
-        or _end(manifest, round_)
+        or _end(manifest, seen.round)
         or line.remark(manifest, config.network.up_rate, config.network.down_rate),
     )
 
 
 def _round_of_most(run: bytes, records: Sequence[bytes]) -> int | None:
-    """Return the latest round that half of the peers or more say they have reached."""
     rounds = sorted(_rounds(run, records), reverse=True)
     return rounds[len(rounds) // 2] if rounds else None
 

@@ -5,8 +5,10 @@ before is the same object as before.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from node.api.accounts import Standings
 from node.exchange.outcome import MemberReport
@@ -107,6 +109,29 @@ class Roster:
                     break
                 del self._names[peer]
         self._names.update((peer, word.presence.name) for peer, word in live.items())
+
+
+def marked(
+    peers: Sequence[Peer],
+    blocked: Collection[PeerId],
+    banned: Collection[PeerId],
+    names: Mapping[PeerId, str],
+) -> list[Peer]:
+    """Return `peers` with those marked that this node has blocked or the host banned.
+
+    Who isn't there any more is listed too: else nobody could take it back.
+    """
+    if not blocked and not banned:
+        return list(peers)
+    run, here = peers[0].run, {peer.id for peer in peers}
+    gone = [peer for peer in sorted({*blocked, *banned}) if peer not in here]
+    listed = [*peers, *(Peer(id=each, name=names.get(each, ""), run=run) for each in gone)]
+    return [
+        replace(peer, blocked=peer.id in blocked, host_banned=peer.id in banned)
+        if peer.id in blocked or peer.id in banned
+        else peer
+        for peer in listed
+    ]
 
 
 def _address(known: _Entry | None, addresses: tuple[str, ...]) -> AddressKind:

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -12,25 +12,25 @@ from node.api.accounts import RunAccounts, Standings
 from node.audit.proof import earned_nonce, seconds_of
 from node.home.address_book import AddressBook
 from node.home.reach import farthest_first
-from node.run.roster import Roster
+from node.members.affairs import RunAffairs
+from node.members.members import KeptInvite, RunMembers
+from node.run.node_setting import NodeSetting
 from node.run.setting import RunSetting
-from node.run.shown import counted_in, described, given_by, last_round, warnings_about, with_earlier
+from node.run.shown import given_by, with_earlier
+from node.run.view import RunView
 from node.run.worker import Worker
-from node.run.workers import WorkerOf
 from node.store.ledger import Given, RunLedger
 from node.store.run_folder import DataFile, RunFolder
 from node.store.state import State
-from node.store.storage import Disk
-from node.training.permit import Gate, Permit
+from node.training.permit import RunPermit
 from node.training.process import TrainerProcess
 from node.training.trainer import TrainerError, TrainerTask
 from node.transfer.sources import FetchError, Sources
 from node.transfer.transfer import fetch_blob
 from node.transfer.tree_server import TreeServer, TreeShelf
-from protocol.control import MOST_SHARES, MemoryUse, Peer, RoundReport, RunState, RunStatus
+from protocol.control import MemoryUse, Peer, RunState, RunStatus
 from protocol.errors import TalkootError
-from protocol.identity import Identity
-from protocol.ledger import NO_LEDGER
+from protocol.identity import PeerId
 from protocol.link import JoinLink
 from protocol.manifest import open_manifest
 
@@ -38,25 +38,6 @@ log = logging.getLogger(__name__)
 
 LINK_ADDRESSES = 4
 _RETRY_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSetting:
-    """What all runs of a node share."""
-
-    swarm: Swarm
-    identity: Identity
-    name: str
-    disk: Disk
-    permit: Permit
-    """Whether training may run, and what it may use."""
-    attendance: Gate
-    """Whether runs are taken part in at all: rounds followed, states and data served."""
-    reduces: bool
-    max_state_bytes: int
-    worker_of: WorkerOf
-    device: str = ""
-    """What others see that this node trains on."""
 
 
 class Session:
@@ -85,6 +66,19 @@ class Session:
         self.folder = folder
         self.book = AddressBook(folder.path / "peers.json", node.disk)
         self.ledger = RunLedger(folder.path / "ledger.sqlite3", node.disk)
+        members = RunMembers(
+            self.run_id,
+            self.manifest,
+            node.identity.peer_id,
+            folder.path,
+            node.disk,
+            node.swarm.time,
+        )
+        self.affairs = RunAffairs(
+            members, node.identity, envelope, partial(node.on_joined, self.run_id)
+        )
+        self.affairs.present, self.affairs.forget = self._present, self._forget
+        self.affairs.round = lambda: self.state.round if self.state else 0
         self.worker: Worker | None = None
         self.serving = asyncio.Event()
         """Set when others can fetch the manifest here, so that the link works; or can't for now."""
@@ -93,6 +87,7 @@ class Session:
         self.failure: TalkootError | None = None
         """What stopped the run here, if anything did."""
         self._node = node
+        self._permit = RunPermit(node.permit, self.affairs.host_gate)
         self._first_peers = peers
         self._fresh = fresh
         self._state: RunState = "starting"
@@ -104,10 +99,7 @@ class Session:
         self._stopped: RunStatus | None = None
         self._absent: RunStatus | None = None
         """Where the run stood when we had to leave it for a while."""
-        self._standings = Standings(NO_LEDGER, self.manifest)
-        self._roster = Roster(self.run_id.hex(), node.swarm.latency)
-        self._told: tuple[object, RoundReport | None, int] | None = None
-        """How the last round went, with the reports that it was told from."""
+        self._view = RunView(self.run_id, self.manifest, node, members)
 
     @property
     def is_host(self) -> bool:
@@ -123,8 +115,7 @@ class Session:
                 if not self._node.attendance.is_open:
                     self.serving.set()
                 await self._node.attendance.wait_open()
-                if self._absent:
-                    self._earlier, self._absent = given_by(self.status()), None
+                self._come_back()
                 await self._attend()
         except* TalkootError as group:
             error = _first(group)
@@ -149,29 +140,53 @@ class Session:
     async def _attend(self) -> None:
         """Take part until it isn't allowed any more."""
         async with asyncio.TaskGroup() as tasks:
-            part = tasks.create_task(self._take_part(), name=f"part in {self.run_id.hex()[:8]}")
+            part = tasks.create_task(self._belong(), name=f"part in {self.run_id.hex()[:8]}")
             await self._node.attendance.wait_closed()
-            self.standings()  # the state goes with the worker
-            self._absent = replace(self.since_start(), peers=0, samples_per_second=0.0)
+            self._leave_for_a_while()
             part.cancel()
         self.worker = None
 
-    async def _take_part(self) -> None:
-        node, shelf = self._node, TreeShelf(self.envelope)
+    def _leave_for_a_while(self) -> None:
+        self.standings()  # the state goes with the worker
+        self._absent = replace(self.since_start(), peers=0, samples_per_second=0.0)
+
+    def _come_back(self) -> None:
+        if self._absent:
+            self._earlier, self._absent = given_by(self.status()), None
+
+    async def _belong(self) -> None:
+        """Take part whenever the host lets this node."""
         await asyncio.to_thread(self.book.load)
         self.note_peers(self._first_peers)
+        welcome = self.affairs.company_gate
+        async with (
+            self.affairs.opened(self._node.swarm, self._node.doors) as swarm,
+            asyncio.TaskGroup() as tasks,
+        ):
+            while True:
+                await welcome.wait_open()
+                self._come_back()
+                part = tasks.create_task(self._take_part(swarm), name="part")
+                await welcome.wait_closed()
+                self._leave_for_a_while()
+                part.cancel()
+                await asyncio.wait([part])
+                self.worker = None
+
+    async def _take_part(self, swarm: Swarm) -> None:
+        shelf = TreeShelf(self.envelope)
         async with (
             self.ledger,
-            TreeServer(node.swarm, self.run_id, shelf),
-            TrainerProcess(node.permit) as trainer,
+            TreeServer(swarm, self.run_id, shelf),
+            TrainerProcess(self._permit) as trainer,
             asyncio.TaskGroup() as tasks,
         ):
             self._trainer = trainer
             tasks.create_task(trainer.keep(), name="keep the trainer")
-            self._addresses = farthest_first(await node.swarm.addresses())
+            self._addresses = farthest_first(await swarm.addresses())
             self.serving.set()
-            await node.swarm.connect(self.book.addresses())
-            data = await self._data()
+            await swarm.connect(self.book.addresses())
+            data = await self._data(swarm)
             self._state, self._reason = "starting", "loading the trainer"
             shelf.put(data)
             task = self.manifest.task
@@ -181,13 +196,14 @@ class Session:
             )
             state = await asyncio.to_thread(self.folder.checkpoints.load_newest)
             nonce = await self._nonce()
-            kind = node.worker_of(self.manifest.method.kind)
-            self.worker = kind(self._setting(nonce), trainer, shelf, state, fresh=self._fresh)
+            kind = self._node.worker_of(self.manifest.method.kind)
+            setting = self._setting(swarm, nonce)
+            self.worker = kind(setting, trainer, shelf, state, fresh=self._fresh)
             await self.worker.run()
 
     async def _load(self, trainer: TrainerProcess, task: TrainerTask) -> None:
         while True:
-            await self._node.permit.wait_open()
+            await self._permit.wait_open()
             try:
                 await trainer.load(task)
             except TrainerError as error:
@@ -196,9 +212,9 @@ class Session:
             else:
                 return
 
-    def _setting(self, nonce: int) -> RunSetting:
+    def _setting(self, swarm: Swarm, nonce: int) -> RunSetting:
         return RunSetting(
-            swarm=self._node.swarm,
+            swarm=swarm,
             identity=self._node.identity,
             run=self.run_id,
             manifest=self.manifest,
@@ -209,15 +225,15 @@ class Session:
             max_state_bytes=self._node.max_state_bytes,
             nonce=nonce,
             ledger=self.ledger,
-            permit=self._node.permit,
+            permit=self._permit,
             device=self._node.device,
         )
 
-    async def _data(self) -> DataFile:
+    async def _data(self, swarm: Swarm) -> DataFile:
         task = self.manifest.task
         while True:
-            peers = sorted(await self._node.swarm.connected())
-            sources = Sources(self._node.swarm, self.run_id, peers)
+            peers = sorted(await swarm.connected())
+            sources = Sources(swarm, self.run_id, peers)
             try:
                 return await fetch_blob(
                     sources, self.folder, task.data_root, task.data_bytes, self._on_fetched
@@ -225,7 +241,7 @@ class Session:
             except FetchError as error:
                 self._reason = f"downloading the data: {error.message}; trying again"
                 await asyncio.sleep(_RETRY_SECONDS)
-                await self._node.swarm.connect(self.book.addresses())
+                await swarm.connect(self.book.addresses())
 
     async def _nonce(self) -> int:
         bits = self.manifest.trust.work_bits
@@ -260,10 +276,7 @@ class Session:
 
     def standings(self) -> Standings:
         """Return everybody's agreed standing, the last known one where the run has stopped."""
-        agreed = self.state.ledger if self.state else self._standings.ledger
-        if agreed is not self._standings.ledger:
-            self._standings = Standings(agreed, self.manifest)
-        return self._standings
+        return self._view.standings(self.worker)
 
     def accounts(self) -> RunAccounts:
         """Return what can be told of history, standings and evidence now."""
@@ -272,9 +285,27 @@ class Session:
         return RunAccounts(self.run_id, me, self.standings(), peers, self.ledger)
 
     def link(self) -> str:
-        """Return a join link through this node."""
+        """Return a join link through this node; empty where there is none to give."""
         peers = tuple(self._addresses[:LINK_ADDRESSES])
-        return str(JoinLink(self.run_id, self.manifest.name, peers)) if peers else ""
+        if not peers or self.affairs.members.register.is_private:
+            return ""
+        return str(JoinLink(self.run_id, self.manifest.name, peers))
+
+    def invite_link(self, invite: KeptInvite) -> str:
+        """Return the link of an invite, through this node and stewards that are known."""
+        live = self.worker.machine.live.peers().values() if self.worker else ()
+        said = [each for peer in live for each in peer.presence.addresses]
+        stewards = self.affairs.members.admitting([*said, *self.book.addresses()])
+        peers = (*self._addresses[:LINK_ADDRESSES], *stewards[:LINK_ADDRESSES])
+        name = self.manifest.name
+        return str(JoinLink(self.run_id, name, peers, invite.expires, invite.secret))
+
+    def _present(self) -> Collection[PeerId]:
+        return self.worker.machine.live.peers().keys() if self.worker else ()
+
+    def _forget(self, peers: Collection[PeerId]) -> None:
+        if self.worker:
+            self.worker.machine.live.forget(peers)
 
     def status(self) -> RunStatus:
         """Return what to show of this run."""
@@ -285,7 +316,8 @@ class Session:
         if self._stopped:
             return self._stopped
         if self._absent:
-            return replace(self._absent, state="paused", reason=self._node.attendance.reason)
+            return self._absent_status(self._absent)
+        register = self.affairs.members.register
         common = RunStatus(
             run=self.run_id.hex(),
             name=self.manifest.name,
@@ -295,12 +327,23 @@ class Session:
             rounds_total=self.manifest.round.total,
             progress=self._fetched,
             link=self.link() or None,
+            admission=self.manifest.admission,
+            host_paused=register.paused,
         )
-        status = self._worker_status(common, self.worker) if self.worker else common
-        permit = self._node.permit
+        status = self._view.status(common, self.worker) if self.worker else common
+        permit = self._permit
         if permit.is_open or status.state == "finished" or status.standing == "banned":
             return status
         return replace(status, state="paused", reason=permit.reason)
+
+    def _absent_status(self, before: RunStatus) -> RunStatus:
+        attendance, welcome = self._node.attendance, self.affairs.company_gate
+        if attendance.is_open and not welcome.is_open:
+            reason = welcome.reason
+            return replace(
+                before, state="stopped", reason=reason, failure="not_a_member", warnings=()
+            )
+        return replace(before, state="paused", reason=attendance.reason)
 
     def _stopped_by(self, error: TalkootError) -> RunStatus:
         """Return where the run stood when `error` stopped it here."""
@@ -309,68 +352,13 @@ class Session:
         changes = {"state": "stopped", "reason": reason, "peers": 0, "samples_per_second": 0.0}
         return replace(self.since_start(), failure=error.code, **changes)
 
-    def _worker_status(self, common: RunStatus, worker: Worker) -> RunStatus:
-        tally, state, standings = worker.tally, worker.state, self.standings()
-        live, (report, counted) = len(worker.machine.live.peers()) + 1, self._round(worker)
-        run_state, reason = described(worker)
-        me = self._node.identity.peer_id
-        if banned := standings.why_banned(me):
-            reason = f"this node is banned from the run: {banned}; see: talkoot evidence"
-        changes = {
-            "state": run_state,
-            "reason": reason,
-            "round": state.round if state else 0,
-            "progress": tally.progress,
-            "root": state.root.hex() if state else None,
-            "loss": tally.loss,
-            "samples_mine": tally.samples_mine,
-            "samples_accepted": tally.samples_accepted,
-            "samples_rejected": tally.samples_rejected,
-            "samples_per_second": tally.samples_per_second,
-            "peers": live,
-            "probes": tally.probes,
-            "bytes_said": tally.bytes_said,
-            "bytes_heard": tally.bytes_heard,
-            "last_round": report,
-            "round_peers": counted,
-            "round_seconds": tally.round_seconds,
-            "warnings": warnings_about(self.manifest, worker, live),
-            "standing": standings.word(me) if state else None,
-        }
-        return replace(common, **changes)
-
-    def _round(self, worker: Worker) -> tuple[RoundReport | None, int]:
-        """Return how the last round went, and how many peers counted in it."""
-        reports = worker.tally.reports
-        if self._told is None or self._told[0] is not reports:
-            if len(reports) <= MOST_SHARES:
-                self.peers()  # to know the names of all
-            names = {**self._roster.names(), self._node.identity.peer_id: self._node.name}
-            report = last_round(worker.tally, names)
-            self._told = reports, report, counted_in(worker.tally)
-        return self._told[1:]
-
     def peers(self) -> list[Peer]:
         """Return the peers of this run, this one among them."""
-        worker = self.worker
-        if worker is None:
-            return []
-        me, head = self._node.identity.peer_id, worker.machine.head
-        own = worker.tally.reports.get(me)
-        shown = Peer(
-            id=me,
-            name=self._node.name,
-            run=self.run_id.hex(),
-            me=True,
-            address="local",
-            device=self._node.device,
-            round=head.round if head else None,
-            root=head.root.hex() if head else None,
-            state=worker.word,
-            samples_per_second=worker.tally.samples_per_second,
-            share=own.share if own else None,
-        )
-        return self._roster.peers(worker, shown, self.standings())
+        return self._view.peers(self.worker)
+
+    def names(self) -> Mapping[PeerId, str]:
+        """Return what the peers of this run called themselves, this one among them."""
+        return self._view.names(self.worker)
 
 
 def _first(group: BaseExceptionGroup[TalkootError]) -> TalkootError:

@@ -1,4 +1,4 @@
-"""What people see of a run at work: its state in words, and its last round."""
+"""What people see of a run at work: its state in words, its last round, this node itself."""
 
 from collections.abc import Mapping
 
@@ -6,11 +6,12 @@ from msgspec.structs import replace
 
 from dht.clocks import skew_trouble
 from node.run.line import remark
+from node.run.node_setting import NodeSetting
 from node.run.roster import is_dropped
 from node.run.setting import Tally
 from node.run.worker import Worker
 from node.store.ledger import Given
-from protocol.control import MOST_SHARES, PeerShare, RoundReport, RunState, RunStatus
+from protocol.control import MOST_SHARES, Peer, PeerShare, RoundReport, RunState, RunStatus
 from protocol.identity import PeerId
 from protocol.manifest import Manifest
 from protocol.rounds import Phase
@@ -100,3 +101,22 @@ def last_round(tally: Tally, names: Mapping[PeerId, str]) -> RoundReport | None:
 def counted_in(tally: Tally) -> int:
     """Return how many peers' updates counted in the last finished round."""
     return sum(report.share > 0 for report in tally.reports.values())
+
+
+def own_peer(worker: Worker, run: bytes, node: NodeSetting) -> Peer:
+    """Return what this node shows of itself among the peers of a run."""
+    me, head = node.identity.peer_id, worker.machine.head
+    own = worker.tally.reports.get(me)
+    return Peer(
+        id=me,
+        name=node.name,
+        run=run.hex(),
+        me=True,
+        address="local",
+        device=node.device,
+        round=head.round if head else None,
+        root=head.root.hex() if head else None,
+        state=worker.word,
+        samples_per_second=worker.tally.samples_per_second,
+        share=own.share if own else None,
+    )

@@ -1,9 +1,10 @@
 """Method `spsa` at this peer: a round is a chain of blocks, and its exchange agrees on the chain.
 
-TRAINING: the chain grows (node.chain.round). COMMITTED: what each peer's chain is, by the Merkle
-root over its blocks. EXCHANGING: which chain counts (node.chain.seal); who has another one fetches
-it, and its weights go there by exactly what differs. AGREEING: the seal, the state that it leads
-to, is voted on as with any method.
+TRAINING     the chain grows (node.chain.round)
+COMMITTED    each peer has said which chain it has, by the Merkle root over its blocks
+EXCHANGING   it is settled which chain counts (node.chain.seal); who has another one fetches it,
+             and its weights go there by exactly what differs
+AGREEING     the state that the seal leads to is voted on, as with any method
 """
 
 import asyncio

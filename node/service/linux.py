@@ -163,6 +163,8 @@ class LinuxService:
         except FileNotFoundError:
             return
         except (OSError, StateError) as error:
-            raise ServiceError(f"can't change {self._defaults}: {error}") from error
+            raise ServiceError(
+                f"can't change {self._defaults}: {error}", hint="Check its rights."
+            ) from error
         if after != before:
             yield f"{self._defaults}: talkoot links taken out"

@@ -72,7 +72,7 @@ class Tool:
         done = self._run(arguments)
         words = " ".join((*self._command, *arguments))
         if done is None:
-            raise ServiceError(f"{words} can't be run")
+            raise ServiceError(f"{words} can't be run", hint=f"Run it yourself: {words}")
         if done.returncode:
             said = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
             raise ServiceError(f"{words} failed: {said}", hint=f"Run it yourself: {words}")

@@ -9,14 +9,13 @@ from node.store.outline import Outline, Outlined
 from node.store.state import CheckpointStore, State
 from node.store.storage import StateError
 from node.transfer.tree_server import TreeShelf
+from protocol.manifest import MOST_KEPT_ROUNDS
 from protocol.state import state_bytes
 
 log = logging.getLogger(__name__)
 
 MAX_STATES = 5
 HELD_BYTES = 128 << 20
-MAX_OUTLINES = 16
-"""As many rounds as a run may keep at most (protocol.manifest.TrustSpec.kept_rounds)."""
 SAVE_SECONDS = 1.0
 """For the last state at the end. A write under way ends by itself, whole."""
 
@@ -111,7 +110,7 @@ class StateKeeper:
         outline = Outline.of(state)
         self._outlines.append(outline)
         self._shelf.put(outline)
-        if len(self._outlines) > MAX_OUTLINES:
+        if len(self._outlines) > MOST_KEPT_ROUNDS:
             oldest = self._outlines.popleft()
             if self._shelf.holds(oldest):
                 self._shelf.drop(oldest.root)

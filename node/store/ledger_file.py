@@ -181,9 +181,13 @@ def _telling(path: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", None)
+        if code is None and "decode to UTF-8" in str(error):
+            raise DamagedFileError(f"{path} is damaged: a text in it is none") from error
         if code is None:  # the module's own: a mistake in calling it
             raise
         raise _told(path, error, code) from error
+    except UnicodeDecodeError as error:  # SQLite's own message quotes what is no text
+        raise DamagedFileError(f"{path} is damaged: its schema is no text") from error
 
 
 def _told(path: Path, error: sqlite3.Error, code: int) -> StateError:

@@ -37,7 +37,7 @@ class DataFile:
                 root, leaves = root_of(iter(lambda: file.read(DATA_CHUNK_BYTES), b""))
                 size = file.tell()
         except OSError as error:
-            raise StateError(f"{path} can't be read: {error}") from error
+            raise StateError(f"{path} can't be read: {error}", hint="Check the disk.") from error
         return cls(path, size, tuple(leaves), root)
 
     def chunk(self, index: int) -> bytes | None:
@@ -155,7 +155,9 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StateError(f"{self._manifest_path} can't be read: {error}") from error
+            raise StateError(
+                f"{self._manifest_path} can't be read: {error}", hint="Check the disk."
+            ) from error
 
     def save_data(self, data: Buffer) -> DataFile:
         """Keep a whole data set, as the host does.

@@ -217,7 +217,7 @@ class CheckpointStore:
         try:
             state = self._read(path)
         except OSError as error:
-            raise StateError(f"{path} can't be read: {error}") from error
+            raise StateError(f"{path} can't be read: {error}", hint="Check the disk.") from error
         if state.round != round_:
             raise DamagedFileError(f"it holds round {state.round}")
         return state
@@ -253,7 +253,7 @@ class CheckpointStore:
         try:
             ledger = read_ledger(b64decode(found.metadata.get("ledger", "")))
             state = State.of(self._run, header, params, momentum, ledger)
-        except (CodecError, ValueError) as error:
+        except (CodecError, ValueError, OverflowError) as error:
             raise DamagedFileError(f"its metadata make no sense: {error}") from error
         if state.root.hex() != found.metadata.get("root"):
             raise DamagedFileError("its content does not match its root")
@@ -276,7 +276,7 @@ class CheckpointStore:
                 tensors=tuple(TensorSpec(name=name, shape=shape) for name, shape in params),
                 scale=float.fromhex(found.metadata["scale"]),
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, OverflowError) as error:
             raise DamagedFileError(f"its metadata make no sense: {error}") from error
 
     def _prune(self) -> None:

@@ -77,12 +77,21 @@ class Disk:
             DiskFullError: the disk is full; the old file and nothing else remains.
             WriteError: the folder can't be written.
         """
+        self._write(path, parts, None)
+
+    def write_secret(self, path: Path, parts: Sequence[Buffer]) -> None:
+        """Write as `write` does what nobody but this user may read."""
+        self._write(path, parts, 0o600)
+
+    def _write(self, path: Path, parts: Sequence[Buffer], mode: int | None) -> None:
         size = sum(memoryview(part).nbytes for part in parts)
         self.require(path.parent, size)
         temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
         try:
             with telling(path.parent, size):
                 with self.create(temporary) as file:
+                    if mode is not None:
+                        os.fchmod(file.fileno(), mode)
                     for part in parts:
                         file.write(part)
                     sync(file)

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from node.exchange.wire import Floats
 from node.store.storage import Buffer, DamagedFileError
+from protocol.codec import UNREADABLE
 
 HEADER_BYTES = 16 << 20
 """No longer header is read: two entries for each tensor of the largest state fit well."""
@@ -69,7 +70,7 @@ def read_tensor_header(file: BufferedReader, file_bytes: int) -> TensorFileHeade
         fields = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
         metadata = msgspec.json.decode(fields.pop(_METADATA, b"{}"), type=dict[str, str])
         entries = {name: msgspec.json.decode(raw, type=_Entry) for name, raw in fields.items()}
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise DamagedFileError(f"its header is not valid: {error}") from error
     ordered = sorted(entries.items(), key=lambda item: item[1].data_offsets)
     _check_offsets([entry for _, entry in ordered], file_bytes - start)

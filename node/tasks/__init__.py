@@ -181,4 +181,6 @@ def _map_file(path: Path) -> memoryview:
         with path.open("rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:  # ValueError: an empty file
-        raise TaskDataError(f"the data file {path} can't be read: {error}") from error
+        raise TaskDataError(
+            f"the data file {path} can't be read: {error}", hint="Check the disk."
+        ) from error

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from node.tasks import Data, TaskDataError
 from node.tasks.tensor_blob import Array, pack, unpack
+from protocol.codec import UNREADABLE
 
 MIN_TEXTS = 10
 MAX_TEXTS = 1 << 20
@@ -109,7 +110,7 @@ class EncoderSet:
         blob = unpack(data)
         try:
             described = msgspec.json.decode(blob.metadata.get(_METADATA, ""), type=_Description)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except UNREADABLE as error:
             raise TaskDataError(f"the data set doesn't describe its encoder: {error}") from error
         shape = described.encoder
         lengths, labels, tokens = _check_layout(blob.tensors, shape)

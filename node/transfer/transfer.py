@@ -96,6 +96,8 @@ async def fetch_state(
 async def fetch_outline(sources: Sources, root: bytes, max_bytes: int) -> Outline:
     """Return the state with this root, without its vectors, of at most `max_bytes` bytes.
 
+    How large its ledger is shows only when it is there, so a slow line isn't told beforehand.
+
     Raises:
         FetchError: no source is left.
         BadTreeError: the root does not name a state of this run of at most `max_bytes`.

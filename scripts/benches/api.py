@@ -25,11 +25,13 @@ import numpy as np
 from msgspec.structs import replace
 
 from benches.gui_node.controls import CrowdControls
+from dht.door import Door
 from dht.memory import MemoryNetwork, MemorySwarm
 from node.api.client import connect
 from node.api.server import serve_api
 from node.exchange.outcome import MemberReport
 from node.home.paths import Paths
+from node.members.affairs import Doors
 from node.run.local import LocalWorker
 from node.run.session import NodeSetting, Session
 from node.run.workers import worker_of
@@ -225,6 +227,7 @@ async def _ask(
 def _setting(swarm: MemorySwarm, me: Identity) -> NodeSetting:
     return NodeSetting(
         swarm=swarm,
+        doors=Doors(Door(swarm)),
         identity=me,
         name="solar-eagle",
         disk=Disk(),

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 from dht.daemon import Channel
 from dht.engine import dht_pb2, get_dht_time
@@ -21,7 +22,7 @@ from tests.attacks.victim import Victim
 AT_ONCE = 32
 RECORD_BODY_BYTES = 60_000
 
-Flood = Callable[[Hostile, Victim], Awaitable[None]]
+Flood = Callable[[Hostile, Victim], Coroutine[Any, Any, None]]
 """Goes on until it is cancelled."""
 
 
@@ -35,13 +36,14 @@ def _at_once(work: Flood) -> Flood:
 
 
 def _store(value: bytes, record: RecordKey, signer: bytes, expires: float) -> bytes:
-    return dht_pb2.StoreRequest(
+    request: bytes = dht_pb2.StoreRequest(
         keys=[key_id(record)],
         subkeys=[signer],
         values=[value],
         expiration_time=[expires],
         in_cache=[False],
     ).SerializeToString()
+    return request
 
 
 def _random_key(victim: Victim) -> RecordKey:

@@ -97,12 +97,21 @@ def answer_with(value: bytes, kind: int = dht_pb2.FOUND_DICTIONARY) -> Attack:
         async def lie(data: bytes, _: PeerID) -> bytes:
             keys = dht_pb2.FindRequest.FromString(data).keys
             results = [dht_pb2.FindResult(type=kind, value=value) for _ in keys]
-            return dht_pb2.FindResponse(results=results, peer=info).SerializeToString()
+            answer: bytes = dht_pb2.FindResponse(results=results, peer=info).SerializeToString()
+            return answer
 
         async def keep(data: bytes, _: PeerID) -> bytes:
             kept = [True for _ in dht_pb2.StoreRequest.FromString(data).keys]
-            return dht_pb2.StoreResponse(store_ok=kept, peer=info).SerializeToString()
+            answer: bytes = dht_pb2.StoreResponse(store_ok=kept, peer=info).SerializeToString()
+            return answer
 
+        async def pong(_: bytes, __: PeerID) -> bytes:
+            answer: bytes = dht_pb2.PingResponse(
+                peer=info, dht_time=get_dht_time()
+            ).SerializeToString()
+            return answer
+
+        await stranger.answer("rpc_ping", pong)
         await stranger.answer("rpc_store", keep)
         await stranger.answer("rpc_find", lie)
         request = dht_pb2.PingRequest(peer=info)

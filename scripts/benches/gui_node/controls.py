@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from benches.gui_node.hosting import FriendsRun, block
 from benches.gui_node.swarm import HOST, RUN, Crowd, run_status, series
 from node.api.activity import ActivityLog
 from node.home.config_source import ConfigSource
@@ -32,6 +33,8 @@ from protocol.control import (
     Status,
     Traffic,
 )
+from protocol.errors import NotHostError
+from protocol.hosting import Invite, InviteRequest, Member, RunChange
 from protocol.machine import (
     Activity,
     Checkpoint,
@@ -63,7 +66,9 @@ _GB = 1 << 30
 class CrowdControls:
     """Implements `node.api.controls.Controls`."""
 
-    def __init__(self, config_file: Path, peers: int, *, runs: bool = True) -> None:
+    def __init__(
+        self, config_file: Path, peers: int, *, runs: bool = True, private: bool = False
+    ) -> None:
         self.activity = ActivityLog()
         self.stop = asyncio.Event()
         self._crowd = Crowd(peers)
@@ -71,6 +76,8 @@ class CrowdControls:
         self._config = ConfigSource(config_file)
         self._began = time.time()
         self._has_run = runs
+        self._friends = FriendsRun() if private else None
+        self._held = False
         self._contribution = Contribution(mode="auto", state="contributing")
         self._contribution_changed = asyncio.Event()
 
@@ -100,7 +107,20 @@ class CrowdControls:
 
     def runs(self) -> list[RunStatus]:
         seconds = time.time() - self._began
-        return [run_status(self._count, seconds)] if self._has_run else []
+        if not self._has_run:
+            return []
+        run = run_status(self._count, seconds)
+        return [run if self._friends is None else self._private(run)]
+
+    def _private(self, run: RunStatus) -> RunStatus:
+        return replace(
+            run,
+            name="letters-to-grandma",
+            role="host",
+            admission="invite",
+            link=None,
+            host_paused=self._held,
+        )
 
     def peers(self, run: str | None) -> list[Peer]:
         return self._crowd.now() if self._has_run else []
@@ -229,6 +249,39 @@ class CrowdControls:
 
     async def host(self, spec: HostSpec) -> RunStatus:
         return await self.join("")
+
+    async def change_run(self, run: str, change: RunChange) -> RunStatus:
+        self._held = change.paused
+        return self.runs()[0]
+
+    def _hosted(self, what: str) -> FriendsRun:
+        if self._friends is None:
+            raise NotHostError(what)
+        return self._friends
+
+    async def create_invite(self, run: str, wanted: InviteRequest) -> Invite:
+        return self._hosted("make invites").create(wanted)
+
+    async def invites(self, run: str) -> list[Invite]:
+        return self._hosted("see its invites").invites
+
+    async def revoke_invite(self, run: str, invite: str) -> Invite:
+        return self._hosted("revoke invites").revoke(invite)
+
+    async def members(self, run: str) -> list[Member]:
+        return self._friends.members if self._friends else []
+
+    async def ban(self, run: str, peer: str) -> Member:
+        return self._hosted("ban a peer").ban(peer, banned=True)
+
+    async def unban(self, run: str, peer: str) -> Member:
+        return self._hosted("unban a peer").ban(peer, banned=False)
+
+    async def block(self, run: str, peer: str) -> Peer:
+        return block(self._crowd.now(), peer, blocked=True)
+
+    async def unblock(self, run: str, peer: str) -> Peer:
+        return block(self._crowd.now(), peer, blocked=False)
 
     async def leave(self, run: str) -> None:
         self._has_run = False

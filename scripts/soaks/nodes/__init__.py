@@ -1,0 +1,1 @@
+"""Real nodes under test: started together, looked at all the time, ended together."""
