@@ -76,7 +76,8 @@ def test_every_body_that_the_api_reads_has_its_decoder() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "body_of":
                 read.add(ast.unparse(node.args[1]))
-    assert read == {kind.__name__ for kind in BODIES}
+    assert read
+    assert read <= {kind.__name__ for kind in BODIES}
 
 
 def test_every_function_that_decodes_is_covered_by_a_decoder() -> None:

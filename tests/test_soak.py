@@ -1,9 +1,12 @@
 """The long tests as people run them, in their smallest form."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 SOAK = ROOT / "scripts" / "soak"
@@ -40,6 +43,8 @@ def test_an_input_is_made_again_by_its_number() -> None:
 BROKEN = """
 import os, signal, sys, time
 from pathlib import Path
+
+import pytest
 sys.path[:0] = [{root!r}, {scripts!r}]
 import argparse
 from soaks import fuzz
@@ -93,3 +98,17 @@ def test_a_crash_a_hang_growth_and_an_unexpected_error_are_found_and_saved(tmp_p
     for name in ("crash", "hang", "grow", "unexpected"):
         saved = next(tmp_path.glob(f"{name}-1-*.bin"))
         assert name == "grow" or saved.read_bytes() == b"x"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a power cut mounts a file system")
+@pytest.mark.parametrize(("options", "loses"), [((), False), (("--careless",), True)])
+def test_power_cuts_lose_nothing_unless_nothing_is_synced(
+    options: tuple[str, ...], loses: bool
+) -> None:
+    ended = soak("powercut", "--cuts", "6", "--json", *options)
+    if "does not work here" in ended.stderr:
+        pytest.skip(ended.stderr)
+    found = json.loads(ended.stdout)
+    assert found["acknowledged_states"] > 0
+    assert (found["failures"] > 0) is loses
+    assert ended.returncode == int(loses)

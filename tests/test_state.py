@@ -343,9 +343,13 @@ class TestCheckpoints:
         data = path.read_bytes()
         assert harm(data) != data
         path.write_bytes(harm(data))
-        loaded = store.load_newest()
+        told: list[str] = []
+        loaded = store.load_newest(told.append)
         assert loaded is not None
         assert same(loaded, good)
+        assert told == [
+            "the checkpoint of round 2 is damaged, and kept as state-2.safetensors.damaged"
+        ]
         assert names_in(tmp_path) == {"state-1.safetensors", "state-2.safetensors.damaged"}
         assert "state-2.safetensors.damaged" in caplog.text
 

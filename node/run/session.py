@@ -93,6 +93,8 @@ class Session:
         self._state: RunState = "starting"
         self._reason = "loading the trainer"
         self._fetched = 0.0
+        self._set_back: tuple[str, ...] = ()
+        """Checkpoints that could not be used, and what was used instead, in sentences."""
         self._addresses: list[str] = []
         self._trainer: TrainerProcess | None = None
         self._earlier = Given()
@@ -194,12 +196,21 @@ class Session:
             await self._load(
                 trainer, TrainerTask(task.kind, task.version, task.config, data.path, method)
             )
-            state = await asyncio.to_thread(self.folder.checkpoints.load_newest)
+            state = await self._newest_state()
             nonce = await self._nonce()
             kind = self._node.worker_of(self.manifest.method.kind)
             setting = self._setting(swarm, nonce)
             self.worker = kind(setting, trainer, shelf, state, fresh=self._fresh)
             await self.worker.run()
+
+    async def _newest_state(self) -> State | None:
+        """Return what this node goes on from; a newer one that it can't use is told."""
+        unusable: list[str] = []
+        state = await asyncio.to_thread(self.folder.checkpoints.load_newest, unusable.append)
+        source = f"the one of round {state.round}" if state else "what others have"
+        if unusable:
+            self._set_back = tuple(f"{what}; this node went on from {source}" for what in unusable)
+        return state
 
     async def _load(self, trainer: TrainerProcess, task: TrainerTask) -> None:
         while True:
@@ -331,6 +342,7 @@ class Session:
             host_paused=register.paused,
         )
         status = self._view.status(common, self.worker) if self.worker else common
+        status = replace(status, warnings=(*status.warnings, *self._set_back))
         permit = self._permit
         if permit.is_open or status.state == "finished" or status.standing == "banned":
             return status

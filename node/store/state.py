@@ -7,7 +7,7 @@ writes can't disagree. Checkpoints are files of float32 tensors, for any device 
 import logging
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -222,8 +222,11 @@ class CheckpointStore:
             raise DamagedFileError(f"it holds round {state.round}")
         return state
 
-    def load_newest(self) -> State | None:
+    def load_newest(self, tell: Callable[[str], None] = lambda _: None) -> State | None:
         """Return the newest good checkpoint, if any, and set damaged newer ones aside.
+
+        Args:
+            tell: takes a sentence for people for each one that can't be used.
 
         Raises:
             WriteError: a damaged one can't be set aside.
@@ -236,8 +239,10 @@ class CheckpointStore:
                 with telling(self._folder, 0):
                     damaged = set_aside(self.path_of(round_))
                 log.error("checkpoint set aside as %s: %s", damaged, error)  # noqa: TRY400
+                tell(f"the checkpoint of round {round_} is damaged, and kept as {damaged.name}")
             except StateError as error:
                 log.error("checkpoint left out: %s", error)  # noqa: TRY400
+                tell(f"the checkpoint of round {round_} can't be read")
         return None
 
     def path_of(self, round_: int) -> Path:

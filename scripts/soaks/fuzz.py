@@ -29,6 +29,7 @@ from typing import Any
 
 ARTEFACTS = Path(__file__).parents[2] / "artefacts" / "fuzz"
 HANG_SECONDS = 20.0
+HANGS = "hangs"
 SLOW_SECONDS = 1.0
 EXTRA_BYTES = 64 << 20
 WARM_INPUTS = 1000
@@ -127,6 +128,13 @@ def _fuzz(name: str, arguments: argparse.Namespace) -> Outcome:
         if ended_at is None:
             break
         number, how = ended_at
+        if (
+            how == HANGS
+            and _in_child(name, arguments.seed, range(number, number + 1), 0)[1] is None
+        ):
+            total.inputs += number + 1 - first  # it was the machine that stood still
+            first = number + 1
+            continue
         _save(name, arguments.seed, number)
         total.faults.append(f"input {number} {how}")
         total.inputs += number + 1 - first
@@ -176,7 +184,7 @@ def _watch(
         if number != last:
             last, since = number, time.monotonic()
         elif time.monotonic() - since > HANG_SECONDS:
-            return None, (number, "hangs")
+            return None, (number, HANGS)
     try:
         return Outcome(**ours.recv()), None
     except EOFError:

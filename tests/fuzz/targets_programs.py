@@ -27,18 +27,13 @@ from node.training.trainer_messages import Answer, frame
 from protocol.codec import UNREADABLE
 from protocol.control import (
     Contribution,
-    ContributionRequest,
-    ExportRequest,
     Failure,
-    HostSpec,
-    LinkRequest,
     Request,
     Status,
 )
 from protocol.machine import (
     Activity,
     ConfigPatch,
-    DiagnosticsRequest,
     PeersChanged,
     Snapshot,
     StreamEvent,
@@ -52,15 +47,9 @@ from tests.fuzz.plain import broken_bytes, broken_text
 from tests.fuzz.values import value_of
 from tests.messages import peer
 
-BODIES: tuple[type[Request], ...] = (
-    ContributionRequest,
-    ExportRequest,
-    HostSpec,
-    LinkRequest,
-    ConfigPatch,
-    DiagnosticsRequest,
-)
-"""What the control API takes as the body of a request."""
+BODIES = sorted(Request.__subclasses__(), key=lambda kind: kind.__name__)
+"""What the control API takes as the body of a request, or within it: tests.messages has imported
+all that the protocol declares."""
 
 
 def decoders() -> list[Decoder]:
