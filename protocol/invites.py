@@ -34,6 +34,8 @@ INVITE_PROTOCOL = "/talkoot/1/invite"
 REDEEM_BYTES = 1 << 10
 ADMISSION_BYTES = 2 * MAX_MESSAGE_BYTES
 MAX_USES = 1000
+LATEST = 1 << 40
+"""No invite and no link ends later, in seconds of DHT time."""
 _SEED_BYTES, _SIGNATURE_BYTES = 32, 64
 _ROLES: tuple[Role, ...] = ("member", "steward")
 _PROOF = b"talkoot/1 redeem\0"
@@ -49,7 +51,7 @@ class InviteTerms(Message, frozen=True):
     """The invite's public key, by which it is known."""
     uses: Annotated[int, Meta(ge=1, le=MAX_USES)]
     role: Role
-    expires: Annotated[int, Meta(ge=0, le=1 << 40)]
+    expires: Annotated[int, Meta(ge=0, le=LATEST)]
     """DHT time in seconds."""
 
 

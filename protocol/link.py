@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, quote
 
 from protocol.errors import LaterLinkError, LinkError, SignatureError
 from protocol.identity import public_key_of
-from protocol.invites import InviteSecret
+from protocol.invites import LATEST, InviteSecret
 
 LINK_CHARACTERS = 8192
 MAX_LINK_PEERS = 16
@@ -103,6 +103,8 @@ def _fields(query: str, now: float) -> JoinLink:
         )
     if expires is not None and expires < now:
         raise LinkError("the link has expired", hint="Ask the host for a new link.")
+    if expires is not None and expires > LATEST:
+        raise LinkError("the link's end is no time", hint="Ask the host for a new link.")
     if invite is not None and expires is None:
         raise LinkError("the link's invite has no end", hint="Ask the host for a new link.")
     return JoinLink(run, single.get("n", "")[:80], peers, expires, invite)

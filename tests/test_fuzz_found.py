@@ -1,6 +1,7 @@
 """What fuzzing has found, each in a short form: it ended with an error that nobody expected."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,15 @@ def test_a_checkpoint_with_a_number_beyond_all_bounds_gives_way_to_the_one_befor
     found = store.load_newest()
     assert found is not None
     assert found.round == 1
+
+
+def test_an_invite_without_end_to_speak_of_is_refused(tmp_path: Path) -> None:
+    decoder = registry()["link.parse_link"]
+    link = next(each for each in map(decoder.pool, range(64)) if b"&k=" in each)
+    body = link.rpartition(b"&c=")[0].replace(b"&x=200", b"&x=" + b"9" * 30)
+    data = body + b"&c=" + sha256(body).hexdigest()[:8].encode()
+    with decoder.scene(tmp_path) as decode:
+        assert not decoder.accepts(decode, data)
 
 
 @pytest.mark.timeout(20)

@@ -2,10 +2,16 @@
 
 from functools import lru_cache
 
-from tests.fuzz import targets_files, targets_messages, targets_network, targets_programs
+from tests.fuzz import (
+    targets_files,
+    targets_members,
+    targets_messages,
+    targets_network,
+    targets_programs,
+)
 from tests.fuzz.decoder import Decoder
 
-_TARGETS = (targets_messages, targets_network, targets_files, targets_programs)
+_TARGETS = (targets_messages, targets_members, targets_network, targets_files, targets_programs)
 
 
 @lru_cache

@@ -28,6 +28,7 @@ from protocol.codec import encode
 from protocol.errors import CodecError, FrameError, LinkError, ProtocolError, SignatureError
 from protocol.events import Announcement
 from protocol.identity import PeerId
+from protocol.invites import ask_with, make_invite
 from protocol.link import JoinLink, parse_link
 from protocol.presence import Presence
 from protocol.signing import seal
@@ -65,8 +66,11 @@ def _address(choices: Choices) -> str:
 def _link(choices: Choices) -> bytes:
     peers = tuple(_address(choices) for _ in range(1 + choices.below(3)))
     name = choices.pick(("Plays", "häuser & co", "a=b&c=d", "\u202eevil", ""))
-    expires = choices.pick((None, 200, 1 << 60))
-    return as_bytes(str(JoinLink(RUN, name, peers, expires)))
+    expires = choices.pick((None, 200, 1 << 40))
+    if choices.one_in(2):
+        return as_bytes(str(JoinLink(RUN, name, peers, expires)))
+    invite = make_invite(identity(1), RUN, choices.blob(32), 1 + choices.below(9), "member", 200)
+    return as_bytes(str(JoinLink(RUN, name, peers, 200, invite)))
 
 
 def _broken_link(data: bytes, choices: Choices) -> bytes:
@@ -88,6 +92,8 @@ def _reparsed(data: bytes) -> object:
     link = parse_link(as_text(data), _NOW)
     if parse_link(str(link), _NOW) != link:
         raise AssertionError("a link that was accepted is another one when it is written again")
+    if link.invite is not None and link.expires is not None:
+        encode(ask_with(link.invite, link.expires, link.run, peer(1), peer(2), enter=True))
     for address in link.peers:
         try:
             addresses.parse(address)
