@@ -353,10 +353,13 @@ def _subscribed(_: Path) -> Iterator[Decode]:
 
 
 class _Quiet:
-    """Stands for a swarm of which only the clock is looked at."""
+    """Stands for a swarm that only shows its clock and takes reports."""
 
     def time(self) -> float:
         return _NOW
+
+    def report(self, peer: PeerId | None, error: ProtocolError) -> None:
+        pass
 
 
 def _announcement(choices: Choices) -> bytes:
