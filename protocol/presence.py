@@ -1,7 +1,7 @@
 """Who is here and where they stand: liveness, and the head that most peers stand on."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -162,7 +162,8 @@ class LivePeers:
         """Return the head that most of those stand on whose word counts, and who could give it.
 
         Who has just begun and listens counts only where nobody else is: it is about to follow.
-        Heads one round apart on the same lineage support each other. Ties go to the stewards' word,
+        Heads one round apart on the same lineage support each other; where most have gone on from
+        the heaviest, to whatever heads, it is the heaviest of those. Ties go to the stewards' word,
         then to what is not `unreachable`, then to the later round, then to the lower root: the same
         at every peer. A head is never chosen for its round number: a single peer can claim any.
 
@@ -186,6 +187,10 @@ class LivePeers:
             return -weights[head], -counts[head], head not in vouched, missing, *ranks
 
         best = min(counts, key=order)
+        grown = _grown_from(best, counts)
+        while 2 * sum(counts[head] for head in grown) > len(voters):
+            best = min(grown, key=order)
+            grown = _grown_from(best, counts)
         return best, self._holders(best, voters)
 
     def _holders(self, head: Head, voters: Mapping[PeerId, Head]) -> tuple[PeerId, ...]:
@@ -226,6 +231,12 @@ class LivePeers:
             if standing:
                 return standing
         return {}
+
+
+def _grown_from(before: Head, heads: Iterable[Head]) -> list[Head]:
+    return [
+        head for head in heads if (head.round - 1, head.prev_root) == (before.round, before.root)
+    ]
 
 
 def _lineage_weights(counts: Mapping[Head, int]) -> dict[Head, int]:
