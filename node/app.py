@@ -16,7 +16,6 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from dht.clocks import skew_trouble
 from dht.door import Door
 from dht.fence.refusals import Refusals
 from dht.hivemind_swarm import HivemindSwarm
@@ -44,6 +43,7 @@ from node.run.preview import Seen, preview_of, seen_of
 from node.run.recorder import Recorder
 from node.run.room import room_beside
 from node.run.session import Session
+from node.run.shown import network_now
 from node.run.workers import WorkerOf, worker_of
 from node.store.run_folder import LEFT, RunFolder
 from node.store.storage import StateError, telling
@@ -53,7 +53,6 @@ from protocol.control import (
     ExportRequest,
     HostSpec,
     MemoryUse,
-    NetworkState,
     Peer,
     Preview,
     RunStatus,
@@ -246,7 +245,7 @@ class Node(MachineControls, HostingControls):
     def status(self) -> Status:
         """Return the node as a whole."""
         runs = self.runs()
-        network, reason = self._network_now(runs)
+        network, reason = network_now(self._swarm, runs)
         return Status(
             version=VERSION,
             peer_id=self._identity.peer_id,
@@ -265,14 +264,6 @@ class Node(MachineControls, HostingControls):
             traffic=self._machine.traffic,
             memory=self._memory(),
         )
-
-    def _network_now(self, runs: Sequence[RunStatus]) -> tuple[NetworkState, str]:
-        if trouble := self._swarm.trouble:
-            return "offline", trouble
-        skew = skew_trouble(self._swarm.clock_offset)
-        if any(run.peers > 1 for run in runs):
-            return "online", skew
-        return "alone", skew or "no other peer of a run has been heard of"
 
     def _memory(self) -> MemoryUse | None:
         uses = [use for session in self._sessions.values() if (use := session.memory)]

@@ -1,17 +1,26 @@
 """What people see of a run at work: its state in words, its last round, this node itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
 from dht.clocks import skew_trouble
+from dht.swarm import Swarm
 from node.run.line import remark
 from node.run.node_setting import NodeSetting
 from node.run.roster import is_dropped
 from node.run.setting import Tally
 from node.run.worker import Worker
 from node.store.ledger import Given
-from protocol.control import MOST_SHARES, Peer, PeerShare, RoundReport, RunState, RunStatus
+from protocol.control import (
+    MOST_SHARES,
+    NetworkState,
+    Peer,
+    PeerShare,
+    RoundReport,
+    RunState,
+    RunStatus,
+)
 from protocol.identity import PeerId
 from protocol.manifest import Manifest
 from protocol.rounds import Phase
@@ -120,3 +129,13 @@ def own_peer(worker: Worker, run: bytes, node: NodeSetting) -> Peer:
         samples_per_second=worker.tally.samples_per_second,
         share=own.share if own else None,
     )
+
+
+def network_now(swarm: Swarm, runs: Sequence[RunStatus]) -> tuple[NetworkState, str]:
+    """Return whether the network works, and what is to be said of it."""
+    if trouble := swarm.trouble:
+        return "offline", trouble
+    skew = skew_trouble(swarm.clock_offset)
+    if any(run.peers > 1 for run in runs):
+        return "online", skew
+    return "alone", skew or "no other peer of a run has been heard of"
