@@ -188,6 +188,29 @@ class LivePeers:
         best = min(counts, key=order)
         return best, self._holders(best, voters)
 
+    def stewards_head(self, own: Head) -> tuple[Head | None, tuple[PeerId, ...]]:
+        """Return the head that most stewards stand on, and who could give it, if it is far from us.
+
+        None where it is our head or a round from it on its lineage, and in a run in which everybody
+        counts: there both halves of a split swarm believe the same peers. Of two heads with as many
+        stewards, that of the lowest PeerID: the same at every peer.
+        """
+        stewards = self.electorate.stewards
+        standing = {
+            peer: live.head
+            for peer, live in self._peers.items()
+            if peer in stewards and live.presence.state in HOLDING_STATES
+        }
+        if self.electorate.established is None or not standing:
+            return None, ()
+        if self._me in stewards:
+            standing[self._me] = own
+        counts = Counter(standing.values())
+        head = standing[min(standing, key=lambda peer: (-counts[standing[peer]], peer))]
+        if head == own or _follows(head, own) or _follows(own, head):
+            return None, ()
+        return head, self._holders(head, {})
+
     def _holders(self, head: Head, voters: Mapping[PeerId, Head]) -> tuple[PeerId, ...]:
         """Return who says that it holds `head`: first those whose word counts."""
         found = [
@@ -226,6 +249,11 @@ class LivePeers:
             if standing:
                 return standing
         return {}
+
+
+def _follows(head: Head, before: Head) -> bool:
+    """Return whether a head is of the round after another, grown from it."""
+    return (head.round - 1, head.prev_root) == (before.round, before.root)
 
 
 def _lineage_weights(counts: Mapping[Head, int]) -> dict[Head, int]:
