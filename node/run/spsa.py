@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 2.0
 SERVED_CHAINS = 4
 CHAINS_SECONDS = 20.0
-"""For all other chains that may be agreed on, asked for at the same time."""
+"""For all other chains that may be agreed on, asked for at once."""
 
 
 @dataclass(slots=True)
@@ -309,8 +309,7 @@ class SpsaWorker(Worker):
                 if root != own.tree.root
             ]
         chains = [log for fetch in fetches if (log := fetch.result()) is not None]
-        if len(fetches) < len(logs):
-            chains.append(own.tip.blocks())
+        chains += [own.tip.blocks()] * (len(fetches) < len(logs))
         rules, counts = chain.chain.rules, chain.branches.rules.counts
         tip = await asyncio.to_thread(best_of, roll.prev_root, chains, rules, counts)
         return own.tip if tip.block is None else tip

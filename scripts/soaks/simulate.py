@@ -130,6 +130,7 @@ def _figures(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
         "seeds": len(outcomes),
         "failures": len(broken),
         "broken": dict(promises),
+        "digests": [each["digest"] for each in outcomes] if len(outcomes) == 1 else [],
         "failed_seeds": [outcome["seed"] for outcome in broken],
         "peers": sum(each.get("peers", 0) for each in outcomes) / max(1, len(outcomes)),
         "rounds": int(sum(each.get("rounds", 0) for each in outcomes)),
