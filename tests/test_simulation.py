@@ -24,8 +24,8 @@ from tests.simulation.play import Scene, play, simulate
 from tests.simulation.promises import PROMISES
 
 SOAK = Path(__file__).parents[1] / "scripts" / "soak"
-FIRST, SEEDS = 2000, 20
-"""As many as fit into a minute of one core: of 17 peers on average."""
+FIRST, SEEDS = 2000, 8
+"""As many as fit into a minute of one core, others of which are busy."""
 REAL_SIGNATURES = 1
 
 
