@@ -253,10 +253,10 @@ class MemorySwarm:
             raise FrameError(f"a broadcast of {len(data)} bytes is above {BROADCAST_BYTES}")
         await self.process.budget.up.carry(len(data))
         await self.process.running()
-        loop = asyncio.get_running_loop()
         for far in self.neighbours():
-            for delay in self._link_to(far.peer_id).message_delays(len(data)):
-                loop.call_later(delay, far.hear, topic, (self._peer_id, data))
+            link = self._link_to(far.peer_id)
+            for delay in link.message_delays(len(data)):
+                link.call_later(delay, far.hear, topic, (self._peer_id, data))
 
     @contextlib.asynccontextmanager
     async def subscribe(self, topic: str) -> AsyncIterator[AsyncIterator[Broadcast]]:

@@ -1,6 +1,7 @@
 """What lies between the peers of the in-process network: delay, loss, bandwidth, cuts."""
 
 import asyncio
+import contextvars
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from protocol.identity import PeerId
 RETRANSMIT_SECONDS = 0.2
 """TCP's least retransmission timeout on Linux; it doubles with each further loss."""
 RETRANSMISSIONS = 6
+
+_ON_THE_WAY = contextvars.Context()
+"""Of no process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,15 @@ class Link:
         self.cut = False
         held, self._held = self._held, []
         for arrive in held:
-            asyncio.get_running_loop().call_later(self._latency(), arrive)
+            self.call_later(self._latency(), arrive)
+
+    def call_later(self, seconds: float, arrive: Callable[..., None], *args: object) -> None:
+        """Let something arrive: what is under way doesn't wait for a sender that is stopped."""
+        asyncio.get_running_loop().call_later(seconds, arrive, *args, context=_ON_THE_WAY)
+
+    def call_at(self, when: float, arrive: Callable[[], None]) -> None:
+        """Let something arrive at a time of the loop's clock."""
+        asyncio.get_running_loop().call_at(when, arrive, context=_ON_THE_WAY)
 
     def _departure(self, size: int) -> float:
         now = asyncio.get_running_loop().time()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 from dht.budget import Budget
 from dht.swarm import Broadcast, NetworkError
+from dht.virtual_time import PROCESS, VirtualTimeLoop
 from protocol.identity import PeerId
 
 QUEUED_BROADCASTS = 1024
@@ -18,8 +19,9 @@ class Process:
 
         running ⇄ frozen          running, frozen → dead
 
-    The code of a frozen peer goes on until its next call to the network, and waits there. All that
-    it sends and receives goes through `budget`.
+    Tasks that `own` made part of a process get no time while it is frozen, as under SIGSTOP; other
+    code of a frozen peer goes on until its next call to the network, and waits there. All that it
+    sends and receives goes through `budget`.
     """
 
     def __init__(self, peer: PeerId, budget: Budget) -> None:
@@ -42,13 +44,23 @@ class Process:
         if self.dead:
             raise NetworkError(f"{self.peer} has left the network")
 
+    def own(self) -> None:
+        """Make the current task, and what it starts from now on, part of this process."""
+        PROCESS.set(self)
+
     def freeze(self) -> None:
         """Stop the process."""
         self.frozen = not self.dead
+        loop = asyncio.get_running_loop()
+        if self.frozen and isinstance(loop, VirtualTimeLoop):
+            loop.halt(self)
 
     def thaw(self) -> None:
         """Let the process go on."""
         self.frozen = False
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, VirtualTimeLoop):
+            loop.resume(self)
         self._changed.set()
         postponed, self._postponed = self._postponed, []
         for action in postponed:

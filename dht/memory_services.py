@@ -23,10 +23,9 @@ class Services:
     def __init__(self, peer: PeerId, report: Callable[[PeerId, ProtocolError], None]) -> None:
         self._peer = peer
         self._report = report
-        self._handlers: dict[str, tuple[int, Handler]] = {}
+        self._handlers: dict[str, tuple[int, Handler, contextvars.Context]] = {}
         self._group = asyncio.TaskGroup()
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self._context = contextvars.copy_context()
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -39,7 +38,7 @@ class Services:
         """Serve `protocol` from now on. Raises NetworkError: it is already served."""
         if protocol in self._handlers:
             raise NetworkError(f"{protocol} is already served")
-        self._handlers[protocol] = (frame_bytes, handler)
+        self._handlers[protocol] = (frame_bytes, handler, contextvars.copy_context())
 
     def remove(self, protocol: str) -> None:
         """Serve no further streams of `protocol`."""
@@ -50,12 +49,12 @@ class Services:
         return self._handlers[protocol][0] if protocol in self._handlers else None
 
     def start(self, protocol: str, stream: Stream) -> None:
-        """Serve `stream`, not in the context of whoever opened it."""
-        _, handler = self._handlers[protocol]
+        """Serve `stream` in the context of whoever serves, not of whoever opened it."""
+        _, handler, context = self._handlers[protocol]
         task = self._group.create_task(
             self._run(handler, stream),
             name=f"{protocol} at {self._peer}",
-            context=self._context.copy(),
+            context=context.copy(),
         )
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)

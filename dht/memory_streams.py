@@ -184,10 +184,10 @@ class MemoryStream:
 
     def _launch(self, frame: Frame | None) -> None:
         self._flying.append(frame)
-        loop = asyncio.get_running_loop()
-        landing = loop.time() + self.link.stream_delay(len(frame.data) if frame else 0)
+        delay = self.link.stream_delay(len(frame.data) if frame else 0)
+        landing = asyncio.get_running_loop().time() + delay
         self._last_landing = max(landing, self._last_landing)
-        loop.call_at(self._last_landing, self._land)
+        self.link.call_at(self._last_landing, self._land)
 
     def _land(self) -> None:
         """Let the oldest frame in flight arrive: timers of one instant may fire in any order."""

@@ -7,6 +7,9 @@ with the same seeds runs the same callbacks in the same order.
 Only timers and tasks of this thread exist here: sockets, subprocesses and `call_soon_threadsafe`
 from other threads do not wake the loop.
 
+Several processes can be played on one loop: what runs in a context in which `PROCESS` is set
+belongs to that process, and gets no time while the loop halts it.
+
     VirtualTimeError        raised out of the loop, so that no task can catch it
     ├── DeadlockError       every task waits, and no timer is left to end the wait
     ├── TimeLimitError      the program went on for longer than its limit, in virtual seconds
@@ -14,11 +17,12 @@ from other threads do not wake the loop.
 """
 
 import asyncio
+import contextvars
 import itertools
 import math
 import selectors
 from asyncio.events import _set_running_loop
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, NoReturn, TypeVar, TypeVarTuple
@@ -27,6 +31,9 @@ from protocol.errors import TalkootError
 
 TURNS_WITHOUT_TIME = 1_000_000
 """Turns of the loop at one instant before it counts as a livelock: seconds of real time."""
+
+PROCESS: contextvars.ContextVar[object] = contextvars.ContextVar("PROCESS", default=None)
+"""The played process that a task, and all that it starts, belongs to."""
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -63,16 +70,68 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     virtual time.
     """
 
+    _ready: Iterable[asyncio.Handle]
+    _scheduled: Iterable[asyncio.Handle]
+
     def __init__(self, limit_seconds: float = math.inf) -> None:
         self._clock = _Clock(limit_seconds)
         super().__init__(self._clock)
         # On some platforms 15 ms: timers would run that much too early and together.
         self._clock_resolution = 1e-9
+        self._halted: dict[object, list[_Postponed]] = {}
         self.set_task_factory(partial(_numbered_task, itertools.count(1)))
 
     def time(self) -> float:
         """Return the virtual time in seconds."""
         return self._clock.now
+
+    def halt(self, process: object) -> None:
+        """Give the tasks and timers of a played process no time until `resume`, as SIGSTOP does."""
+        if process in self._halted:
+            return
+        self._halted[process] = []
+        for handle in [*self._ready, *self._scheduled]:
+            self._hold_back(handle)
+
+    def resume(self, process: object) -> None:
+        """Let a halted process go on: what it missed happens now, in order."""
+        for postponed in self._halted.pop(process, []):
+            postponed.go_on()
+
+    def postpone(self, process: object, what: "_Postponed") -> bool:
+        """Keep what a process was about to do until it goes on; return False if it runs."""
+        if process not in self._halted:
+            return False
+        self._halted[process].append(what)
+        return True
+
+    def call_soon(
+        self,
+        callback: Callable[[*_Args], object],
+        *args: *_Args,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        """Call `callback` in the next turn, or once its process goes on."""
+        handle = super().call_soon(callback, *args, context=context)
+        self._hold_back(handle)
+        return handle
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Args], object],
+        *args: *_Args,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call `callback` at a time, or once its process goes on."""
+        handle = super().call_at(when, callback, *args, context=context)
+        self._hold_back(handle)
+        return handle
+
+    def _hold_back(self, handle: Any) -> None:  # noqa: ANN401  # asyncio declares no context
+        process = handle._context.get(PROCESS) if self._halted else None  # noqa: SLF001
+        if process in self._halted and not handle.cancelled():
+            _Postponed(self, process).take_over(handle)
 
     def run_in_executor(
         self,
@@ -104,6 +163,29 @@ def run(main: Coroutine[Any, Any, _T], *, limit_seconds: float = math.inf) -> _T
     """
     with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(limit_seconds)) as runner:
         return runner.run(main)
+
+
+class _Postponed:
+    """What a halted process was about to do: a handle of the loop with its callback put aside."""
+
+    def __init__(self, loop: VirtualTimeLoop, process: object) -> None:
+        self._loop = loop
+        self._process = process
+
+    def take_over(self, handle: Any) -> None:  # noqa: ANN401  # asyncio declares no callback
+        """Put this in the place of a handle's callback."""
+        self._handle = handle
+        self._callback, self._args = handle._callback, handle._args  # noqa: SLF001
+        handle._callback, handle._args = self._run, ()  # noqa: SLF001
+
+    def go_on(self) -> None:
+        """Do it in the loop's next turn."""
+        self._loop.call_soon(self._run, context=self._handle._context)  # noqa: SLF001
+
+    def _run(self) -> None:
+        if self._handle.cancelled() or self._loop.postpone(self._process, self):
+            return
+        self._callback(*self._args)
 
 
 class _Clock(selectors.SelectSelector):

@@ -31,6 +31,8 @@ class RoundRules:
     """How long most peers may stand on another head before we follow."""
     missed_seconds: float = 2.0
     """The same for who has no roll call: the others went on without it."""
+    split_seconds: float = 30.0
+    """How long stewards may stand on another lineage before we follow them against most."""
     join_seconds: float = 4.0
     """How long a newcomer listens before it chooses whom to follow."""
 
@@ -57,8 +59,15 @@ class Pace:
         return min(work.started_at + self._rules.max_seconds, work.patience_at, work.full_at)
 
     def close_at(self, work: RoundNotes, now: float) -> float:
-        """Return when the roll call closes without those who have not committed."""
-        return self.stop_at(work, now) + self._rules.settle_seconds
+        """Return when the roll call closes without those who have not committed.
+
+        Whom the swarm's target stops, at any moment, has to end the step that it is in.
+        """
+        stop = self.stop_at(work, now)
+        spare = self._rules.settle_seconds
+        if stop == work.full_at:
+            spare = max(spare, self._rules.patience * (stop - work.started_at))
+        return stop + spare
 
     def _most_are_done(self, work: RoundNotes) -> bool:
         """Return whether two thirds have committed, of all but ourselves if we have not."""

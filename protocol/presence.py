@@ -1,7 +1,7 @@
 """Who is here and where they stand: liveness, and the head that most peers stand on."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -187,11 +187,34 @@ class LivePeers:
             return -weights[head], -counts[head], head not in vouched, missing, *ranks
 
         best = min(counts, key=order)
-        grown = _grown_from(best, counts)
-        while 2 * sum(counts[head] for head in grown) > len(voters):
+        while grown := [head for head in counts if _follows(head, best)]:
+            if 2 * sum(counts[head] for head in grown) <= len(voters):
+                break
             best = min(grown, key=order)
-            grown = _grown_from(best, counts)
         return best, self._holders(best, voters)
+
+    def stewards_head(self, own: Head) -> tuple[Head | None, tuple[PeerId, ...]]:
+        """Return the head that most stewards stand on, and who could give it, if it is far from us.
+
+        None where it is our head or a round from it on its lineage, and in a run in which everybody
+        counts: there both halves of a split swarm believe the same peers. Of two heads with as many
+        stewards, that of the lowest PeerID: the same at every peer.
+        """
+        stewards = self.electorate.stewards
+        standing = {
+            peer: live.head
+            for peer, live in self._peers.items()
+            if peer in stewards and live.presence.state in HOLDING_STATES
+        }
+        if self.electorate.established is None or not standing:
+            return None, ()
+        if self._me in stewards:
+            standing[self._me] = own
+        counts = Counter(standing.values())
+        head = standing[min(standing, key=lambda peer: (-counts[standing[peer]], peer))]
+        if head == own or _follows(head, own) or _follows(own, head):
+            return None, ()
+        return head, self._holders(head, {})
 
     def _holders(self, head: Head, voters: Mapping[PeerId, Head]) -> tuple[PeerId, ...]:
         """Return who says that it holds `head`: first those whose word counts."""
@@ -233,10 +256,9 @@ class LivePeers:
         return {}
 
 
-def _grown_from(before: Head, heads: Iterable[Head]) -> list[Head]:
-    return [
-        head for head in heads if (head.round - 1, head.prev_root) == (before.round, before.root)
-    ]
+def _follows(head: Head, before: Head) -> bool:
+    """Return whether a head is of the round after another, grown from it."""
+    return (head.round - 1, head.prev_root) == (before.round, before.root)
 
 
 def _lineage_weights(counts: Mapping[Head, int]) -> dict[Head, int]:

@@ -52,11 +52,11 @@ from protocol.presence import MAX_LIVE_PEERS, Head, LivePeers
 from protocol.rollcall import Commitment, Roll, choose_members
 from protocol.round_notes import RoundNotes, are_most_of, winner_of
 from protocol.signing import Signed
+from protocol.split import Split
 
 __all__ = ["Phase", "RoundMachine", "RoundRules"]
 
-_MAX_UNREACHABLE = 64
-_MAX_CLOSED = 64
+_MAX_UNREACHABLE = _MAX_CLOSED = 64
 
 
 class Phase(Enum):
@@ -98,6 +98,7 @@ class RoundMachine:
         self._now = 0.0
         self._joined_at: float | None = None
         self._lag_since: float | None = None
+        self._split = Split(self.live, rules.split_seconds)
         self._unreachable: set[Head] = set()
         self._attempts: dict[Head, int] = {}
         """The next attempt at the rounds that we closed: no two rolls of ours are for the same."""
@@ -316,8 +317,7 @@ class RoundMachine:
 
     def _await_own_roll(self, work: RoundNotes, closed_at: float) -> list[Effect]:
         """Go on where our own roll call never came back: it could not be signed."""
-        overdue = self._now >= closed_at + self.rules.watch_seconds
-        return self._try_again(work) if overdue else []
+        return self._try_again(work) if self._now >= closed_at + self.rules.watch_seconds else []
 
     def _agree(self, work: RoundNotes) -> list[Effect]:
         if work.roll is None:
@@ -349,7 +349,8 @@ class RoundMachine:
         head, holders = self.live.heaviest_head(work.head, self._unreachable)
         if head is None or head == work.head:
             self._lag_since = None
-            return []
+            head, holders = self._split.head_to_follow(work.head, self._unreachable, self._now)
+            return self._catch_up(head, holders) if head else []
         if self._lag_since is None:
             self._lag_since = self._now
         if self._now - self._lag_since < self._lag_patience(head, work):
@@ -359,9 +360,8 @@ class RoundMachine:
     def _lag_patience(self, head: Head, work: RoundNotes) -> float:
         if (head.round, head.root) == (work.head.round - 1, work.head.prev_root):
             return self.rules.watch_seconds  # a round behind us: they are about to follow
-        if work.roll is None:  # the others closed a roll call, and we heard nothing of it
-            return self.rules.missed_seconds
-        return self.rules.lag_seconds
+        # without a roll: the others closed a roll call, and we heard nothing of it
+        return self.rules.missed_seconds if work.roll is None else self.rules.lag_seconds
 
     def _catch_up(self, head: Head, holders: tuple[PeerId, ...]) -> list[Effect]:
         self.phase = Phase.CATCHING_UP

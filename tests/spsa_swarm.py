@@ -23,6 +23,7 @@ from node.run.spsa import SpsaWorker
 from node.store.ledger import RunLedger
 from node.store.run_folder import RunFolder
 from node.store.state import State
+from node.store.storage import Disk
 from node.training.permit import Permit
 from node.training.trainer import Probed, TrainerError, Vectors
 from node.transfer.tree_server import TreeServer, TreeShelf
@@ -145,6 +146,8 @@ class SpsaPeer:
     identity: Identity
     prober: EngineProber
     kind: type[SpsaWorker] = SpsaWorker
+    network: Callable[[MemoryNetwork, Identity], MemorySwarm] = MemorySwarm
+    disk: Disk = field(default_factory=QuickDisk)
     swarm: MemorySwarm | None = None
     worker: SpsaWorker | None = None
     task: asyncio.Task[None] | None = None
@@ -175,6 +178,12 @@ class SpsaSwarm:
     method: dict[str, Scalar] = field(default_factory=dict)
     trust: TrustSpec | None = None
     total: int | None = None
+    max_seconds: float = 120.0
+    min_peers: int = 1
+    stewards: int = 1
+    """So many of the first peers."""
+    watch: Callable[[SpsaPeer], None] = lambda _: None
+    """Is told of each peer whose worker is about to run."""
     peers: dict[int, SpsaPeer] = field(default_factory=dict)
     manifest: Manifest = field(init=False)
     envelope: bytes = field(init=False)
@@ -205,11 +214,14 @@ class SpsaSwarm:
             ),
             method=MethodSpec(kind="spsa", settings=self.method),
             round=RoundSpec(
-                local_steps=self.blocks, max_seconds=120.0, min_peers=1, total=self.total
+                local_steps=self.blocks,
+                max_seconds=self.max_seconds,
+                min_peers=self.min_peers,
+                total=self.total,
             ),
             trust=self.trust or among_friends("clip"),
             admission="open",
-            stewards=(host.peer_id,),
+            stewards=tuple(identity(number).peer_id for number in range(self.stewards)),
             genesis_root=self._genesis(NO_RUN).root,
         )
         self.envelope = sign_manifest(host, self.manifest).envelope
@@ -232,11 +244,15 @@ class SpsaSwarm:
     ) -> SpsaPeer:
         """Start a peer; number 0 is the host and holds the genesis state, others hold nothing."""
         prober = EngineProber(SpsaSettings.read(self.method), probe_seconds)
-        states = self.peers[number].states if number in self.peers else {}
-        peer = SpsaPeer(number, identity(number), prober, kind, states=states)
-        self.peers[number] = peer
+        return await self.begin(SpsaPeer(number, identity(number), prober, kind))
+
+    async def begin(self, peer: SpsaPeer) -> SpsaPeer:
+        """Start a peer that was put together by the caller."""
+        if known := self.peers.get(peer.number):
+            peer.states = known.states
+        self.peers[peer.number] = peer
         ready = asyncio.Event()
-        peer.task = self._tasks.create_task(self._live(peer, ready), name=f"peer {number}")
+        peer.task = self._tasks.create_task(self._live(peer, ready), name=f"peer {peer.number}")
         await ready.wait()
         return peer
 
@@ -245,25 +261,31 @@ class SpsaSwarm:
             await self.start(number)
 
     async def _live(self, peer: SpsaPeer, ready: asyncio.Event) -> None:
-        folder = RunFolder(self.folder / f"{peer.number}", self.run, QuickDisk())
+        folder = RunFolder(self.folder / f"{peer.number}", self.run, peer.disk)
         folder.create()
         state = folder.checkpoints.load_newest()
         fresh = state is None and peer.number == 0
-        async with MemorySwarm(self.network, peer.identity) as swarm:
+        async with peer.network(self.network, peer.identity) as swarm:
             peer.swarm = swarm
+            swarm.process.own()
             known = [other.id for other in self.peers.values() if other is not peer]
-            await swarm.connect([f"/memory/{other}/p2p/{other}" for other in known])
+            addresses = [f"/memory/{other}/p2p/{other}" for other in known]
+            await swarm.connect(addresses)
+            book = AddressBook(folder.path / "peers.json", peer.disk)
+            for address in addresses:
+                book.note_address(address)
             shelf = TreeShelf(self.envelope)
+            ledger = RunLedger(folder.path / "ledger.sqlite3", peer.disk)
             setting = RunSetting(
                 swarm=swarm,
                 identity=peer.identity,
                 run=self.run,
                 manifest=self.manifest,
                 folder=folder,
-                book=AddressBook(folder.path / "peers.json", QuickDisk()),
+                book=book,
                 name=f"peer-{peer.number}",
                 permit=peer.prober.permit,
-                ledger=RunLedger(folder.path / "ledger.sqlite3", QuickDisk()),
+                ledger=ledger,
             )
             held = self._genesis(self.run) if fresh else state
             peer.worker = peer.kind(setting, peer.prober, shelf, held, fresh=fresh)
@@ -271,9 +293,10 @@ class SpsaSwarm:
             if held is not None:
                 peer.states[held.round] = held
             self._watch(peer, peer.worker)
+            self.watch(peer)
             ready.set()
             try:
-                async with TreeServer(swarm, self.run, shelf):
+                async with ledger, TreeServer(swarm, self.run, shelf):
                     await peer.worker.run()
             except* TalkootError as errors:
                 peer.error = errors
@@ -294,7 +317,11 @@ class SpsaSwarm:
         self.peers[number].error = None
 
     async def stop(self, number: int) -> None:
-        task = self.peers[number].task
+        """Cancel a peer: it says goodbye, if its network still works. A frozen one is thawed."""
+        peer = self.peers[number]
+        if peer.swarm is not None and peer.swarm.process.frozen:
+            self.network.thaw(peer.id)
+        task = peer.task
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait([task])

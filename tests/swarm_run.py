@@ -155,7 +155,7 @@ class PeerOptions:
     kind: type[LocalWorker] = LocalWorker
     disk: Disk = field(default_factory=QuickDisk)
     layout: Layout = LAYOUT
-    network: type[MemorySwarm] = MemorySwarm
+    network: Callable[[MemoryNetwork, Identity], MemorySwarm] = MemorySwarm
 
 
 @dataclass(slots=True)
@@ -200,6 +200,9 @@ class RunOptions:
     max_seconds: float = 20.0
     min_peers: int = 1
     total: int | None = None
+    layout: Layout = LAYOUT
+    stewards: int = 1
+    """So many of the first peers."""
 
 
 @dataclass(slots=True)
@@ -213,14 +216,16 @@ class SwarmRun:
     manifest: Manifest = field(init=False)
     envelope: bytes = field(init=False)
     run: bytes = field(init=False)
+    watch: Callable[[RunPeer], None] = lambda _: None
+    """Is told of each peer whose worker is about to run."""
     _tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
 
     async def __aenter__(self) -> "SwarmRun":
         await self._tasks.__aenter__()
         host = self._identity(0)
-        genesis = State.genesis(NO_RUN, LAYOUT, np.zeros(LAYOUT.size, np.float32))
+        rules, layout = self.options, self.options.layout
+        genesis = State.genesis(NO_RUN, layout, np.zeros(layout.size, np.float32))
         data = self._folder(0, NO_RUN, "draft").save_data(DATA)
-        rules = self.options
         self.manifest = Manifest(
             name="test",
             description="",
@@ -233,7 +238,7 @@ class SwarmRun:
                 config={},
                 data_root=data.root,
                 data_bytes=data.size,
-                parameters=LAYOUT.size,
+                parameters=layout.size,
             ),
             method=MethodSpec(kind="local", settings={"outer_momentum": 0.5}),
             round=RoundSpec(
@@ -245,7 +250,7 @@ class SwarmRun:
             ),
             trust=rules.trust or among_friends(rules.rule),
             admission="open",
-            stewards=(host.peer_id,),
+            stewards=tuple(self._identity(number).peer_id for number in range(rules.stewards)),
             genesis_root=genesis.root,
         )
         self.envelope = sign_manifest(host, self.manifest).envelope
@@ -272,7 +277,7 @@ class SwarmRun:
     async def start(self, number: int, options: PeerOptions | None = None) -> RunPeer:
         """Start a peer; number 0 is the host and holds the genesis state, others hold nothing."""
         known = self.peers.get(number)
-        options = options or (known.options if known else PeerOptions())
+        options = options or (known.options if known else PeerOptions(layout=self.options.layout))
         trainer = FakeTrainer(options.step_seconds, layout=options.layout)
         peer = RunPeer(number, self._identity(number), options, trainer)
         self.peers[number] = peer
@@ -290,31 +295,39 @@ class SwarmRun:
         state = folder.checkpoints.load_newest()
         fresh = state is None and peer.number == 0
         if fresh:
-            state = State.genesis(self.run, LAYOUT, np.zeros(LAYOUT.size, np.float32))
+            layout = self.options.layout
+            state = State.genesis(self.run, layout, np.zeros(layout.size, np.float32))
         data: DataFile = folder.save_data(DATA)
         async with peer.options.network(self.network, peer.identity) as swarm:
             peer.swarm = swarm
+            swarm.process.own()
             known = [other.id for other in self.peers.values() if other is not peer]
-            await swarm.connect([f"/memory/{other}/p2p/{other}" for other in known])
+            addresses = [f"/memory/{other}/p2p/{other}" for other in known]
+            await swarm.connect(addresses)
+            book = AddressBook(folder.path / "peers.json", peer.options.disk)
+            for address in addresses:
+                book.note_address(address)
             peer.shelf = shelf = RecordingShelf(self.envelope)
             shelf.put(data)
+            ledger = RunLedger(folder.path / "ledger.sqlite3", peer.options.disk)
             setting = RunSetting(
                 swarm=swarm,
                 identity=peer.identity,
                 run=self.run,
                 manifest=self.manifest,
                 folder=folder,
-                book=AddressBook(folder.path / "peers.json", QuickDisk()),
+                book=book,
                 name=f"peer-{peer.number}",
                 reduces=peer.options.reduces,
-                ledger=RunLedger(folder.path / "ledger.sqlite3", QuickDisk()),
+                ledger=ledger,
             )
             options = peer.options
             kind = lying(options.corrupt, options.kind) if options.corrupt else options.kind
             peer.worker = kind(setting, peer.trainer, shelf, state, fresh=fresh)
+            self.watch(peer)
             ready.set()
             try:
-                async with TreeServer(swarm, self.run, shelf):
+                async with ledger, TreeServer(swarm, self.run, shelf):
                     await peer.worker.run()
             except* TalkootError as errors:
                 peer.error = errors

@@ -17,7 +17,7 @@ from dht import daemon
 from dht.addresses import bytes_of_peer_id
 from dht.clocks import ClockSkewError
 from dht.daemon import DaemonStartError
-from dht.engine import PeerID, dht_pb2, get_dht_time, p2pd_pb2
+from dht.engine import P2PHandlerError, PeerID, dht_pb2, get_dht_time, p2pd_pb2
 from dht.hivemind_swarm import HivemindSwarm
 from dht.records import key_id
 from dht.swarm import (
@@ -228,27 +228,22 @@ async def test_a_frame_of_a_tebibyte_from_a_stranger_is_refused(tmp_path: Path) 
         assert server.refusals.by_peer[client.peer_id] == {"bad_frame": 1}
 
 
-async def test_what_a_liar_sends_over_the_wire_is_refused_and_counted(tmp_path: Path) -> None:
+async def test_what_a_liar_sends_over_the_wire_is_refused_and_after_that_unread(
+    tmp_path: Path,
+) -> None:
     async with swarms(tmp_path, 2) as (honest, liar):
-        one = record(identity(50))
-        good = {
-            "keys": key_id(KEY),
-            "subkeys": identity(50).peer_id.encode(),
-            "values": one,
-            "expiration_time": get_dht_time() + 5,
-            "in_cache": False,
-        }
-        lies: list[dict[str, object]] = [
-            {"values": nested_extensions(1_200), "subkeys": b""},
-            {"subkeys": identity(51).peer_id.encode()},
-            {"expiration_time": 1e300},
-        ]
+        lie = dht_pb2.StoreRequest(
+            keys=[key_id(KEY)],
+            subkeys=[b""],
+            values=[nested_extensions(1_200)],
+            expiration_time=[get_dht_time() + 5],
+            in_cache=[False],
+        )
         stub = liar._protocol.get_stub(PeerID.from_base58(honest.peer_id))
-        for lie in lies:
-            columns = {name: [value] for name, value in (good | lie).items()}
-            answer = await stub.rpc_store(dht_pb2.StoreRequest(**columns), timeout=3)
-            assert list(answer.store_ok) == [False]
-        reasons = {"whole_dictionary": 1, "foreign_subkey": 1, "expiration": 1}
+        assert list((await stub.rpc_store(lie, timeout=3)).store_ok) == [False]
+        with pytest.raises(P2PHandlerError, match="refused_request"):
+            await stub.rpc_store(lie, timeout=3)
+        reasons = {"whole_dictionary": 1, "discouraged": 1}
         assert honest.refusals.by_peer[liar.peer_id] == reasons
         assert await honest.alive()
 

@@ -369,3 +369,18 @@ def test_readers_see_whole_rounds_while_others_write(path: Path) -> None:
             done.result()
     assert set().union(*seen) == {True}
     assert len(reader.history(ANNA)) == 20
+
+
+async def test_who_is_cancelled_while_it_opens_leaves_no_file_open(path: Path) -> None:
+    ledger = RunLedger(path)
+
+    async def use() -> None:
+        async with ledger:
+            raise AssertionError
+
+    using = asyncio.create_task(use())
+    await asyncio.sleep(0)
+    using.cancel()
+    await asyncio.wait([using])
+    assert using.cancelled()
+    assert ledger._file._db is None

@@ -288,3 +288,31 @@ def test_a_frozen_peer_can_be_killed() -> None:
                 await far.receive()
 
     run(main())
+
+
+def test_what_a_frozen_peer_had_sent_arrives_and_its_own_tasks_stand_still() -> None:
+    async def main() -> None:
+        network = MemoryNetwork(1, SLOW)
+        async with swarms(network, 2) as (one, two), one.subscribe("topic") as heard:
+            turns: list[float] = []
+
+            async def live() -> None:
+                two.process.own()
+                await two.publish("topic", b"said before")
+                while True:
+                    await asyncio.sleep(1)
+                    turns.append(now())
+
+            async with asyncio.TaskGroup() as tasks:
+                living = tasks.create_task(live())
+                await asyncio.sleep(0)
+                network.freeze(two.peer_id)
+                assert await anext(heard) == (two.peer_id, b"said before")
+                await asyncio.sleep(30)
+                assert turns == []
+                network.thaw(two.peer_id)
+                await asyncio.sleep(0.5)
+                assert len(turns) == 1
+                living.cancel()
+
+    run(main())

@@ -8,6 +8,7 @@ from protocol.events import (
     CloseRoll,
     CommitmentHeard,
     Committed,
+    Effect,
     Exchanged,
     ResultHeard,
     RollHeard,
@@ -148,3 +149,31 @@ def test_what_was_heard_of_a_state_that_could_not_be_fetched_is_forgotten() -> N
     scene.tell(CommitmentHeard(told(1, NEXT)), CatchUpFailed())
     assert scene.machine.target is None
     assert scene.machine.commitments == {}
+
+
+def split(steward: int, *, me: int = 0) -> Scene:
+    """Return one half of a swarm, among peers that it believes; it does not know the other's."""
+    scene = Scene(me=me, stewards=(steward,))
+    scene.machine.believe(frozenset(map(peer, (0, 1, 2, steward))), frozenset())
+    return scene.training(1, 2)
+
+
+def apart(scene: Scene, seconds: float, steward: int, head: Head = SIBLING) -> list[Effect]:
+    effects = []
+    for _ in range(round(seconds)):
+        scene.see(steward, head=head)
+        effects += scene.wait(1, 1, 2)
+    return [effect for effect in effects if isinstance(effect, CatchUp)]
+
+
+def test_a_half_whose_steward_is_in_the_other_half_follows_it_in_the_end() -> None:
+    scene = split(7)
+    assert apart(scene, RULES.split_seconds - 1, 7) == []
+    assert apart(scene, 2, 7) == [CatchUp(SIBLING, (peer(7),))]
+
+
+def test_a_steward_a_round_behind_or_in_a_run_without_probation_is_not_followed() -> None:
+    parent = Head(HEAD.round - 1, HEAD.prev_root, b"o" * 32)
+    assert apart(split(7), 2 * RULES.split_seconds, 7, head=parent) == []
+    everybody = Scene(stewards=(7,)).training(1, 2)
+    assert apart(everybody, 2 * RULES.split_seconds, 7) == []

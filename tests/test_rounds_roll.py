@@ -9,12 +9,14 @@ from protocol.events import (
     RollHeard,
     StartExchange,
     StopTraining,
+    Tick,
 )
 from protocol.presence import Head
 from protocol.round_notes import MAX_ROLLS
 from protocol.rounds import Phase
 from tests.messages import HEAD, peer
 from tests.round_scene import (
+    FIRST,
     NEXT,
     RULES,
     SIBLING,
@@ -188,3 +190,14 @@ def test_who_holds_no_state_follows_no_roll(catching_up: bool) -> None:
         scene.wait(5, 1)
     assert scene.tell(RollHeard(called(1, 1))) == []
     assert scene.phase is (Phase.CATCHING_UP if catching_up else Phase.JOINING)
+
+
+def test_who_is_stopped_by_the_swarm_s_target_has_time_to_end_its_step() -> None:
+    rules = replace(RULES, target_samples=300)
+    scene = Scene(me=FIRST, rules=rules).training(2, 3)
+    others = [one for one in (1, 2, 3) if one != FIRST]
+    scene.wait(20, *others)
+    scene.see(*others, samples=150)
+    scene.tell(Tick(), Committed(told(FIRST)))
+    assert CloseRoll not in kinds(scene.wait(0.25 * 20 - 0.5, *others))
+    assert CloseRoll in kinds(scene.wait(1.5, *others))

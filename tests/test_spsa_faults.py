@@ -14,7 +14,7 @@ from dht.swarm import Stream
 from dht.virtual_time import run
 from node.chain.round import ChainRound
 from node.demo.spsa_liar import spsa_attacks, spsa_liar_of
-from node.run.spsa import SpsaWorker
+from node.run.spsa import CHAINS_SECONDS, SpsaWorker
 from protocol.blocks import TICKETS_PER_PEER
 from protocol.manifest import TrustSpec
 from protocol.rollcall import convener_rank
@@ -91,7 +91,7 @@ def test_bits_are_the_same_under_loss_duplicates_reordering_a_partition_and_equi
         agree(swarm, honest)
         assert swarm.loss(0) < 0.2
 
-    play(tmp_path, story, conditions=BAD)
+    play(tmp_path, story, conditions=BAD, seed=2)
 
 
 def test_a_long_partition_heals_into_one_state(tmp_path: Path) -> None:
@@ -425,6 +425,26 @@ def test_who_cannot_have_the_agreed_chain_ends_on_the_agreed_state(
     with caplog.at_level(logging.INFO, logger="node.run.spsa"):
         play(tmp_path, story)
     assert "can't be had" in caplog.text
+
+
+def test_chains_that_nobody_gives_keep_a_round_waiting_once_not_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    roots = [bytes([number]) * 32 for number in range(3)]
+    monkeypatch.setattr("node.run.spsa.candidate_logs", lambda *_: [(root, []) for root in roots])
+
+    async def story(swarm: SpsaSwarm) -> None:
+        await swarm.start_many(range(2))
+        monkeypatch.setattr("node.run.spsa.SpsaWorker._fetch_log", never)
+        await swarm.phase(0, Phase.EXCHANGING)
+        began = asyncio.get_running_loop().time()
+        await swarm.reach(1, [0])
+        assert asyncio.get_running_loop().time() - began < 2 * CHAINS_SECONDS
+
+    play(tmp_path, story)
 
 
 class Mute(ChainRound):

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from dht import virtual_time
-from dht.virtual_time import DeadlockError, LivelockError, TimeLimitError, run
+from dht.virtual_time import (
+    PROCESS,
+    DeadlockError,
+    LivelockError,
+    TimeLimitError,
+    VirtualTimeLoop,
+    run,
+)
 
 
 def now() -> float:
@@ -261,3 +268,87 @@ def test_to_thread_lets_others_run_and_can_be_cancelled() -> None:
 
     run(main())
     assert calls == [0.0]
+
+
+# --- played processes
+
+
+class Played:
+    """A process that notes when it does something."""
+
+    def __init__(self) -> None:
+        self.done: list[float] = []
+
+    async def tick(self, seconds: float) -> None:
+        PROCESS.set(self)
+        while True:
+            await asyncio.sleep(seconds)
+            self.done.append(asyncio.get_running_loop().time())
+
+
+def virtual_loop() -> VirtualTimeLoop:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    return loop
+
+
+def test_a_halted_process_gets_no_time_and_others_do() -> None:
+    async def main() -> tuple[list[float], list[float]]:
+        one, other, loop = Played(), Played(), virtual_loop()
+        async with asyncio.TaskGroup() as tasks:
+            ticking = [tasks.create_task(each.tick(1.0)) for each in (one, other)]
+            await asyncio.sleep(1.5)
+            loop.halt(one)
+            await asyncio.sleep(5)
+            loop.resume(one)
+            await asyncio.sleep(1.2)
+            for task in ticking:
+                task.cancel()
+        return one.done, other.done
+
+    halted, free = run(main())
+    assert halted == [1.0, 6.5, 7.5]
+    assert free == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+
+
+def test_what_comes_to_a_halted_process_waits_for_it() -> None:
+    async def main() -> list[float]:
+        process, loop = Played(), virtual_loop()
+        came = asyncio.Queue[None]()
+
+        async def take() -> None:
+            PROCESS.set(process)
+            while True:
+                await came.get()
+                process.done.append(loop.time())
+
+        async with asyncio.TaskGroup() as tasks:
+            taking = tasks.create_task(take())
+            await asyncio.sleep(1)
+            loop.halt(process)
+            came.put_nowait(None)
+            await asyncio.sleep(2)
+            loop.resume(process)
+            await asyncio.sleep(1)
+            taking.cancel()
+        return process.done
+
+    assert run(main()) == [3.0]
+
+
+def test_a_timer_that_was_cancelled_meanwhile_does_not_fire_in_a_process_that_goes_on() -> None:
+    async def main() -> list[str]:
+        process, loop, fired = Played(), virtual_loop(), list[str]()
+        context = contextvars.copy_context()
+        context.run(PROCESS.set, process)
+        cancelled = loop.call_at(1.0, fired.append, "cancelled", context=context)
+        loop.call_at(2.0, fired.append, "kept", context=context)
+        loop.halt(process)
+        await asyncio.sleep(3)
+        cancelled.cancel()
+        assert fired == []
+        loop.resume(process)
+        await asyncio.sleep(0.1)
+        return fired
+
+    assert run(main()) == ["kept"]

@@ -10,9 +10,13 @@ import pytest
 from dht.memory_links import Conditions
 from dht.swarm import Stream
 from node.exchange.exchange import Exchange
+from protocol.events import Announcement, Effect, Result
 from protocol.identity import PeerId
+from protocol.records import Topic
 from protocol.rollcall import backup_of
+from protocol.round_notes import RoundNotes
 from protocol.rounds import Phase
+from protocol.signing import Signed
 from protocol.state import ledger_leaf
 from tests.memory_peers import now
 from tests.swarm_run import LAYOUT, PeerOptions, SwarmRun, play
@@ -204,6 +208,33 @@ def test_survivors_go_on_when_a_peer_freezes_at_any_moment(tmp_path: Path, seed:
         await swarm.same_root(range(4))
 
     play(tmp_path, scenario, conditions=REAL, seed=seed)
+
+
+# --- votes
+
+
+def test_a_vote_that_nobody_heard_is_said_again(tmp_path: Path) -> None:
+    async def scenario(swarm: SwarmRun) -> None:
+        await swarm.together(range(4))
+        channel, silent = swarm.worker(3)._channel, 0
+        say = channel.say
+
+        def lose_first(signed: Signed[Announcement], topic: Topic | None = None) -> None:
+            nonlocal silent
+            if topic == "state" and not silent:
+                silent = 1
+            else:
+                silent += isinstance(signed.message, Result)
+                say(signed, topic)
+
+        def wait_on(work: RoundNotes) -> list[Effect]:
+            return []
+
+        channel.say = lose_first  # type: ignore[method-assign]
+        swarm.worker(3).machine._agree = wait_on  # type: ignore[method-assign]
+        await swarm.until(lambda: silent > 1, seconds=20)
+
+    play(tmp_path, scenario)
 
 
 # --- cut off

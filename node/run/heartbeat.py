@@ -9,6 +9,7 @@ from dht.swarm import NetworkError
 from node.home.address_book import MAX_ADDRESS_CHARACTERS
 from node.run.channel import RunChannel
 from node.run.setting import RunSetting, Tally
+from protocol.events import Result
 from protocol.identity import PeerId
 from protocol.presence import LEAVING_STATE, Presence
 from protocol.rollcall import Commitment
@@ -45,6 +46,8 @@ class Heartbeat:
     ) -> None:
         self.commitment: Signed[Commitment] | None = None
         """Our own of the current round, repeated while we wait for the roll call."""
+        self.result: Signed[Result] | None = None
+        """Our vote of the current round, repeated while we wait for the others'."""
         self._set = setting
         self._machine = machine
         self._channel = channel
@@ -60,8 +63,15 @@ class Heartbeat:
             for _ in range(int(PRESENCE_RECORD_SECONDS / PRESENCE_SECONDS)):
                 await asyncio.sleep(PRESENCE_SECONDS)
                 self.say_presence()
-                if self.commitment and self._machine.phase is Phase.COMMITTED:
-                    self._channel.say(self.commitment)
+                if said := self._unanswered:
+                    self._channel.say(said)
+
+    @property
+    def _unanswered(self) -> Signed[Commitment] | Signed[Result] | None:
+        """Our last word in the round, if others may have missed what we wait for them to hear."""
+        words = {Phase.COMMITTED: self.commitment, Phase.AGREEING: self.result}
+        head, said = self._machine.head, words.get(self._machine.phase)
+        return said if said and head and said.message.round == head.round else None
 
     async def _find_addresses(self) -> None:
         try:

@@ -218,6 +218,7 @@ class LocalWorker(Worker):
                 ),
             )
         )
+        self._heartbeat.result = signed
         self._channel.say(signed, "state")
         self._post(Exchanged(signed))
 

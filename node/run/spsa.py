@@ -59,6 +59,8 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
 SERVED_CHAINS = 4
+CHAINS_SECONDS = 20.0
+"""For all other chains that may be agreed on, asked for at once."""
 
 
 @dataclass(slots=True)
@@ -291,26 +293,38 @@ class SpsaWorker(Worker):
                 missing=0,
             )
         )
+        self._heartbeat.result = signed
         self._channel.say(signed, "state")
         self._post(Exchanged(signed))
 
     async def _agreed_tip(
         self, chain: ChainRound, own: _Contribution, roll: Roll, judges: frozenset[PeerId]
     ) -> Link:
-        """Return the end of the chain that counts; ours where no other can be had."""
-        chains = []
-        for root, holders in candidate_logs(roll, judges):
-            if root == own.tree.root:
-                chains.append(own.tip.blocks())
-                continue
-            log.info("another chain than ours may be agreed on in round %d", roll.round)
-            try:
-                chains.append(await self._fetch_log(roll, root, holders))
-            except TalkootError as error:
-                log.warning("a chain of round %d can't be had: %s", roll.round, error)
+        """Return the end of the chain that counts; ours where no other can be had in time."""
+        logs = candidate_logs(roll, judges)
+        async with asyncio.TaskGroup() as tasks:
+            fetches = [
+                tasks.create_task(self._log_of(roll, root, holders), name="fetch a chain")
+                for root, holders in logs
+                if root != own.tree.root
+            ]
+        chains = [log for fetch in fetches if (log := fetch.result()) is not None]
+        chains += [own.tip.blocks()] * (len(fetches) < len(logs))
         rules, counts = chain.chain.rules, chain.branches.rules.counts
         tip = await asyncio.to_thread(best_of, roll.prev_root, chains, rules, counts)
         return own.tip if tip.block is None else tip
+
+    async def _log_of(
+        self, roll: Roll, root: bytes, holders: Sequence[PeerId]
+    ) -> list[OpenBlock] | None:
+        """Return the blocks of another chain than ours; None if it can't be had in time."""
+        log.info("another chain than ours may be agreed on in round %d", roll.round)
+        try:
+            async with asyncio.timeout(CHAINS_SECONDS):
+                return await self._fetch_log(roll, root, holders)
+        except (TalkootError, TimeoutError) as error:
+            log.warning("a chain of round %d can't be had: %s", roll.round, error)
+            return None
 
     async def _fetch_log(
         self, roll: Roll, root: bytes, holders: Sequence[PeerId]

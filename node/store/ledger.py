@@ -111,7 +111,11 @@ class RunLedger:
         self._file = LedgerFile(path, disk or Disk())
 
     async def __aenter__(self) -> "RunLedger":
-        await asyncio.to_thread(self._file.hold)
+        try:
+            await asyncio.to_thread(self._file.hold)
+        except asyncio.CancelledError:  # the thread may have opened it all the same
+            await asyncio.to_thread(self._file.let_go)
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

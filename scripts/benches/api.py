@@ -114,7 +114,7 @@ class _Crowd:
         self._peers = [peer_id_of(self._random.bytes(32)) for _ in range(peers)]
         self._state = _state(run, self._peers)
         trainer, shelf = TrainerProcess(setting.permit), TreeShelf(signed.envelope)
-        shared = self.session._setting(0)  # noqa: SLF001 - what its worker would be given
+        shared = self.session._setting(setting.swarm, 0)  # noqa: SLF001 - what its worker would be given
         worker = LocalWorker(shared, trainer, shelf, self._state, fresh=False)
         worker.tally.reports = {
             peer: MemberReport(share=1 / peers, expected=1 / peers, missing=0.0)
