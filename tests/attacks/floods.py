@@ -129,7 +129,8 @@ async def broadcasts(stranger: Hostile, victim: Victim) -> None:
 async def _opened(stranger: Hostile, protocol: str) -> AsyncIterator[Channel]:
     channel = await _insist_on(stranger, protocol)
     try:
-        yield channel
+        with contextlib.suppress(OSError):  # it may be cut off at any moment
+            yield channel
     finally:
         channel[1].transport.abort()
 
