@@ -134,8 +134,8 @@ class HivemindSwarm:
         return self.refusals.refused
 
     @property
-    def discouraged(self) -> frozenset[PeerId]:
-        """Who broke the protocol and is not listened to for a while."""
+    def discouraged(self) -> tuple[PeerId, ...]:
+        """Who broke the protocol and is not listened to for a while, the latest last."""
         return self.refusals.discouraged
 
     def report(self, peer: PeerId | None, error: ProtocolError) -> None:

@@ -171,8 +171,8 @@ class MemorySwarm:
         return self.refusals.refused
 
     @property
-    def discouraged(self) -> frozenset[PeerId]:
-        """Who broke the protocol and is not listened to for a while."""
+    def discouraged(self) -> tuple[PeerId, ...]:
+        """Who broke the protocol and is not listened to for a while, the latest last."""
         return self.refusals.discouraged
 
     def report(self, peer: PeerId | None, error: ProtocolError) -> None:

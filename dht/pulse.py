@@ -1,6 +1,7 @@
 """Whether p2pd still carries anything, told by round trips and by nothing that it says of itself.
 
     identify    to p2pd and back: a process that is stopped or hangs doesn't answer
+    memory      of the process, which strangers can fill
     ping        to another peer and back, through p2pd: one that answers us alone is deaf
 
 What counts is how many beats in a row fail, not for how long: a machine that slept, and this
@@ -20,6 +21,8 @@ BEAT_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
 HUNG_BEATS = 2
 """So p2pd is given up at most 8 s after it has stopped."""
+MOST_RESIDENT_BYTES = 512 << 20
+"""p2pd bounds nobody's streams: before strangers' ones take the machine, it begins anew."""
 DEAF_BEATS = 4
 """Others may all be slow for once; with 3 s for them to answer, this is 16 s."""
 MOST_ASKED = 3
@@ -61,6 +64,8 @@ class Pulse:
                     return "it does not answer"
                 continue
             hung = 0
+            if (size := self._daemon.resident_bytes) > MOST_RESIDENT_BYTES:
+                return f"it takes {size >> 20} MiB"
             deaf = 0 if await self._anybody(peers, MOST_ASKED if deaf else 1) else deaf + 1
             if deaf >= DEAF_BEATS and self._heard:
                 return f"none of {len(peers)} connected peers can be reached through it"

@@ -48,8 +48,8 @@ class RunSwarm:
         return self._swarm.refused
 
     @property
-    def discouraged(self) -> frozenset[PeerId]:
-        """Who broke the protocol and is not listened to for a while."""
+    def discouraged(self) -> tuple[PeerId, ...]:
+        """Who broke the protocol and is not listened to for a while, the latest last."""
         return self._swarm.discouraged
 
     def report(self, peer: PeerId | None, error: ProtocolError) -> None:

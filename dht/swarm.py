@@ -107,8 +107,8 @@ class Swarm(Protocol):
         ...
 
     @property
-    def discouraged(self) -> frozenset[PeerId]:
-        """Who broke the protocol and is not listened to for a while."""
+    def discouraged(self) -> tuple[PeerId, ...]:
+        """Who broke the protocol and is not listened to for a while, the latest last."""
         ...
 
     def report(self, peer: PeerId | None, error: ProtocolError) -> None:

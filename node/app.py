@@ -258,7 +258,7 @@ class Node(MachineControls, HostingControls):
             network_reason=reason,
             runs=tuple(runs),
             refused=dict(self._swarm.refused),
-            discouraged=tuple(sorted(self._swarm.discouraged)[:MOST_DISCOURAGED]),
+            discouraged=self._swarm.discouraged[-MOST_DISCOURAGED:],
             clock_offset_seconds=self._swarm.clock_offset,
             contribution=self.contribution(),
             traffic=self._machine.traffic,

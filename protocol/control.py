@@ -335,7 +335,7 @@ class Status(Reply, frozen=True, kw_only=True):
     refused: dict[str, int] = {}
     """Messages refused since the start, by error code."""
     discouraged: tuple[str, ...] = ()
-    """Peers that broke the protocol and are not listened to for a while, at most 16 of them."""
+    """Peers that broke the protocol and are not listened to for a while; the latest 16."""
     contribution: Contribution | None = None
     traffic: Traffic | None = None
     clock_offset_seconds: float | None = None

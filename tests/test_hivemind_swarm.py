@@ -248,6 +248,32 @@ async def test_what_a_liar_sends_over_the_wire_is_refused_and_after_that_unread(
         assert await honest.alive()
 
 
+@pytest.mark.parametrize("asked", [False, True])
+async def test_a_node_is_a_relay_for_others_only_when_asked_to(tmp_path: Path, asked: bool) -> None:
+    """By what p2pd itself answers to who wants to speak the relay's protocol."""
+    relaying = swarm(tmp_path, 1, serve_relay=asked)
+    async with relaying as one, swarm(tmp_path, 2) as other:
+        await other.connect(await one.addresses())
+        assert await speaks(other, one.peer_id, "/libp2p/circuit/relay/0.2.0/hop") == asked
+        assert await speaks(other, one.peer_id, "/ipfs/ping/1.0.0")
+        assert all("/tcp/" in address for address in await one.addresses())
+
+
+async def speaks(asking: HivemindSwarm, peer: PeerId, protocol: str) -> bool:
+    request = p2pd_pb2.StreamOpenRequest(peer=bytes_of_peer_id(peer), proto=[protocol], timeout=5)
+    channel = await asking._daemon.open_channel()
+    kind = p2pd_pb2.Request.STREAM_OPEN
+    try:
+        await daemon.ask(channel, p2pd_pb2.Request(type=kind, streamOpen=request))
+    except daemon.DaemonRefusedError as error:
+        if "protocols not supported" not in error.message:
+            raise
+        return False
+    finally:
+        channel[1].close()
+    return True
+
+
 async def test_broadcasts_reach_all_others_with_their_author(tmp_path: Path) -> None:
     async with swarms(tmp_path, 3) as some, contextlib.AsyncExitStack() as stack:
         heard = [await stack.enter_async_context(one.subscribe("news")) for one in some]

@@ -7,7 +7,7 @@ import pytest
 
 from dht import pulse
 from dht.daemon import DaemonRefusedError
-from dht.pulse import DEAF_BEATS, HUNG_BEATS, Pulse
+from dht.pulse import DEAF_BEATS, HUNG_BEATS, MOST_RESIDENT_BYTES, Pulse
 from protocol.identity import PeerId
 from tests.fenced_peers import identity
 
@@ -22,6 +22,7 @@ class FakeNetwork:
         self.peers = peers
         self.asked: list[list[PeerId]] = []
         self.over = asyncio.Event()
+        self.resident_bytes = 0
 
     async def identify(self) -> None:
         if len(self.asked) == len(self.script):
@@ -57,6 +58,12 @@ async def end(network: FakeNetwork) -> str | None:
 
 async def test_a_daemon_that_does_not_answer_is_given_up() -> None:
     assert await end(FakeNetwork([PEERS, *[None] * HUNG_BEATS], PEERS)) == "it does not answer"
+
+
+async def test_a_daemon_that_strangers_fill_is_given_up() -> None:
+    network = FakeNetwork([PEERS, PEERS], PEERS)
+    network.resident_bytes = MOST_RESIDENT_BYTES + (1 << 20)
+    assert await end(network) == "it takes 513 MiB"
 
 
 async def test_one_beat_that_fails_as_after_a_sleep_is_no_end() -> None:

@@ -113,7 +113,7 @@ def test_garbage_ends_its_stream_and_is_counted(frame: bytes) -> None:
         with pytest.raises(StreamClosedError):
             await stream.receive()
         assert scene.others[0].refused == {"malformed_message": 1}
-        assert scene.others[0].discouraged == {scene.me.peer_id}
+        assert scene.others[0].discouraged == (scene.me.peer_id,)
         await asyncio.sleep(DISCOURAGED_SECONDS)
         assert await fetch_leaves(scene.sources, SMALL.root) == SMALL.leaves
 
@@ -128,7 +128,7 @@ def test_a_frame_that_announces_a_tebibyte_is_refused() -> None:
         with pytest.raises(StreamClosedError):
             await stream.receive()
         assert scene.others[0].refused == {"bad_frame": 1}
-        assert scene.others[0].discouraged == {scene.me.peer_id}
+        assert scene.others[0].discouraged == (scene.me.peer_id,)
 
     play(1, story)
 

@@ -80,9 +80,9 @@ class Refusals:
         self._budgets: OrderedDict[PeerId, _Budget] = OrderedDict()
 
     @property
-    def discouraged(self) -> frozenset[PeerId]:
-        """Who is not listened to now."""
-        return frozenset(peer for peer in self._until if self.discourages(peer))
+    def discouraged(self) -> tuple[PeerId, ...]:
+        """Who is not listened to now, the latest last."""
+        return tuple(peer for peer in self._until if self.discourages(peer))
 
     def discourages(self, peer: PeerId) -> bool:
         """Tell whether `peer` is not listened to now."""
@@ -116,7 +116,7 @@ class Refusals:
         counts = self.by_peer.setdefault(peer, Counter())
         counts[reason] += 1
         _renew(self.by_peer, peer)
-        if counts[reason] == 1:
+        if counts[reason] == 1 and reason != "discouraged":
             logger.info("refused from %s: %s: %s", peer, reason, error.message)
         if error.violation or reason in VIOLATIONS:
             self._discourage(peer, reason)

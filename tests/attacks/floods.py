@@ -9,7 +9,7 @@ from typing import Any
 from dht.daemon import Channel
 from dht.engine import dht_pb2, get_dht_time
 from dht.records import key_id
-from dht.swarm import BROADCAST_BYTES
+from dht.swarm import BROADCAST_BYTES, NetworkError
 from node.exchange.setting import exchange_protocol
 from protocol.codec import encode
 from protocol.manifest import open_manifest
@@ -36,14 +36,14 @@ def _at_once(work: Flood) -> Flood:
 
 
 def _store(value: bytes, record: RecordKey, signer: bytes, expires: float) -> bytes:
-    request: bytes = dht_pb2.StoreRequest(
+    request = dht_pb2.StoreRequest(
         keys=[key_id(record)],
         subkeys=[signer],
         values=[value],
         expiration_time=[expires],
         in_cache=[False],
-    ).SerializeToString()
-    return request
+    )
+    return bytes(request.SerializeToString())
 
 
 def _random_key(victim: Victim) -> RecordKey:
@@ -55,7 +55,7 @@ async def values_of_a_megabyte(stranger: Hostile, victim: Victim) -> None:
     """Store what no record may be."""
     request = _store(bytes(1_000_000), _random_key(victim), b"x", get_dht_time() + 60)
     while True:
-        await stranger.call("rpc_store", request)
+        await stranger.insist("rpc_store", request)
 
 
 @_at_once
@@ -67,7 +67,7 @@ async def proper_records(stranger: Hostile, victim: Victim) -> None:
         record = Record(key.run, key.topic, key.round, expires, body)
         envelope = seal(stranger.identity, key.run, record).envelope
         request = _store(envelope, key, stranger.peer_id.encode(), expires)
-        await stranger.call("rpc_store", request)
+        await stranger.insist("rpc_store", request)
 
 
 @_at_once
@@ -75,7 +75,7 @@ async def searches(stranger: Hostile, _: Victim) -> None:
     """Search as fast as it goes."""
     request = dht_pb2.FindRequest(keys=[os.urandom(20) for _ in range(16)]).SerializeToString()
     while True:
-        await stranger.call("rpc_find", request)
+        await stranger.insist("rpc_find", request)
 
 
 @_at_once
@@ -94,7 +94,7 @@ async def endless_headers(stranger: Hostile, victim: Victim) -> None:
     """Announce a frame as long as may be, and send a byte of it now and then."""
     async with _opened(stranger, exchange_protocol(victim.runs["tiny"])) as channel:
         await frame(channel, b"x", announced=1 << 20)
-        while True:
+        while not channel[1].is_closing():
             channel[1].write(b"x" * 1000)
             await asyncio.sleep(0.01)
 
@@ -127,8 +127,19 @@ async def broadcasts(stranger: Hostile, victim: Victim) -> None:
 
 @contextlib.asynccontextmanager
 async def _opened(stranger: Hostile, protocol: str) -> AsyncIterator[Channel]:
-    channel = await stranger.open(protocol)
+    channel = await _insist_on(stranger, protocol)
     try:
-        yield channel
+        with contextlib.suppress(OSError):  # it may be cut off at any moment
+            yield channel
     finally:
         channel[1].transport.abort()
+
+
+async def _insist_on(stranger: Hostile, protocol: str) -> Channel:
+    while True:
+        try:
+            return await stranger.open(protocol)
+        except NetworkError:
+            with contextlib.suppress(NetworkError):
+                await stranger.connect()
+            await asyncio.sleep(0.05)

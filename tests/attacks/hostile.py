@@ -6,14 +6,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 from dht import broadcasts
-from dht.addresses import bytes_of_peer_id, parse
+from dht.addresses import Address, bytes_of_peer_id, parse
 from dht.daemon import Channel, Daemon, DaemonConfig, ask
-from dht.engine import P2PHandlerError, PeerID, p2pd_pb2
+from dht.engine import P2PDaemonError, P2PHandlerError, PeerID, p2pd_pb2
 from dht.fence.control import FencedControl
 from dht.fence.protocol import PROCEDURES
 from dht.fence.refusals import Refusals
+from dht.swarm import NetworkError
 from dht.tasks import OwnedTasks
-from protocol.identity import Identity, PeerId
+from protocol.identity import Identity
 
 END = b"\xff\xff\xff\xff"
 """How a node closes a stream (dht.frames)."""
@@ -24,13 +25,18 @@ class Hostile:
     """Made by `hostile`; `peer_id` is under whom the node attacked counts what it refuses."""
 
     def __init__(
-        self, identity: Identity, daemon: Daemon, control: FencedControl, target: PeerId
+        self,
+        identity: Identity,
+        daemon: Daemon,
+        control: FencedControl,
+        places: Sequence[Address],
     ) -> None:
         self.identity = identity
         self.peer_id = identity.peer_id
         self._daemon = daemon
         self._control = control
-        self._target = target
+        self._places = places
+        self._target = places[0].peer
 
     async def call(self, procedure: str, data: bytes) -> bytes | str:
         """Return the answer to any bytes as a DHT request, or the code by which it is refused."""
@@ -39,6 +45,14 @@ class Hostile:
             return await self._control.call_unary_handler(target, f"{PROCEDURES}/{procedure}", data)
         except P2PHandlerError as error:
             return str(error)
+
+    async def insist(self, procedure: str, data: bytes) -> None:
+        """Send a DHT request, and connect again where the node has ended the connection."""
+        try:
+            await self.call(procedure, data)
+        except P2PDaemonError:
+            with contextlib.suppress(NetworkError):
+                await self.connect()
 
     async def answer(
         self, procedure: str, handler: Callable[[bytes, PeerID], Awaitable[bytes]]
@@ -53,8 +67,22 @@ class Hostile:
         )
         channel = await self._daemon.open_channel()
         kind = p2pd_pb2.Request.STREAM_OPEN
-        await ask(channel, p2pd_pb2.Request(type=kind, streamOpen=request))
+        try:
+            await ask(channel, p2pd_pb2.Request(type=kind, streamOpen=request))
+        except BaseException:
+            channel[1].close()
+            raise
         return channel
+
+    async def connect(self) -> None:
+        """Connect to the node."""
+        request = p2pd_pb2.ConnectRequest(
+            peer=bytes_of_peer_id(self._target),
+            addrs=[place.transport for place in self._places],
+            timeout=_CONNECT_SECONDS,
+        )
+        kind = p2pd_pb2.Request.CONNECT
+        await self._daemon.request(p2pd_pb2.Request(type=kind, connect=request))
 
     async def say(self, topic: str, data: bytes) -> None:
         """Broadcast any bytes."""
@@ -79,18 +107,13 @@ async def hostile(folder: Path, number: int, addresses: Sequence[str]) -> AsyncI
     path = folder / f"hostile-{number}"
     path.write_bytes(identity.to_libp2p())
     places = [parse(text) for text in addresses]
-    target = places[0].peer
     config = DaemonConfig(path, ("/ip4/127.0.0.1/tcp/0",))
     async with Daemon(config) as daemon, OwnedTasks() as tasks:
         control = FencedControl(daemon, Refusals(), tasks)
         await control.open()
-        request = p2pd_pb2.ConnectRequest(
-            peer=bytes_of_peer_id(target),
-            addrs=[place.transport for place in places],
-            timeout=_CONNECT_SECONDS,
-        )
-        await daemon.request(p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=request))
-        yield Hostile(identity, daemon, control, target)
+        stranger = Hostile(identity, daemon, control, places)
+        await stranger.connect()
+        yield stranger
 
 
 async def frame(channel: Channel, data: bytes, announced: int | None = None) -> None:

@@ -19,7 +19,11 @@ from tests.real_nodes import SPEC, RealNode, wait
 DATA_BYTES = 12 << 20
 STEPS = 100
 LOCAL = SPEC.replace("min_peers = 2", "min_peers = 3").format(steps=STEPS)
-SPSA = LOCAL.replace('"local"', '"spsa"').replace('"tiny"', '"probes"')
+SPSA = (
+    LOCAL.replace('"local"', '"spsa"')
+    .replace('"tiny"', '"probes"')
+    .replace("work_bits = 0", "work_bits = 8")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class Victim:
 
     def until_refused(self, peer: str, reason: str) -> None:
         """Wait until `peer` was refused for this reason, and the node counts it."""
-        wait(lambda: self.holds_against(peer, reason), f"{reason} of {peer}", 15)
+        wait(lambda: self.holds_against(peer, reason), f"{reason} of {peer}", 40)
         assert self.refused(reason) > 0
 
     @property
