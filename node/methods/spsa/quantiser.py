@@ -69,7 +69,7 @@ class Application:
     exponent: int
     """Of all weights: they are in units of 2ᵉ."""
     limit: int
-    """The largest weight, 1.5 scales; 608 at most."""
+    """The largest weight, 1.5 scales; 609 at most."""
     rate: float
     """Of one probe."""
 
