@@ -327,6 +327,18 @@ def test_the_doctor_finds_a_healthy_home_healthy(capsys: Shown) -> None:
 
 
 @pytest.mark.usefixtures("probed")
+def test_who_only_looks_leaves_a_damaged_identity_as_it_is(paths: Paths, capsys: Shown) -> None:
+    paths.create()
+    paths.identity.write_bytes(b"damaged")
+    assert main(["id", "show"]) == 1
+    assert "Put your backup in its place" in " ".join(capsys.readouterr().err.split())
+    assert main(["doctor"]) == 1
+    assert "fail  identity" in capsys.readouterr().out
+    assert paths.identity.read_bytes() == b"damaged"
+    assert len(list(paths.identity.parent.glob("identity*"))) == 1
+
+
+@pytest.mark.usefixtures("probed")
 def test_the_doctor_tells_all_that_is_wrong(paths: Paths, capsys: Shown) -> None:
     paths.create()
     paths.identity.write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----")

@@ -18,7 +18,7 @@ from node.cli.screen import say, show_json
 from node.home.config import DEFAULT_API, Config, load_config
 from node.home.config_edit import as_tables, as_values, get_value, set_value
 from node.home.config_view import describe
-from node.home.identity_file import load_identity
+from node.home.identity_file import look_at_identity
 from node.home.names import friendly_name
 from node.home.paths import write_file
 from node.home.strict_toml import ConfigError, parse_toml, read_text
@@ -151,7 +151,7 @@ def _open_editor(file: Path) -> None:
 def _identity(context: Context, options: argparse.Namespace) -> int:
     context.paths.create()
     config = load_config(context.paths.config_file)
-    peer_id = load_identity(context.paths.identity).peer_id
+    peer_id = look_at_identity(context.paths.identity).peer_id
     name = config.node.name or friendly_name(peer_id)
     if options.json:
         found = {"peer_id": peer_id, "name": name, "file": str(context.paths.identity)}

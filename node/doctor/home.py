@@ -9,7 +9,7 @@ from pathlib import Path
 from node.doctor.finding import Finding
 from node.home.config import Config, load_config
 from node.home.config_values import parse_size, size_words
-from node.home.identity_file import load_identity
+from node.home.identity_file import look_at_identity
 from node.home.paths import Paths
 from node.store.storage import DAMAGED_SUFFIX
 from protocol.errors import TalkootError
@@ -62,7 +62,7 @@ def _is_foreign(path: Path) -> bool:
 
 def _identity(paths: Paths) -> Finding:
     try:
-        return Finding("identity", "ok", load_identity(paths.identity).peer_id)
+        return Finding("identity", "ok", look_at_identity(paths.identity).peer_id)
     except TalkootError as error:
         return Finding("identity", "fail", error.message, error.hint)
 

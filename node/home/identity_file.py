@@ -43,7 +43,10 @@ def load_identity(path: Path) -> Identity:
         StateError: a new one can't be written.
     """
     data = _read(path)
-    if data is not None and (identity := _whole(path, data)):
+    if data is not None and (identity := _identity_of(path, data)):
+        if identity.to_libp2p() != data:
+            _set_aside(path, "was cut short or had something after its end; the key is as before")
+            write_file(path, identity.to_libp2p())
         _close_to_others(path)
         return identity
     if data is not None:
@@ -79,18 +82,27 @@ def identity_lock(peer_id: PeerId) -> Iterator[None]:
         yield
 
 
-def _whole(path: Path, data: bytes) -> Identity | None:
-    """Return the identity in `data`, mended where its seed is there; None = there is none."""
+def look_at_identity(path: Path) -> Identity:
+    """Return the identity in the file `path` and change nothing, but make one if there is none.
+
+    Raises:
+        IdentityFileError: what is there holds no key, or one of another form, or is unreadable.
+        StateError: a new one can't be written.
+    """
+    data = _read(path)
+    if data is None:
+        return load_identity(path)
+    if identity := _identity_of(path, data):
+        return identity
+    return _identity_in(path, data)
+
+
+def _identity_of(path: Path, data: bytes) -> Identity | None:
+    """Return the identity in `data`, by its seed where no more is there; None = there is none."""
     try:
         return Identity.from_libp2p(data)
     except IdentityFileError:
-        if data.startswith(_OTHER_KEYS):
-            return _identity_in(path, data)
-    if (identity := _mended(data)) is None:
-        return None
-    _set_aside(path, "was cut short or had something after its end; the key is as before")
-    write_file(path, identity.to_libp2p())
-    return identity
+        return _identity_in(path, data) if data.startswith(_OTHER_KEYS) else _mended(data)
 
 
 def _mended(data: bytes) -> Identity | None:
