@@ -46,8 +46,8 @@ class Membership(Company, Protocol):
         ...
 
     @property
-    def key(self) -> bytes:
-        """The run's key, 32 bytes."""
+    def key(self) -> bytes | None:
+        """The run's key, 32 bytes; None = this peer has lost it, as one that is banned has."""
         ...
 
     def let_in(self, peer: PeerId, passport: Passport) -> None:
@@ -160,7 +160,8 @@ class PrivateSwarm(RunSwarm):
             expires = read_record(envelope).message.expires
         except ProtocolError:
             return False
-        run_key = self._membership.key
+        if (run_key := self._membership.key) is None:
+            return False
         place = place_of(run_key, key)
         nonce = os.urandom(_NONCE_BYTES)
         body = nonce + ChaCha20Poly1305(run_key).encrypt(nonce, envelope, place.run)
@@ -172,7 +173,8 @@ class PrivateSwarm(RunSwarm):
 
     async def fetch(self, key: RecordKey) -> list[bytes]:
         """Return the members' valid records under `key`, the newest of each member."""
-        run_key = self._membership.key
+        if (run_key := self._membership.key) is None:
+            return []
         place = place_of(run_key, key)
         newest: dict[PeerId, Signed[Record]] = {}
         for outer in await self._swarm.fetch(place):

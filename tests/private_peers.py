@@ -21,7 +21,7 @@ class Club:
 
     peers: set[PeerId]
     passport: Passport = SHOWN
-    key: bytes = KEY
+    key: bytes | None = KEY
     out: set[PeerId] = field(default_factory=set)
 
     def refuses(self, peer: PeerId) -> bool:

@@ -325,6 +325,17 @@ def test_a_member_with_another_key_finds_nothing() -> None:
     play(scene)
 
 
+def test_a_member_that_has_lost_the_key_stores_and_finds_nothing() -> None:
+    async def scene(members: list[PrivateSwarm], clubs: list[Club], _: MemorySwarm) -> None:
+        one, two = members[:2]
+        assert await one.store(ROLL, record(1, one.time()))
+        clubs[1].key = None
+        assert not await two.store(ROLL, record(2, two.time()))
+        assert await two.fetch(ROLL) == []
+
+    play(scene)
+
+
 def test_records_of_who_is_no_member_are_not_believed() -> None:
     async def scene(members: list[PrivateSwarm], clubs: list[Club], _: MemorySwarm) -> None:
         one, two, three = members
