@@ -1,6 +1,7 @@
 """What only the host can do: found the membership, invite, ban, pause; each by a new charter."""
 
 import os
+from collections.abc import Sized
 
 from msgspec.structs import replace
 
@@ -76,6 +77,7 @@ class Authority:
         key = invites[find_invite(invites, reference.casefold())]
         revoked = self._charter.revoked
         if key not in revoked:
+            _check_room(revoked, "invites are taken back")
             await self._decree(replace(self._charter, revoked=(*revoked, key)))
         return self._members.invites[key]
 
@@ -88,8 +90,7 @@ class Authority:
             )
         banned = self._charter.banned
         if peer not in banned:
-            if len(banned) >= MAX_ROSTER:
-                raise TooManyError(f"{MAX_ROSTER} peers are banned already")
+            _check_room(banned, "peers are banned")
             changed = replace(self._charter, banned=(*banned, peer))
             await self._decree(changed, rotate=self._members.register.is_private)
 
@@ -135,3 +136,9 @@ class Authority:
                 f"{MAX_INVITES} invites to this run are still good",
                 hint="Make one with more uses, or wait until some have expired.",
             )
+
+
+def _check_room(listed: Sized, what: str) -> None:
+    if len(listed) >= MAX_ROSTER:
+        hint = "Found another run, and invite to that one whom you trust."
+        raise TooManyError(f"{MAX_ROSTER} {what} already", hint=hint)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 
 from dht.swarm import NetworkError, Swarm
@@ -103,6 +104,7 @@ async def redeem(swarm: Swarm, link: JoinLink, peers: list[PeerId], *, enter: bo
 
     Raises:
         InviteError, NotMemberError: it is good no more, or nobody who may admit is there.
+        ManifestError: what they show is not this run's, or of a later version.
         NetworkError: nobody answers.
     """
     secret, expires = link.invite, link.expires
@@ -112,11 +114,14 @@ async def redeem(swarm: Swarm, link: JoinLink, peers: list[PeerId], *, enter: bo
     for peer in peers:
         try:
             reply = await _ask(swarm, peer, link.run, (secret, expires), enter=enter)
+            if isinstance(reply, Admission):
+                open_manifest(reply.manifest, link.run)
+                return reply
+        except ManifestError as error:
+            failure = error
+            continue
         except (NetworkError, ProtocolError, TimeoutError):
             continue
-        if isinstance(reply, Admission):
-            open_manifest(reply.manifest, link.run)
-            return reply
         failure = refusal_of(reply.reason)
         if reply.reason not in _WORTH_ASKING_ON:
             break
@@ -135,12 +140,14 @@ async def may_take_part(members: RunMembers, *, load: bool) -> bool:
 
 
 async def keep(members: RunMembers, admission: Admission) -> None:
-    """Write what an admission brings: certificate, charter, key, the other members.
+    """Write what an admission brings, beside what is known: certificate, charter, key, members.
 
     Raises:
         ProtocolError: it isn't one.
         StateError: it can't be written.
     """
+    with suppress(NotMemberError):
+        await members.load()
     if admission.charter:
         members.register.adopt(admission.charter, admission.key)
     if admission.passport:
