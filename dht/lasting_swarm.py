@@ -10,16 +10,15 @@ break, and what they ask for fails; only who asks for this peer's own place in t
 import asyncio
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from itertools import chain, repeat
 from types import TracebackType
 from typing import Self, TypeVar
 
+from dht.forwarding import Forwarding
 from dht.hivemind_swarm import HivemindSwarm
-from dht.swarm import Broadcast, Handler, NetworkError, Stream, Traffic
+from dht.swarm import Broadcast, Handler, NetworkError, Stream
 from dht.tasks import OwnedTasks
-from protocol.errors import ProtocolError
 from protocol.identity import PeerId
 from protocol.records import RecordKey
 
@@ -30,7 +29,7 @@ logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 
-class LastingSwarm:
+class LastingSwarm(Forwarding):
     """One peer's access to the network while the context lasts; implements `dht.swarm.Swarm`.
 
     Args:
@@ -40,8 +39,10 @@ class LastingSwarm:
     """
 
     def __init__(self, network: Callable[[], HivemindSwarm]) -> None:
+        first = network()
+        super().__init__(first)
         self._network = network
-        self._swarm = network()
+        self._swarm: HivemindSwarm = first
         self._services: dict[str, tuple[int, Handler]] = {}
         self._renewed = asyncio.Event()
         """Set when the present network takes the place of another, or none will."""
@@ -66,46 +67,9 @@ class LastingSwarm:
         await self._swarm.__aexit__(kind, error, trace)
 
     @property
-    def peer_id(self) -> PeerId:
-        """This peer."""
-        return self._swarm.peer_id
-
-    @property
-    def refused(self) -> Counter[str]:
-        """What was refused from others, by reason."""
-        return self._swarm.refused
-
-    @property
-    def discouraged(self) -> tuple[PeerId, ...]:
-        """Who broke the protocol and is not listened to for a while, the latest last."""
-        return self._swarm.discouraged
-
-    def report(self, peer: PeerId | None, error: ProtocolError) -> None:
-        """Count what was refused from `peer`; see `dht.swarm.Swarm.report`."""
-        self._swarm.report(peer, error)
-
-    @property
-    def traffic(self) -> Traffic:
-        """What this peer sent and received, and its limits."""
-        return self._swarm.traffic
-
-    @property
-    def clock_offset(self) -> float | None:
-        """How many seconds the other peers' clocks are ahead; None = unknown."""
-        return self._swarm.clock_offset
-
-    @property
     def trouble(self) -> str:
         """What keeps the network from working now; "" = nothing."""
         return self._trouble or self._swarm.trouble
-
-    def latency(self, peer: PeerId) -> float | None:
-        """Return how many seconds `peer` takes to answer, as last measured; None = never."""
-        return self._swarm.latency(peer)
-
-    def time(self) -> float:
-        """Return the swarm's common clock in seconds since the epoch."""
-        return self._swarm.time()
 
     async def addresses(self) -> list[str]:
         """Return multiaddrs under which others may reach this peer."""

@@ -7,15 +7,14 @@ Whoever is refused gets no stream and is given none, its broadcasts and records 
 what was open with it is closed as soon as it is refused.
 """
 
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Protocol
 from weakref import WeakSet
 
-from dht.swarm import Broadcast, Handler, PeerUnreachableError, Stream, Swarm, Traffic
+from dht.forwarding import Forwarding
+from dht.swarm import Broadcast, Handler, PeerUnreachableError, Stream, Swarm
 from protocol.codec import decode
-from protocol.errors import ProtocolError
 from protocol.identity import PeerId
 from protocol.records import RecordKey
 from protocol.signing import Envelope
@@ -29,55 +28,13 @@ class Company(Protocol):
         ...
 
 
-class RunSwarm:
+class RunSwarm(Forwarding):
     """A `dht.swarm.Swarm` over another, without the peers that `company` refuses."""
 
     def __init__(self, swarm: Swarm, company: Company) -> None:
-        self._swarm = swarm
+        super().__init__(swarm)
         self._company = company
         self._streams: WeakSet[Stream] = WeakSet()
-
-    @property
-    def peer_id(self) -> PeerId:
-        """This peer."""
-        return self._swarm.peer_id
-
-    @property
-    def refused(self) -> Counter[str]:
-        """What the network refused from others since the start, by reason."""
-        return self._swarm.refused
-
-    @property
-    def discouraged(self) -> tuple[PeerId, ...]:
-        """Who broke the protocol and is not listened to for a while, the latest last."""
-        return self._swarm.discouraged
-
-    def report(self, peer: PeerId | None, error: ProtocolError) -> None:
-        """Count what was refused from `peer`; see `dht.swarm.Swarm.report`."""
-        self._swarm.report(peer, error)
-
-    @property
-    def traffic(self) -> Traffic:
-        """What this peer sent and received, and its limits."""
-        return self._swarm.traffic
-
-    @property
-    def clock_offset(self) -> float | None:
-        """How many seconds the other peers' clocks are ahead, by their median."""
-        return self._swarm.clock_offset
-
-    @property
-    def trouble(self) -> str:
-        """Why the network is away."""
-        return self._swarm.trouble
-
-    def latency(self, peer: PeerId) -> float | None:
-        """Return how many seconds `peer` takes to answer, as last measured."""
-        return self._swarm.latency(peer)
-
-    def time(self) -> float:
-        """Return the swarm's common clock in seconds since the epoch."""
-        return self._swarm.time()
 
     async def addresses(self) -> list[str]:
         """Return multiaddrs under which others may reach this peer."""
