@@ -232,6 +232,19 @@ def test_only_the_host_invites_bans_and_pauses(tmp_path: Path) -> None:
     scenario(tmp_path, script)
 
 
+def test_no_invite_link_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def script(scene: Scene, nodes: AsyncExitStack) -> None:
+        host = await nodes.enter_async_context(scene.node(0))
+        run = (await found(scene, host)).run
+        with monkeypatch.context() as patch:
+            patch.setattr(host.session(run), "_addresses", [])
+            with pytest.raises(NetworkError, match="no link leads to it"):
+                await invite(host)
+        assert parse_link((await host.invites(run))[0].link, 0).invite
+
+    scenario(tmp_path, script)
+
+
 def test_an_open_run_has_no_invites(tmp_path: Path) -> None:
     async def script(scene: Scene, nodes: AsyncExitStack) -> None:
         host = await nodes.enter_async_context(scene.node(0))

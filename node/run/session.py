@@ -7,7 +7,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from dht.swarm import Swarm
+from dht.swarm import NetworkError, Swarm
 from node.api.accounts import RunAccounts, Standings
 from node.audit.proof import earned_nonce, seconds_of
 from node.home.address_book import AddressBook
@@ -303,11 +303,20 @@ class Session:
         return str(JoinLink(self.run_id, self.manifest.name, peers))
 
     def invite_link(self, invite: KeptInvite) -> str:
-        """Return the link of an invite, through this node and stewards that are known."""
+        """Return the link of an invite, through this node and stewards that are known.
+
+        Raises:
+            NetworkError: there is nobody yet through whom it could lead.
+        """
         live = self.worker.machine.live.peers().values() if self.worker else ()
         said = [each for peer in live for each in peer.presence.addresses]
         stewards = self.affairs.members.admitting([*said, *self.book.addresses()])
         peers = (*self._addresses[:LINK_ADDRESSES], *stewards[:LINK_ADDRESSES])
+        if not peers:
+            raise NetworkError(
+                "this node doesn't serve the run now, so no link leads to it",
+                hint="Ask again once it does: talkoot status tells why it doesn't.",
+            )
         name = self.manifest.name
         return str(JoinLink(self.run_id, name, peers, invite.expires, invite.secret))
 
